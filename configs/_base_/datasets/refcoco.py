@@ -1,0 +1,43 @@
+"""RefCOCO (unc) in F-LMM's folders.
+
+Under data/coco: train2014/ (images), refcoco/instances.json, refcoco/refs(unc).p.
+
+Training draws one sentence per ref and joins an image's phrases, as F-LMM does; validation and
+test follow the standard protocol: every sentence of every ref, each isolated. A leaf names the
+reader's processor in ``image_processor``.
+"""
+
+data_root = "{{$FLMM_DATA_ROOT:data/coco/}}"
+dataset = dict(
+    type="RefCocoGroundingDataset",
+    data_root=data_root,
+    data_prefix=dict(img_path="train2014/"),
+    ann_file="refcoco/instances.json",
+    split_file="refcoco/refs(unc).p",
+    image_processor=dict(type="QwenImageProcessorWrapper"),
+)
+
+train_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="EpochSampler", shuffle=True),
+    collate_fn=dict(type="pseudo_collate"),
+    dataset=dict(split="train", text_mode="random", joined=True, max_expressions=16, **dataset),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="pseudo_collate"),
+    dataset=dict(split="val", text_mode="all", test_mode=True, **dataset),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="pseudo_collate"),
+    dataset=dict(split="testA", text_mode="all", test_mode=True, **dataset),
+)

@@ -1,0 +1,32 @@
+"""Hooks, logs and processes, the same for every config."""
+
+default_scope = "flmm"
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(
+        type="CheckpointHook",
+        by_epoch=False,
+        interval=1000,
+        max_keep_ckpts=2,
+        save_best="cIoU",
+        rule="greater",
+    ),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+)
+# cIoU of the refined masks; the coarse masks' figures are beside it as coarse/cIoU.
+val_evaluator = dict(type="RefSegMetric")
+test_evaluator = dict(type="RefSegMetric")
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="Visualizer", vis_backends=vis_backends, name="visualizer")
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=False)
+log_level = "INFO"
+randomness = dict(seed=0)
+load_from = None
+resume = False

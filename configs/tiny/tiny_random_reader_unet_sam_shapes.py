@@ -1,0 +1,11 @@
+"""Control: the same head trained on a reader of random weights; it must fail.
+
+Train:    python tools/train.py configs/tiny/tiny_random_reader_unet_sam_shapes.py
+Hardware: two CPU cores, about 10 minutes
+Expected: not measured yet; below a quarter of tiny_unet_sam_shapes.py
+"""
+
+_base_ = ["./tiny_unet_sam_shapes.py"]
+
+model = dict(model=dict(random_init=0))  # the seed
+weights = None

@@ -1,0 +1,167 @@
+"""Trained weights on disk: saving, safe reading, and loading that names what does not fit.
+
+Data in: a model whose ``state_dict`` holds its trainable weights, and a file (``.safetensors``, a
+bare state dict, or a checkpoint of mmengine). Data out: the model with these weights, or one error
+that lists every missing key, unexpected key and wrong shape. A ``.pth`` file is only ever read
+with ``weights_only=True``, so that it can carry weights and no code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+# Weights that come with the package, by the name a config gives them.
+EMBEDDED_WEIGHTS = {"tiny": "tiny_grounder.safetensors"}
+HISTORY_METHODS = ("min", "max", "mean", "current")
+
+
+def register_safe_globals() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine's own checkpoints hold.
+
+    These are the training log's buffers: mmengine's ``HistoryBuffer`` and numpy's arrays, numbers
+    and dtypes. None of them runs code when it is built.
+    """
+    folder = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
+    multiarray = importlib.import_module(f"{folder}.multiarray")
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
+    safe: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
+    for function in (multiarray._reconstruct, multiarray.scalar):
+        # numpy 1 and 2 write different paths for the same two functions.
+        safe += [
+            (function, f"{old_or_new}.multiarray.{function.__name__}")
+            for old_or_new in ("numpy.core", "numpy._core")
+        ]
+    torch.serialization.add_safe_globals([*safe, (_get_history_method, "builtins.getattr")])
+
+
+def _get_history_method(owner: Any, name: str) -> Any:
+    """All of ``getattr`` that a log needs: a ``HistoryBuffer`` lists its methods by reference."""
+    if owner is not HistoryBuffer or name not in HISTORY_METHODS:
+        raise pickle.UnpicklingError(f"refused: getattr of {name!r}")
+    return getattr(owner, name)
+
+
+def resolve_weights(name_or_path: str | Path) -> str:
+    """The path of a checkpoint; names of embedded weights ("tiny") become their file's path.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message lists the embedded names.
+    """
+    if str(name_or_path) in EMBEDDED_WEIGHTS:
+        path = importlib.resources.files("flmm") / "assets" / EMBEDDED_WEIGHTS[str(name_or_path)]
+    else:
+        path = Path(name_or_path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist: give a .safetensors or .pth file, or one of the "
+            f"embedded weights {sorted(EMBEDDED_WEIGHTS)}"
+        )
+    return str(path)
+
+
+def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint file as mmengine lays it out, read without running code.
+
+    Returns:
+        dict with ``state_dict`` (keys without a leading ``module.``) and whatever else the file
+        holds, such as ``meta`` and ``optimizer``.
+
+    Raises:
+        FileNotFoundError: see :func:`resolve_weights`.
+        ValueError: the file is broken, or holds anything but weights and plain values.
+    """
+    path = resolve_weights(name_or_path)
+    register_safe_globals()
+    try:
+        if path.endswith(".safetensors"):
+            content = load_file(path, device=str(device))
+        else:
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds for a broken file
+        raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, not weights")
+    checkpoint = dict(content) if "state_dict" in content else {"state_dict": content}
+    checkpoint["state_dict"] = {
+        key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()
+    }
+    return checkpoint
+
+
+def load_trainable(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load trainable weights; all of them, and no others.
+
+    Args:
+        model: its ``state_dict()`` names what is expected.
+        state_dict: the weights.
+        source: where they come from, for the message.
+
+    Raises:
+        ValueError: a key is missing or unexpected or has another shape; all are named.
+    """
+    problems = describe_mismatch(model.state_dict(), state_dict)
+    if problems:
+        raise ValueError(f"{source} does not fit the model:\n" + "\n".join(problems))
+    model.load_state_dict(dict(state_dict), strict=False)
+
+
+def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """One line per difference between two state dicts, naming the key; empty if they agree."""
+    lines = [
+        f"  missing: {key} {list(expected[key].shape)}" for key in expected if key not in given
+    ]
+    lines += [f"  unexpected: {key}" for key in given if key not in expected]
+    lines += [
+        f"  wrong shape: {key} is {list(given[key].shape)}, the model's {list(expected[key].shape)}"
+        for key in expected
+        if key in given and given[key].shape != expected[key].shape
+    ]
+    return lines
+
+
+def load_weights(model: nn.Module, name_or_path: str | Path) -> None:
+    """Load a checkpoint's weights into a model, strictly.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`load_checkpoint` and :func:`load_trainable`.
+    """
+    checkpoint = load_checkpoint(name_or_path)
+    load_trainable(model, checkpoint["state_dict"], f"checkpoint {resolve_weights(name_or_path)}")
+
+
+def save_trainable(model: nn.Module, path: str | Path) -> None:
+    """Write the weights of ``model.state_dict()`` as safetensors, or as ``.pth`` by the suffix."""
+    weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    weights = {key: value.contiguous() for key, value in weights.items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if Path(path).suffix == ".safetensors":
+        save_file(weights, str(path))
+    else:
+        torch.save({"state_dict": weights}, path)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+__all__ = [
+    "EMBEDDED_WEIGHTS",
+    "describe_mismatch",
+    "load_checkpoint",
+    "load_trainable",
+    "load_weights",
+    "register_safe_globals",
+    "resolve_weights",
+    "save_trainable",
+]

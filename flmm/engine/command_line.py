@@ -1,0 +1,49 @@
+"""How the tools end: a user's mistake is told in one line, everything else with a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from mmengine.config import DictAction
+
+USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that OpenMMLab's tools share, and ``--debug``."""
+    parser.add_argument("--work-dir", help="folder for logs (default: ./work_dirs/<config name>)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override the config: key=value, nested keys with dots, lists as key=a,b",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # torch.distributed.launch passes one of the two spellings, depending on its version.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Call ``main(args)``; errors a user can mend end with one line and exit code 1."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        main(args)
+    except USER_ERRORS as error:
+        if args.debug:
+            raise
+        sys.exit(f"error: {summarise_error(error)}\n(--debug shows where it happened)")
+
+
+def summarise_error(error: BaseException) -> str:
+    """The message alone, also of an error that a data loader's worker has wrapped."""
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if message.startswith("Caught ") and "Original Traceback" in message:
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    return message or type(error).__name__
+
+
+__all__ = ["USER_ERRORS", "add_common_arguments", "run_tool", "summarise_error"]

@@ -1,0 +1,102 @@
+"""A stand-in for mmcv's compiled operators, and the door to mmdet's losses.
+
+mmdet imports ``mmcv._ext`` (compiled CUDA and C++ operators) although the parts flmm uses never
+call it, and ``mmcv-lite`` ships without it. :func:`install` puts a module in its place whose
+operators exist and say, when called, what is missing. Where the real one is installed nothing
+happens. Rooms that need mmdet (datasets, evaluation, losses) call :func:`install` first; importing
+this module costs nothing and imports neither mmcv nor mmdet.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+OPS_MODULE = "mmcv._ext"
+
+
+class MissingOps(ModuleType):
+    """A module in which every operator can be looked up, and none can be called."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(f"module {OPS_MODULE!r} has no attribute {name!r}")
+
+        def missing_op(*_args: Any, **_kwargs: Any) -> Any:
+            raise ImportError(
+                f"the compiled mmcv operator {name!r} was called, but mmcv-lite is installed: "
+                "flmm needs no such operator; for models that do, install a full build of mmcv "
+                "(pip uninstall mmcv-lite; mim install 'mmcv>=2.1,<2.2')"
+            )
+
+        return missing_op
+
+
+def install() -> None:
+    """Make ``import mmdet`` possible; does nothing where mmcv's operators are compiled in.
+
+    May be called any number of times, in any process.
+
+    Raises:
+        ImportError: neither mmcv nor mmcv-lite is installed.
+    """
+    if OPS_MODULE in sys.modules:
+        return
+    if importlib.util.find_spec("mmcv") is None:
+        raise ImportError("mmdet needs mmcv: pip install 'mmcv-lite>=2.1,<2.2'")
+    if importlib.util.find_spec(OPS_MODULE) is not None:
+        return
+    module = MissingOps(OPS_MODULE, "Stand-in made by flmm.mmcv_ops: no compiled operators here.")
+    module.__spec__ = ModuleSpec(OPS_MODULE, loader=None)
+    sys.modules[OPS_MODULE] = module
+
+
+def build_loss(cfg: dict[str, Any] | nn.Module) -> nn.Module:
+    """Build a loss from its config; mmdet is imported here, and only here.
+
+    Args:
+        cfg: a config dict whose ``type`` is the name of one of mmdet's losses, with or without
+            its scope (``"mmdet.DiceLoss"``, ``"DiceLoss"``), or a class; or a ready module.
+
+    Raises:
+        TypeError: ``cfg`` is no dict with a ``type`` and no module, or its arguments do not fit.
+        ValueError: mmdet has no loss of that name.
+    """
+    if isinstance(cfg, nn.Module):
+        return cfg
+    if not isinstance(cfg, dict) or "type" not in cfg:
+        raise TypeError(
+            f"a loss is built from a dict with the key 'type', for example "
+            f"dict(type='mmdet.DiceLoss', naive_dice=True); got {cfg!r}"
+        )
+    arguments = dict(cfg)
+    loss_type = arguments.pop("type")
+    loss_class = find_mmdet_loss(loss_type) if isinstance(loss_type, str) else loss_type
+    return loss_class(**arguments)
+
+
+def find_mmdet_loss(name: str) -> type[nn.Module]:
+    """The class of mmdet's loss ``name``, with or without the scope ``mmdet.``.
+
+    Raises:
+        ValueError: mmdet has no loss of that name.
+    """
+    install()
+    losses = importlib.import_module("mmdet.models.losses")
+    loss_class = getattr(losses, name.removeprefix("mmdet."), None)
+    if not (isinstance(loss_class, type) and issubclass(loss_class, nn.Module)):
+        raise ValueError(
+            f"mmdet has no loss {name!r}: the config names it under 'type', for example "
+            "'mmdet.DiceLoss' or 'mmdet.CrossEntropyLoss'"
+        )
+    return loss_class
+
+
+__all__ = ["build_loss", "find_mmdet_loss", "install"]

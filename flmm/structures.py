@@ -1,0 +1,232 @@
+"""The records that travel between rooms, and the glossary of their shapes.
+
+B images · P phrases · L attention layers · A heads · T tokens of a phrase · R tokens of a
+continuation · S tokens of a prefix · D hidden width · ``h w`` attention grid ·
+``h' w'`` coarse mask grid · ``H W`` original pixels · ``H' W'`` VLM input pixels.
+
+Nothing here computes a mask; every record only says what it holds, in which frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A text that goes on after a prefix, with the phrases to be grounded in it.
+
+    Attributes:
+        text: what is fed after the prefix, as plain text (control tokens are not obeyed).
+        spans: half-open character ranges of the phrases in ``text``, in output order;
+            ``None`` makes the whole text one phrase. A phrase sees the text before it in
+            the same continuation; it never sees another continuation.
+    """
+
+    text: str
+    spans: tuple[Span, ...] | None = None
+
+    def __post_init__(self) -> None:
+        spans = ((0, len(self.text)),) if self.spans is None else tuple(map(tuple, self.spans))
+        object.__setattr__(self, "spans", spans)
+        for start, end in spans:
+            if not (0 <= start < end <= len(self.text)) or not self.text[start:end].strip():
+                raise ValueError(
+                    f"phrase span ({start}, {end}) of {self.text!r} is empty or reaches outside "
+                    f"the text (length {len(self.text)}): give a half-open character range that "
+                    "holds at least one visible character"
+                )
+
+    @property
+    def phrases(self) -> list[str]:
+        """The phrases as text, in output order."""
+        return [self.text[start:end] for start, end in self.spans]
+
+
+@dataclass
+class PhraseAttention:
+    """Where each phrase of one image looked, and what the reader thought while saying it.
+
+    Attributes:
+        maps: float32 ``[P, L*A, h, w]`` in [0, 1]: softmax over all visible tokens, image
+            columns kept, rows of a phrase merged. Channel ``l*A + a`` is head ``a`` of layer
+            ``l``.
+        text_features: per phrase ``[L, T, D]``: the output of each of the L layers.
+        input_ids: per continuation ``[R]`` int64: what was fed after the prefix.
+    """
+
+    maps: Tensor
+    text_features: list[Tensor]
+    input_ids: list[Tensor]
+
+
+@dataclass
+class ImageInput:
+    """One picture, ready for the reader; made by an image processor, in a loader's worker or not.
+
+    Attributes:
+        pixel_values: float32 ``[C, H', W']``, resized and normalised.
+        image_grid_thw: (t, grid_h, grid_w) in patches, before the spatial merge.
+        meta_data: sizes and padding, see ``geometry.build_meta_data``.
+        image: uint8 RGB ``[H, W, 3]``, the picture as given (what the refiner encodes).
+    """
+
+    pixel_values: Tensor
+    image_grid_thw: tuple[int, int, int]
+    meta_data: dict[str, Any]
+    image: np.ndarray
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """(H, W) pixels of the picture as given."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def pin_memory(self) -> ImageInput:
+        """Called by ``DataLoader(pin_memory=True)``."""
+        return replace(self, pixel_values=self.pixel_values.pin_memory())
+
+
+class GroundingSample(BaseDataElement):
+    """One image's phrases and, in training, their true masks.
+
+    Data fields (all optional but ``continuations``):
+        continuations: list of :class:`Continuation`.
+        gt_masks: bool ``[P, H, W]``, original pixels, in phrase order.
+        masks, scores, attention: the prediction, written by ``Grounder.predict``.
+
+    Meta fields: ``image_id``, ``img_path``, ``original_size`` (H, W) and ``expression_ids``
+    (one per phrase, unique in the dataset).
+    """
+
+    @property
+    def phrases(self) -> list[str]:
+        return [phrase for item in self.continuations for phrase in item.phrases]
+
+
+@dataclass
+class GroundingOutput:
+    """What the grounder computes for one image, before thresholds.
+
+    Attributes:
+        attention_maps: float32 ``[P, L*A, h, w]``.
+        coarse_mask_logits: ``[P, h', w']``, mask grid, padding removed.
+        refined_mask_logits: ``[P, H, W]``, original pixels; without a refiner the coarse
+            logits resized (bilinear).
+    """
+
+    attention_maps: Tensor
+    coarse_mask_logits: Tensor
+    refined_mask_logits: Tensor
+
+
+@dataclass
+class GroundingResult:
+    """Masks of the phrases of one image, as handed to people.
+
+    Attributes:
+        phrases: the P phrases.
+        masks: bool ``[P, H, W]``, original pixels.
+        scores: float32 ``[P]`` in [0, 1]: mean foreground probability inside the refined
+            mask; 0 where the mask is empty.
+        boxes_xyxy: float32 ``[P, 4]``, pixels of the original image, right and bottom edge
+            exclusive; NaN where a mask is empty.
+        coarse_mask_logits: ``[P, h', w']``, only with ``return_maps=True``.
+        attention_maps: ``[P, L*A, h, w]``, only with ``return_maps=True``.
+    """
+
+    phrases: list[str]
+    masks: np.ndarray
+    scores: np.ndarray
+    boxes_xyxy: np.ndarray
+    coarse_mask_logits: np.ndarray | None = None
+    attention_maps: np.ndarray | None = None
+    text: str | None = field(default=None, repr=False)
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """One COCO-style record per phrase.
+
+        Returns:
+            list of ``{"phrase", "segmentation", "bbox", "score"}``; ``segmentation`` is a
+            compressed RLE with a ``str`` counts (JSON ready), ``bbox`` is ``[x, y, w, h]`` in
+            pixels, all zero where the mask is empty.
+        """
+        from pycocotools import mask as coco_mask
+
+        records = []
+        for phrase, mask, score, box in zip(
+            self.phrases, self.masks, self.scores, np.nan_to_num(self.boxes_xyxy)
+        ):
+            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            x0, y0, x1, y1 = (float(edge) for edge in box)
+            records.append(
+                {
+                    "phrase": phrase,
+                    "segmentation": {
+                        "size": [int(side) for side in rle["size"]],
+                        "counts": rle["counts"].decode("ascii"),
+                    },
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "score": float(score),
+                }
+            )
+        return records
+
+
+def as_continuations(phrases: list[str | Continuation] | str | Continuation) -> list[Continuation]:
+    """Plain phrases as continuations of their own; continuations pass unchanged.
+
+    Raises:
+        TypeError: an entry is neither ``str`` nor :class:`Continuation`.
+        ValueError: the list is empty, or a phrase has no visible character.
+    """
+    if isinstance(phrases, (str, Continuation)):
+        phrases = [phrases]
+    items = []
+    for index, phrase in enumerate(phrases):
+        if isinstance(phrase, Continuation):
+            items.append(phrase)
+        elif not isinstance(phrase, str):
+            raise TypeError(
+                f"phrase {index} is a {type(phrase).__name__}: give a str or a Continuation"
+            )
+        elif not phrase.strip():
+            raise ValueError(f"phrase {index} ({phrase!r}) is blank: give at least one word")
+        else:
+            items.append(Continuation(phrase))
+    if not items:
+        raise ValueError("no phrase given: pass at least one, for example ['the red circle']")
+    return items
+
+
+def compute_scores(mask_logits: Tensor) -> Tensor:
+    """Mean foreground probability inside each mask.
+
+    Args:
+        mask_logits: ``[P, H, W]``; a pixel belongs to the mask where its logit is positive.
+
+    Returns:
+        float32 ``[P]`` in [0, 1]; 0 where no pixel is foreground.
+    """
+    masks = mask_logits > 0
+    inside = (mask_logits.float().sigmoid() * masks).flatten(1).sum(1)
+    return inside / masks.flatten(1).sum(1).clamp(min=1)
+
+
+__all__ = [
+    "Continuation",
+    "GroundingOutput",
+    "GroundingResult",
+    "GroundingSample",
+    "ImageInput",
+    "PhraseAttention",
+    "Span",
+    "as_continuations",
+    "compute_scores",
+]

@@ -1,0 +1,115 @@
+"""Frozen models from a folder or a hub id.
+
+In: a name, a dtype. Out: a transformers model in eval mode. Not its duty: how it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "tiny_vlm"
+
+
+def resolve_source(name: str | Path) -> str:
+    """Folder or hub id of ``name``; ``"tiny"`` is the model embedded in the package."""
+    return str(TINY_FOLDER) if str(name) == "tiny" else str(name)
+
+
+def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """``"auto"``, or the torch dtype that ``dtype`` is or names.
+
+    Raises:
+        ValueError: the name is not one of a floating-point dtype of torch.
+    """
+    if dtype == "auto":
+        return dtype
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
+        raise ValueError(
+            f"dtype {dtype!r} is not known: give 'auto', 'bfloat16', 'float16', 'float32' or a "
+            "floating-point torch.dtype"
+        )
+    return parsed
+
+
+def load_config(name: str | Path, families: Sequence[str]) -> Any:
+    """The model's config.
+
+    Raises:
+        OSError: there is no model at ``name``.
+        ValueError: its ``model_type`` is not one of ``families``.
+    """
+    try:
+        config = AutoConfig.from_pretrained(resolve_source(name))
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no model can be loaded from {resolve_source(name)!r}: give a folder that holds a "
+            "config.json, or the id of a hub model within reach"
+        ) from error
+    check_family(config, families)
+    return config
+
+
+def check_family(config: Any, families: Sequence[str]) -> None:
+    """Refuse configs flmm does not read exactly.
+
+    Raises:
+        ValueError: unknown ``model_type``, or layers with sliding-window attention.
+    """
+    if config.model_type not in families:
+        raise ValueError(
+            f"model type {config.model_type!r} is not supported: give one of {', '.join(families)}"
+        )
+    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+        raise ValueError(
+            f"this {config.model_type} uses sliding-window attention, which flmm does not read: "
+            "set use_sliding_window to false in its config"
+        )
+
+
+def load_model(
+    name: str | Path,
+    config: Any,
+    dtype: str | torch.dtype,
+    attn_implementation: str,
+    device_map: Any = None,
+) -> PreTrainedModel:
+    """The pretrained model with its language head.
+
+    Raises:
+        ValueError: weights are missing; transformers would go on with random ones.
+    """
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        resolve_source(name),
+        config=config,
+        dtype=parse_dtype(dtype),
+        attn_implementation=attn_implementation,
+        device_map=device_map,
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights in {resolve_source(name)!r} lack {len(missing)} tensors of the model "
+            f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}): download them again"
+        )
+    return model
+
+
+def build_random_model(
+    config: Any, dtype: str | torch.dtype, attn_implementation: str, seed: int
+) -> PreTrainedModel:
+    """The same architecture with seeded random weights: the control without pretraining."""
+    parsed = parse_dtype(dtype)
+    if parsed == "auto":
+        parsed = config.dtype or torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForImageTextToText.from_config(
+            config, dtype=parsed, attn_implementation=attn_implementation
+        )

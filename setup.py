@@ -1,0 +1,46 @@
+"""Metadata and dependencies of flmm. Tool settings live in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "flmm/__init__.py").read_text(), re.M)[1]
+
+setup(
+    name="flmm",
+    version=VERSION,
+    description="Make a frozen vision-language model point at pixels: words in, masks out.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["flmm", "flmm.*"]),
+    package_data={"flmm": ["assets/**/*", "assets/*"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",  # segment-anything and qwen-vl-utils import it
+        "transformers>=5.0",
+        "accelerate>=1.0",  # device_map
+        "safetensors>=0.5",
+        "mmengine>=0.10.7",
+        "mmdet>=3.3",
+        # mmdet 3.3 refuses mmcv >= 2.2; the lite build needs no compiler (see flmm/mmcv_ops.py).
+        "mmcv-lite>=2.1,<2.2",
+        "segment-anything>=1.0",
+        "qwen-vl-utils>=0.0.11",
+        "pycocotools>=2.0.8",
+        "numpy>=1.26",
+        "pillow>=10",
+        "opencv-python>=4.9",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+        "setuptools>=70",  # mmengine imports pkg_resources-era modules from it
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"],
+        "logging": ["tensorboard>=2.18"],
+    },
+)

@@ -1,0 +1,26 @@
+"""Shared fixtures: real data (found through ``FLMM_TEST_DATA``) and one thread per test run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+QWEN_FOLDERS = {"qwen2_vl": "Qwen2_VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3_VL"}
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Root of the real test data; the test is skipped, saying so, without it."""
+    folder = os.environ.get("FLMM_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FLMM_TEST_DATA does not name a folder with the real test data")
+    return Path(folder)
+
+
+@pytest.fixture(params=sorted(QWEN_FOLDERS))
+def qwen_folder(request: pytest.FixtureRequest, data_dir: Path) -> Path:
+    """Folder with the real processor files and config of each Qwen-VL family in turn."""
+    return data_dir / "qwen" / QWEN_FOLDERS[request.param]

@@ -1,0 +1,118 @@
+"""Pickles from the internet: plain values pass, everything else is refused by name."""
+
+import collections
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flmm.datasets.refer_files import load_instances, load_plain_pickle, load_refs
+
+
+class Attack:
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_values_come_back(tmp_path: Path, protocol: int) -> None:
+    value = [
+        {"a": [1, 2.5, None, True, 10**30], "b": ("x", "é漢"), "c": {1, 2}, "d": b"raw\xff"},
+        collections.OrderedDict(z=frozenset("q"), empty=b""),
+    ]
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    assert load_plain_pickle(path) == value
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    ("attack", "name"),
+    [
+        (Attack(os.system, "touch {marker}"), r"(posix|nt)\.system"),
+        (Attack(eval, "open('{marker}', 'w')"), r"builtins\.eval"),
+        (Attack(getattr, [], "append"), r"builtins\.getattr"),
+        (Attack(pickle.loads, b""), r"_pickle\.loads"),
+        (collections.Counter("aa"), r"collections\.Counter"),
+        (Path("x"), r"pathlib\.\w+"),
+    ],
+)
+def test_any_other_global_is_refused_by_name(
+    tmp_path: Path, attack: Any, name: str, protocol: int
+) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "refs.p"
+    content = pickle.dumps([{"split": "train", "x": attack}], protocol=0 if protocol == 0 else 2)
+    path.write_bytes(
+        content.replace(b"{marker}", str(marker).encode()) if protocol == 0 else content
+    )
+    with pytest.raises(ValueError, match=rf"refs\.p cannot be read: refused to load {name}"):
+        load_plain_pickle(path)
+    assert not marker.exists()
+
+
+def test_codecs_encode_makes_bytes_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00xX\x04\x00\x00\x00zlib\x86R.")
+    with pytest.raises(ValueError, match="refused: _codecs.encode to 'zlib'"):
+        load_plain_pickle(path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"), [(b"caf\xc3\xa9", "café"), (b"caf\xe9", "café"), (b"dog", "dog")]
+)
+def test_strings_of_python_2(tmp_path: Path, raw: bytes, text: str) -> None:
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"\x80\x02]U" + bytes([len(raw)]) + raw + b"a.")  # SHORT_BINSTRING
+    assert load_plain_pickle(path) == [text]
+
+
+def test_bytes_keys_become_text(tmp_path: Path) -> None:
+    ref = {b"ref_id": 1, b"ann_id": 2, b"image_id": 3, b"split": b"val", b"sentences": []}
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([ref]))
+    assert load_refs(path)[0]["split"] == "val"
+
+
+def test_the_real_file(data_dir: Path) -> None:
+    refs = load_refs(data_dir / "refcoco" / "refs(unc).p")
+    assert [sentence["raw"] for sentence in refs[0]["sentences"]] == [
+        "THE LADY WITH THE BLUE SHIRT",
+        "lady w back to us",
+        "blue shirt",
+    ]
+    images, annotations = load_instances(data_dir / "refcoco" / "instances.json")
+    assert annotations[refs[0]["ann_id"]]["image_id"] == refs[0]["image_id"]
+    assert images[refs[0]["image_id"]]["height"] == 640
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a pickle", "cannot be read"),
+        (pickle.dumps({"a": 1}), "holds a dict, not a list of refs"),
+        (pickle.dumps([{"ref_id": 1}]), "ref 0 has no field 'ann_id'"),
+        (pickle.dumps([5]), "ref 0 is a int, not a dict"),
+        (pickle.dumps(list(range(1000)))[:-40], "cannot be read"),
+    ],
+)
+def test_broken_refs_are_told(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_refs(path)
+
+
+def test_broken_instances_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": []}))
+    with pytest.raises(ValueError, match="has no field 'annotations'"):
+        load_instances(path)
+    path.write_text('{"images": [')
+    with pytest.raises(ValueError, match="is no readable JSON"):
+        load_instances(path)

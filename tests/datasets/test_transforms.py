@@ -1,0 +1,104 @@
+"""From a picture of any kind on disk to the grounder's input."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flmm.datasets import EncodeImage, LoadRGBImage
+from flmm.datasets.transforms import convert_to_rgb
+from flmm.structures import GroundingSample, ImageInput
+
+
+def test_an_item_is_what_the_grounder_reads(build_dataset: Any, mini_refcoco: Path) -> None:
+    item = build_dataset(text_mode="all")[0]
+    inputs, sample = item["inputs"], item["data_samples"]
+    assert isinstance(inputs, ImageInput)
+    assert isinstance(sample, GroundingSample)
+    picture = np.asarray(Image.open(mini_refcoco / "images" / "2.png"))
+    assert np.array_equal(inputs.image, picture)
+    assert sample.gt_masks.shape == (4, 31, 17)
+    assert sample.img_path == str(mini_refcoco / "images" / "2.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
+def test_any_mode_becomes_rgb(mode: str) -> None:
+    grey = np.linspace(0, 255, 24).reshape(4, 6).astype(np.uint8)
+    image = convert_to_rgb(Image.fromarray(grey).convert(mode))
+    assert (image.mode, image.size) == ("RGB", (6, 4))
+    if mode != "1":
+        assert np.abs(np.asarray(image)[..., 0].astype(int) - grey).max() <= 2
+
+
+def test_16_bit_grey_is_scaled(tmp_path: Path) -> None:
+    grey = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    image = convert_to_rgb(Image.open(tmp_path / "deep.png"))
+    assert np.array_equal(np.asarray(image)[..., 1].ravel(), np.arange(256))
+
+
+def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    record = {"img_path": str(tmp_path / "turned.jpg"), "image_id": 1, "height": 4, "width": 8}
+    assert LoadRGBImage()(record)["image"].size == (8, 4)
+
+
+def test_a_picture_that_is_missing_or_broken_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    record = {"img_path": str(path), "image_id": 5, "height": 40, "width": 80}
+    with pytest.raises(
+        FileNotFoundError, match=r"x\.png \(image_id 5\) does not exist: check data"
+    ):
+        LoadRGBImage()(record)
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"x\.png cannot be read"):
+        LoadRGBImage()(record)
+    Image.effect_noise((80, 40), 50).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"x\.png cannot be read"):
+        LoadRGBImage()(record)
+
+
+def test_a_picture_of_another_size_than_annotated_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.png")
+    record = {"img_path": str(tmp_path / "x.png"), "image_id": 5, "height": 8, "width": 4}
+    with pytest.raises(ValueError, match=r"is 4 x 8 px \(h x w\), its annotation says 8 x 4"):
+        LoadRGBImage()(record)
+
+
+def test_a_mask_that_cannot_be_decoded_is_told(build_dataset: Any, mini_refcoco: Path) -> None:
+    path = mini_refcoco / "instances.json"
+    path.write_text(path.read_text().replace('"size": [20, 30]', '"size": [30, 20]'))
+    with pytest.raises(
+        ValueError, match=r"mask of ref 5 \(image_id 1\) cannot be decoded: the RLE"
+    ):
+        build_dataset(text_mode="all")[1]
+
+
+def test_one_processor_per_config_and_process() -> None:
+    built = []
+
+    def build_processor(name: str) -> Any:
+        class Processor:
+            def preprocess(self) -> None: ...
+
+            def encode(self, image: Image.Image) -> ImageInput:
+                return ImageInput(
+                    torch.zeros(3, 1, 1), (1, 1, 1), {"name": name}, np.asarray(image)
+                )
+
+        built.append(name)
+        return Processor()
+
+    config = {"type": build_processor, "name": "a"}
+    first, second = EncodeImage(dict(config)), EncodeImage(dict(config))
+    other = EncodeImage({**config, "name": "b"})
+    assert built == []
+    for transform in (first, second, first, other):
+        transform({"image": Image.new("RGB", (2, 2))})
+    assert built == ["a", "b"]

@@ -1,0 +1,27 @@
+"""Test a config: python tools/test.py CONFIG [CHECKPOINT] [--out metrics.json]."""
+
+import argparse
+
+from flmm.engine import add_common_arguments, load_config, run_test, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "checkpoint", nargs="?", help="trained weights (default: those the config names)"
+    )
+    parser.add_argument("--out", help="JSON file for metrics, rows per kind, and counts")
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load the config and test it."""
+    config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    run_test(config, checkpoint=args.checkpoint, out=args.out)
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())
