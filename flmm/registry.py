@@ -21,15 +21,12 @@ MODELS = Registry(
     scope="flmm",
     locations=["flmm.vlms", "flmm.heads", "flmm.grounder"],
 )
-DATASETS = Registry(
-    "dataset", parent=MMENGINE_DATASETS, scope="flmm", locations=["flmm.datasets"]
-)
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="flmm", locations=["flmm.datasets"])
 TRANSFORMS = Registry(
     "transform", parent=MMENGINE_TRANSFORMS, scope="flmm", locations=["flmm.datasets"]
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="flmm", locations=["flmm.evaluation"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="flmm", locations=["flmm.engine"])
-
 
 
 def build_image_processor(cfg: Any, registry: Registry, **kwargs: Any) -> Any:

@@ -107,6 +107,7 @@ class GroundingSample(BaseDataElement):
 
     @property
     def phrases(self) -> list[str]:
+        """The phrases of all continuations, in output order."""
         return [phrase for item in self.continuations for phrase in item.phrases]
 
 

@@ -99,6 +99,14 @@ class Scene:
         return self.image.shape[0], self.image.shape[1]
 
 
+class Sample(NamedTuple):
+    """A picture (uint8 RGB ``[H, W, 3]``), phrases, and their true masks (bool ``[P, H, W]``)."""
+
+    image: np.ndarray
+    phrases: list[str]
+    masks: np.ndarray
+
+
 def render_scene(rng: random.Random, max_objects: int = 6) -> Scene:
     """Draw one scene: portrait, square or landscape, sides of 200 to 400 pixels.
 
@@ -158,6 +166,24 @@ def pick_sentences(
         text = rng.choice(by_kind[kind]).text
         picked.append(Sentence(kind, f"the {text}" if rng.random() < 0.5 else text))
     return picked
+
+
+def render_samples(count: int, seed: int) -> list[Sample]:
+    """Pictures with one phrase per object and its true mask, for demonstrations.
+
+    The kinds of phrases vary from object to object; the same arguments give the same samples.
+    """
+    samples = []
+    for index in range(count):
+        rng = random.Random(f"flmm sample {seed} {index}")
+        scene = render_scene(rng)
+        phrases, masks = [], []
+        for item in scene.objects:
+            for sentence in pick_sentences(rng, scene, item, 1):
+                phrases.append(sentence.text)
+                masks.append(item.mask)
+        samples.append(Sample(scene.image, phrases, np.stack(masks)))
+    return samples
 
 
 def write_dataset(

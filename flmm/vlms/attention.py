@@ -65,7 +65,7 @@ class RowReader:
 
 
 def row_attention_forward(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -12,7 +12,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -216,9 +216,15 @@ class FrozenVLM(nn.Module, ABC):
             the final norm; without one only that last one.
         """
 
+    @overload
     def prefill(
-        self, image: Any | ImageInput | list[Any], prompt: str | None = None
-    ) -> Prefix | list[Prefix]:
+        self, image: list[Any] | tuple[Any, ...], prompt: str | None = ...
+    ) -> list[Prefix]: ...
+
+    @overload
+    def prefill(self, image: Any, prompt: str | None = ...) -> Prefix: ...
+
+    def prefill(self, image: Any, prompt: str | None = None) -> Prefix | list[Prefix]:
         """Read an image and a prompt, once.
 
         Args:
@@ -231,15 +237,21 @@ class FrozenVLM(nn.Module, ABC):
                 tokens of the rendered prompt do not fit the grid.
         """
         if isinstance(image, (list, tuple)):
-            return [self.prefill(item, prompt) for item in image]
+            return [self._read(item, prompt) for item in image]
+        return self._read(image, prompt)
+
+    @frozen_call
+    def _read(self, image: Any, prompt: str | None) -> Prefix:
         prompt = self.default_prompt if prompt is None else prompt
         if not isinstance(prompt, str):
             raise TypeError(f"the prompt is a {type(prompt).__name__}: give a str or None")
-        return self._read(self.image_processor.encode(image), prompt)
+        return self._prefill_one(self.image_processor.encode(image), prompt)
 
-    @frozen_call
-    def _read(self, image_input: ImageInput, prompt: str) -> Prefix:
-        return self._prefill_one(image_input, prompt)
+    @overload
+    def attend(self, prefix: Prefix, phrases: Any) -> PhraseAttention: ...
+
+    @overload
+    def attend(self, prefix: Sequence[Prefix], phrases: Any) -> list[PhraseAttention]: ...
 
     def attend(
         self, prefix: Prefix | Sequence[Prefix], phrases: Any
@@ -318,7 +330,8 @@ class FrozenVLM(nn.Module, ABC):
         """
         stop_ids, processors = self._stop_ids(), self._logits_processors()
         head = self.model.get_output_embeddings()
-        input_ids, hidden_state = prefix.input_ids[None], prefix.last_hidden_state
+        input_ids: Any = prefix.input_ids[None]
+        hidden_state = prefix.last_hidden_state
         with borrow_cache(prefix.cache):
             for step in range(max_new_tokens):
                 if step:

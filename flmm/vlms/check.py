@@ -7,9 +7,10 @@ Not its duty: accuracy.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -245,25 +246,31 @@ def _load_picture(path: str | None) -> Any:
 
 
 @contextmanager
-def measure(device: torch.device) -> Any:
+def measure(device: torch.device) -> Iterator[dict[str, Any]]:
     """Seconds and peak extra bytes of a block, as a dict that is filled when it ends."""
     cost: dict[str, Any] = {}
-    on_cuda = device.type == "cuda"
-    meter = None if on_cuda else _ResidentMemory()
-    if on_cuda:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    meter = _CudaMemory(device) if device.type == "cuda" else _ResidentMemory()
     start = time.perf_counter()
     try:
         yield cost
     finally:
-        if on_cuda:
-            torch.cuda.synchronize(device)
+        cost["peak_extra_bytes"] = meter.stop()
         cost["seconds"] = time.perf_counter() - start
-        cost["peak_extra_bytes"] = (
-            torch.cuda.max_memory_allocated(device) - before if on_cuda else meter.stop()
-        )
+
+
+class _CudaMemory:
+    """Watches the memory that torch has allocated on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        self._device = device
+        self._before = torch.cuda.memory_allocated(device)
+
+    def stop(self) -> int:
+        """Peak growth in bytes, once everything queued is done."""
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device) - self._before
 
 
 class _ResidentMemory:
@@ -276,11 +283,11 @@ class _ResidentMemory:
         self._before = self._peak = self._read_pages()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        if self._before is not None:
+        if self._STATM.exists():
             self._thread.start()
 
-    def _read_pages(self) -> int | None:
-        return int(self._STATM.read_text().split()[1]) if self._STATM.exists() else None
+    def _read_pages(self) -> int:
+        return int(self._STATM.read_text().split()[1]) if self._STATM.exists() else 0
 
     def _watch(self) -> None:
         while not self._done.wait(self._interval_s):
@@ -288,10 +295,8 @@ class _ResidentMemory:
 
     def stop(self) -> int | None:
         """Peak growth in bytes; ``None`` where it cannot be read."""
-        if self._before is None:
+        if not self._thread.is_alive():
             return None
         self._done.set()
         self._thread.join()
-        import resource
-
-        return (self._peak - self._before) * resource.getpagesize()
+        return (self._peak - self._before) * os.sysconf("SC_PAGE_SIZE")

@@ -84,7 +84,7 @@ def load_model(
     Raises:
         ValueError: weights are missing; transformers would go on with random ones.
     """
-    model, report = AutoModelForImageTextToText.from_pretrained(
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         resolve_source(name),
         config=config,
         dtype=parse_dtype(dtype),
@@ -92,6 +92,7 @@ def load_model(
         device_map=device_map,
         output_loading_info=True,
     )
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(

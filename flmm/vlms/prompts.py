@@ -103,7 +103,7 @@ class PlainTextTokenizer:
             ValueError: the tokenizer gives a phrase no token.
         """
         input_ids, offsets = self.encode_plain(continuation.text)
-        spans = [find_token_span(continuation, span, offsets) for span in continuation.spans]
+        spans = [find_token_span(continuation, span, offsets) for span in continuation.spans or ()]
         return EncodedContinuation(input_ids, spans)
 
 

@@ -9,7 +9,7 @@ Not its duty: resizing (see qwen_image_processor), packing of phrases (see base)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ class FrozenQwen(FrozenVLM):
         row_reader: RowReader | None = None,
     ) -> Sequence[Tensor]:
         decoder = self.model.model.language_model
-        reading = nullcontext()
+        reading: AbstractContextManager[None] = nullcontext()
         extra: dict[str, Any] = {}
         if row_reader is not None:
             reading = use_attention(decoder.config, ROW_ATTENTION)

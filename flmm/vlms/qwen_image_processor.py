@@ -136,10 +136,11 @@ class QwenImageProcessorWrapper:
                 f"of {long_side / short_side:.0f}; Qwen-VL reads up to {MAX_ASPECT_RATIO}: crop it"
             )
         features = self.image_processor(images=[picture], return_tensors="pt")
-        grid_thw = tuple(int(side) for side in features["image_grid_thw"][0])
+        frames, grid_height, grid_width = (int(side) for side in features["image_grid_thw"][0])
+        grid_thw = (frames, grid_height, grid_width)
         pixel_values = self._unpatchify(features["pixel_values"], grid_thw)
-        original_size = (picture.height, picture.width)
-        meta_data = build_meta_data(original_size, tuple(pixel_values.shape[-2:]))
+        input_size = (pixel_values.shape[1], pixel_values.shape[2])
+        meta_data = build_meta_data((picture.height, picture.width), input_size)
         return ImageInput(pixel_values, grid_thw, meta_data, np.array(picture))
 
     def patchify(self, pixel_values: Tensor | Sequence[Tensor] | np.ndarray) -> Tensor:

@@ -52,22 +52,36 @@ def make_compressed_rle(mask: np.ndarray) -> dict[str, Any]:
 def make_annotations() -> list[dict[str, Any]]:
     polygons = [[2.5, 3.0, 14.2, 3.9, 13.0, 15.5, 2.0, 12.0], [20.0, 1.0, 27.5, 1.0, 24.0, 9.0]]
     return [
-        {"id": 10, "image_id": 2, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 20, 1, 20]]},
-        {"id": 11, "image_id": 1, "iscrowd": 0, "segmentation": polygons},
+        {
+            "id": 10,
+            "image_id": 2,
+            "iscrowd": 0,
+            "category_id": 1,
+            "segmentation": [[1, 1, 9, 1, 9, 20, 1, 20]],
+        },
+        {"id": 11, "image_id": 1, "iscrowd": 0, "category_id": 1, "segmentation": polygons},
         {
             "id": 12,
             "image_id": 1,
             "iscrowd": 1,
+            "category_id": 1,
             "segmentation": make_uncompressed_rle(make_mask(1, 5)),
         },
         {
             "id": 13,
             "image_id": 1,
             "iscrowd": 0,
+            "category_id": 1,
             "segmentation": make_compressed_rle(make_mask(1, 6)),
         },
-        {"id": 14, "image_id": 3, "iscrowd": 0, "segmentation": [[1, 1, 6, 1, 6, 6]]},
-        {"id": 15, "image_id": 4, "iscrowd": 0, "segmentation": []},
+        {
+            "id": 14,
+            "image_id": 3,
+            "iscrowd": 0,
+            "category_id": 1,
+            "segmentation": [[1, 1, 6, 1, 6, 6]],
+        },
+        {"id": 15, "image_id": 4, "iscrowd": 0, "category_id": 1, "segmentation": []},
     ]
 
 

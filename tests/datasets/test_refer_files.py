@@ -35,31 +35,30 @@ def test_plain_values_come_back(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize(
     ("attack", "name"),
     [
-        (Attack(os.system, "touch {marker}"), r"(posix|nt)\.system"),
-        (Attack(eval, "open('{marker}', 'w')"), r"builtins\.eval"),
+        (Attack(os.system, "exit 1"), r"(posix|nt)\.system"),
+        (Attack(open, "written", "w"), r"_?io\.open"),
+        (Attack(eval, "1 + 1"), r"builtins\.eval"),
         (Attack(getattr, [], "append"), r"builtins\.getattr"),
-        (Attack(pickle.loads, b""), r"_pickle\.loads"),
+        (Attack(pickle.loads, b""), r"_?pickle\.loads"),
         (collections.Counter("aa"), r"collections\.Counter"),
         (Path("x"), r"pathlib\.\w+"),
     ],
 )
 def test_any_other_global_is_refused_by_name(
-    tmp_path: Path, attack: Any, name: str, protocol: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Any, name: str, protocol: int
 ) -> None:
-    marker, path = tmp_path / "marker", tmp_path / "refs.p"
-    content = pickle.dumps([{"split": "train", "x": attack}], protocol=0 if protocol == 0 else 2)
-    path.write_bytes(
-        content.replace(b"{marker}", str(marker).encode()) if protocol == 0 else content
-    )
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([{"split": "train", "x": attack}], protocol=protocol))
     with pytest.raises(ValueError, match=rf"refs\.p cannot be read: refused to load {name}"):
         load_plain_pickle(path)
-    assert not marker.exists()
+    assert not (tmp_path / "written").exists()
 
 
 def test_codecs_encode_makes_bytes_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "refs.p"
     path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00xX\x04\x00\x00\x00zlib\x86R.")
-    with pytest.raises(ValueError, match="refused: _codecs.encode to 'zlib'"):
+    with pytest.raises(ValueError, match=r"refused: _codecs\.encode to 'zlib'"):
         load_plain_pickle(path)
 
 

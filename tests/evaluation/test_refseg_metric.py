@@ -144,7 +144,7 @@ def test_json_has_a_row_per_kind(tmp_path: Path) -> None:
 
 def test_samples_that_do_not_fit_are_told() -> None:
     sample = make_samples(5, 1)[0]
-    with pytest.raises(ValueError, match="predicted masks are .*, true masks"):
+    with pytest.raises(ValueError, match=r"predicted masks are .*, true masks"):
         RefSegMetric().process({}, [sample | {"pred_masks": sample["pred_masks"][:, 1:]}])
     with pytest.raises(ValueError, match=r"\d expression_ids for \d true masks"):
         RefSegMetric().process({}, [sample | {"expression_ids": []}])

@@ -1,0 +1,36 @@
+# make demo | make test | make lint | make bench: four doors are all one must know.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.flmm-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint typecheck clean
+
+help:
+	@echo "make demo   install into .venv, ground phrases in sample pictures, save outputs/demo"
+	@echo "make test   install into .venv and run the tests"
+	@echo "make lint   format check, lint and type check"
+
+# Installed again only when the metadata changes.
+$(STAMP): setup.py
+	@$(PYTHON) -c "import sys; assert sys.version_info >= (3, 10)" 2>/dev/null || \
+		{ echo "flmm needs Python >= 3.10; choose one with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python tools/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) outputs work_dirs

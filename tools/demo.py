@@ -1,0 +1,55 @@
+"""Ground phrases in a picture and save what the model saw, step by step.
+
+python tools/demo.py                                   # sample scenes, the embedded toy model
+python tools/demo.py IMAGE --phrase "the red circle" --phrase "small blue square"
+python tools/demo.py IMAGE --phrase "the dog" --config CONFIG --checkpoint TRAINED_HEAD
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", nargs="?", help="picture; without it, sample scenes are drawn")
+    parser.add_argument("--phrase", action="append", default=[], help="may be given many times")
+    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
+    parser.add_argument(
+        "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
+    )
+    parser.add_argument("--out", default="outputs/demo", type=Path, help="folder for the pictures")
+    parser.add_argument("--samples", type=int, default=3, help="sample scenes to draw (default 3)")
+    parser.add_argument("--seed", type=int, default=2026, help="of the sample scenes")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    if bool(args.image) != bool(args.phrase):
+        parser.error("IMAGE and --phrase go together: give both, or neither for the samples")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Ground, print the table, save the pictures."""
+    from flmm import GroundingInferencer
+    from flmm.demo import demonstrate, load_sample_scenes, load_user_sample
+
+    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    if args.image:
+        samples = [load_user_sample(args.image, args.phrase)]
+    else:
+        samples = load_sample_scenes(args.samples, args.seed)
+    demonstrate(inferencer, samples, args.out)
+
+
+if __name__ == "__main__":
+    from flmm.engine.command_line import run_tool
+
+    run_tool(main, parse_args())
