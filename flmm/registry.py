@@ -21,9 +21,14 @@ MODELS = Registry(
     scope="flmm",
     locations=["flmm.vlms", "flmm.heads", "flmm.grounder"],
 )
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="flmm", locations=["flmm.datasets"])
+DATASETS = Registry(
+    "dataset",
+    parent=MMENGINE_DATASETS,
+    scope="flmm",
+    locations=["flmm.datasets.refcoco", "flmm.datasets.sampler"],
+)
 TRANSFORMS = Registry(
-    "transform", parent=MMENGINE_TRANSFORMS, scope="flmm", locations=["flmm.datasets"]
+    "transform", parent=MMENGINE_TRANSFORMS, scope="flmm", locations=["flmm.datasets.transforms"]
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="flmm", locations=["flmm.evaluation"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="flmm", locations=["flmm.engine"])

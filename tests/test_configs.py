@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 
-from flmm.datasets import RefCocoGroundingDataset
+from flmm.datasets.refcoco import RefCocoGroundingDataset
 from flmm.engine import GroundingRunner, load_config
 from flmm.registry import DATASETS, METRICS, MODELS
 

@@ -7,5 +7,5 @@ Expected: not measured yet; below a quarter of tiny_unet_sam_shapes.py
 
 _base_ = ["./tiny_unet_sam_shapes.py"]
 
-model = dict(model=dict(random_init=0))  # the seed
+model = dict(model=dict(random_init=True, seed=0))
 weights = None

@@ -14,6 +14,6 @@ _base_ = [
     "../_base_/default_runtime.py",
 ]
 
-default_hooks = dict(checkpoint=dict(interval=100))
+default_hooks = dict(checkpoint=dict(interval=100), logger=dict(interval=10))
 # What inference and testing use when no checkpoint is given; training starts without it.
 weights = "tiny"

@@ -1,22 +1,5 @@
-"""Data sets: records in RefCOCO's file layout become grounding samples."""
+"""Data sets: records in RefCOCO's file layout become grounding samples.
 
-from flmm.datasets.refcoco import RefCocoGroundingDataset, build_continuations
-from flmm.datasets.sampler import EpochSampler
-from flmm.datasets.transforms import (
-    DecodeMasks,
-    EncodeImage,
-    LoadRGBImage,
-    PackGroundingInputs,
-    build_pipeline,
-)
-
-__all__ = [
-    "DecodeMasks",
-    "EncodeImage",
-    "EpochSampler",
-    "LoadRGBImage",
-    "PackGroundingInputs",
-    "RefCocoGroundingDataset",
-    "build_continuations",
-    "build_pipeline",
-]
+The package itself imports nothing: :mod:`flmm.datasets.refcoco` needs mmdet, which costs seconds,
+and the synthetic scenes in :mod:`flmm.datasets.shapes` are drawn without it.
+"""

@@ -120,7 +120,7 @@ class RefCocoGroundingDataset(RefCocoDataset):
         self.text_mode = text_mode
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the draws; :class:`flmm.datasets.EpochSampler` calls it."""
+        """Choose the epoch of the draws; :class:`flmm.datasets.sampler.EpochSampler` calls it."""
         self._epoch.fill_(epoch)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -243,7 +243,8 @@ def build_continuations(texts: list[str], joined: bool = False) -> list[Continua
     """
     if not joined:
         return [Continuation(text) for text in texts]
-    spans, end = [], 0
+    spans: list[tuple[int, int]] = []
+    end = 0
     for text in texts:
         start = end + (len(PHRASE_GAP) if spans else 0)
         spans.append((start, start + len(text)))

@@ -92,7 +92,9 @@ def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu"
         raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, not weights")
-    checkpoint = dict(content) if "state_dict" in content else {"state_dict": content}
+    checkpoint: dict[str, Any] = (
+        dict(content) if "state_dict" in content else {"state_dict": content}
+    )
     checkpoint["state_dict"] = {
         key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()
     }

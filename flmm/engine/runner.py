@@ -6,7 +6,6 @@ logs and checkpoints in ``work_dir``. Parsing the command line is the tools' par
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,36 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    LOG_PROCESSORS,
+    LOOPS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    VISBACKENDS,
+    VISUALIZERS,
+    Registry,
+)
 from mmengine.runner import Runner
 
 from flmm.engine.checkpoint import load_checkpoint, load_trainable
 from flmm.engine.optim import adapt_amp_to_cpu
+
+# Kinds of which flmm registers none: without a child of its scope mmengine warns at every look-up.
+_PARENTS = (
+    DATA_SAMPLERS,
+    LOG_PROCESSORS,
+    LOOPS,
+    OPTIM_WRAPPERS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    VISBACKENDS,
+    VISUALIZERS,
+)
+_CHILDREN = [Registry(parent.name, parent=parent, scope="flmm") for parent in _PARENTS]
 
 
 class GroundingRunner(Runner):
@@ -27,7 +52,7 @@ class GroundingRunner(Runner):
     def load_checkpoint(
         self,
         filename: str,
-        map_location: str | Callable[..., Any] = "cpu",
+        map_location: Any = "cpu",
         strict: bool = True,
         revise_keys: Any = (),
     ) -> dict[str, Any]:
@@ -144,7 +169,7 @@ def run_test(
     if out is not None:
         if not isinstance(config.test_evaluator, dict):
             raise ValueError("--out needs a config with a single test_evaluator, a RefSegMetric")
-        config.test_evaluator.out_file = out
+        config.test_evaluator["out_file"] = out
     return GroundingRunner.from_cfg(config).test()
 
 

@@ -45,6 +45,8 @@ class RefSegMetric(BaseMetric):
         **kwargs: of mmengine's ``BaseMetric``.
     """
 
+    default_prefix = ""  # plain names; None would have mmengine warn
+
     def __init__(self, out_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.out_file = out_file

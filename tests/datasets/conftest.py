@@ -142,7 +142,7 @@ def mini_refcoco(tmp_path: Path) -> Path:
 @pytest.fixture
 def build_dataset(mini_refcoco: Path) -> Any:
     """A function that builds the data set of ``mini_refcoco`` with the given arguments."""
-    from flmm.datasets import RefCocoGroundingDataset
+    from flmm.datasets.refcoco import RefCocoGroundingDataset
 
     def build(**kwargs: Any) -> RefCocoGroundingDataset:
         arguments = {

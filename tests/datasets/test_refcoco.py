@@ -10,7 +10,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from flmm.datasets import EpochSampler, RefCocoGroundingDataset, build_continuations
+from flmm.datasets.refcoco import RefCocoGroundingDataset, build_continuations
+from flmm.datasets.sampler import EpochSampler
 
 
 def get_phrases(item: dict[str, Any]) -> list[str]:
@@ -58,7 +59,7 @@ def test_first_sentence_of_every_ref(build_dataset: Any) -> None:
 def test_random_sentences_are_drawn_anew_each_epoch_and_reproducibly(build_dataset: Any) -> None:
     dataset, other = build_dataset(text_mode="random"), build_dataset(text_mode="random")
     drawn = []
-    for epoch in range(30):
+    for epoch in range(16):
         dataset.set_epoch(epoch)
         other.set_epoch(epoch)
         drawn.append(get_phrases(dataset[1]))
@@ -105,7 +106,7 @@ def test_at_most_so_many_expressions(build_dataset: Any) -> None:
     dataset = build_dataset(text_mode="all", max_expressions=3)
     everything = get_phrases(build_dataset(text_mode="all")[1])
     seen = set()
-    for epoch in range(40):
+    for epoch in range(25):
         dataset.set_epoch(epoch)
         sample = dataset[1]["data_samples"]
         assert len(sample.phrases) == len(sample.gt_masks) == len(set(sample.phrases)) == 3

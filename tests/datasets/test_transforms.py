@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flmm.datasets import EncodeImage, LoadRGBImage
-from flmm.datasets.transforms import convert_to_rgb
+from flmm.datasets.transforms import EncodeImage, LoadRGBImage, convert_to_rgb
 from flmm.structures import GroundingSample, ImageInput
 
 

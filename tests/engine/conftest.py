@@ -1,19 +1,19 @@
 """A toy grounder on synthetic scenes: small enough for real runs of mmengine's loops."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.model import BaseModel
 from PIL import Image
 from torch import nn
 
 from flmm.datasets.shapes import write_dataset
 from flmm.geometry import build_meta_data
-from flmm.registry import MODELS
+from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.structures import GroundingSample, ImageInput
 
 CONFIG = """
@@ -84,11 +84,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy_config(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def toy_config(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Path of a config that trains the toy grounder for six iterations; cwd is its folder."""
     MODELS.register_module(module=ToyGrounder, force=True)
-    from flmm.registry import IMAGE_PROCESSORS
-
     IMAGE_PROCESSORS.register_module(module=ToyImageProcessor, force=True)
     monkeypatch.setenv("FLMM_DATA_ROOT", str(scenes))
     monkeypatch.chdir(tmp_path)
@@ -103,6 +101,3 @@ def toy_config(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) ->
 def toy_model() -> ToyGrounder:
     torch.manual_seed(0)
     return ToyGrounder()
-
-
-__all__ = ["Config", "ToyGrounder"]

@@ -1,6 +1,7 @@
 """Real runs through what the tools call: train, kill, resume, test; and their messages."""
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -126,11 +127,32 @@ def test_errors_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert summarise_error(KeyError("no x")) == "no x"
 
 
-@pytest.mark.parametrize("tool", ["train", "test"])
-def test_tools_end_with_one_line(tool: str) -> None:
-    command = [sys.executable, f"tools/{tool}.py", "no/such/config.py"]
+def test_a_tool_ends_with_one_line() -> None:
+    command = [sys.executable, "tools/test.py", "no/such/config.py"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "no/such/config.py" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_a_tool_hands_its_options_on(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location(f"tool_{tool}", ROOT / f"tools/{tool}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    line = {"train": "x.py --resume --load-from c.pth --amp", "test": "x.py c.pth --out o.json"}[
+        tool
+    ]
+    line += " --work-dir w --cfg-options a.b=1 --launcher none"
+    monkeypatch.setattr(sys, "argv", [tool, *line.split()])
+    seen: list[object] = []
+    monkeypatch.setattr(module, "load_config", lambda *args: seen.append(args) or "config")
+    name = {"train": "run_training", "test": "run_test"}[tool]
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: seen.append((args, kwargs)))
+    module.main(module.parse_args())
+    expected = {
+        "train": {"resume": "auto", "load_from": "c.pth", "amp": True},
+        "test": {"checkpoint": "c.pth", "out": "o.json"},
+    }[tool]
+    assert seen == [("x.py", {"a.b": 1}, "w", "none"), (("config",), expected)]
