@@ -7,7 +7,7 @@ resizing is geometry's duty, attention the reader's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.model import BaseModel
@@ -23,6 +23,10 @@ from flmm.structures import (
     ImageInput,
     compute_scores,
 )
+
+if TYPE_CHECKING:
+    from flmm.heads import ImageEncoding, SAMRefiner, UNetHead
+    from flmm.vlms.base import FrozenVLM, Prefix
 
 _DEFAULT_LOSS_MASK = {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True}
 _DEFAULT_LOSS_DICE = {
@@ -65,14 +69,14 @@ class Grounder(BaseModel):
         data_preprocessor: Any = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        self.vlm = _build(model)
-        self.mask_head = _build(mask_head, in_channels=self.vlm.num_maps)
-        self.sam = None if sam is None else _build(sam)
+        self.vlm: FrozenVLM = _build(model)
+        self.mask_head: UNetHead = _build(mask_head, in_channels=self.vlm.num_maps)
+        self.sam: SAMRefiner | None = None if sam is None else _build(sam)
+        self.text_proj: nn.Linear | None = None
+        self.text_layer_weights: nn.Parameter | None = None
         if self.sam is not None and self.sam.use_text:
             self.text_proj = nn.Linear(self.vlm.hidden_size, self.sam.embed_dim)
             self.text_layer_weights = nn.Parameter(torch.ones(self.vlm.num_layers))
-        else:
-            self.text_proj, self.text_layer_weights = None, None
         self._loss_cfgs = (loss_mask or _DEFAULT_LOSS_MASK, loss_dice or _DEFAULT_LOSS_DICE)
         self._losses: tuple[nn.Module, nn.Module] | None = None
 
@@ -110,8 +114,8 @@ class Grounder(BaseModel):
         self,
         image: ImageInput,
         continuations: list[Continuation],
-        prefix: Any = None,
-        encoding: Any = None,
+        prefix: Prefix | None = None,
+        encoding: ImageEncoding | None = None,
     ) -> GroundingOutput:
         """Ground the phrases of one picture.
 
@@ -136,7 +140,7 @@ class Grounder(BaseModel):
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:
         """Per phrase ``[L, T, D]`` to ``[T, C]``: layers weighed, then projected."""
-        if self.text_proj is None:
+        if self.text_proj is None or self.text_layer_weights is None:
             return None
         weights = self.text_layer_weights.softmax(0).to(device)
         dtype = self.text_proj.weight.dtype
@@ -184,9 +188,11 @@ class Grounder(BaseModel):
     def _compute_figures(self, mask_logits: Tensor, gt_masks: Tensor) -> dict[str, Tensor]:
         """Both losses, pixel accuracy and mean IoU of ``[P, h, w]`` logits."""
         if self._losses is None:
-            self._losses = tuple(build_loss(dict(cfg)) for cfg in self._loss_cfgs)
+            mask_cfg, dice_cfg = self._loss_cfgs
+            self._losses = build_loss(dict(mask_cfg)), build_loss(dict(dice_cfg))
         loss_mask, loss_dice = self._losses
-        gt_masks = resize_masks(gt_masks.to(mask_logits.device), mask_logits.shape[-2:])
+        size = (mask_logits.shape[-2], mask_logits.shape[-1])
+        gt_masks = resize_masks(gt_masks.to(mask_logits.device), size)
         logits, target = mask_logits.flatten(1), gt_masks.flatten(1).to(mask_logits)
         with torch.no_grad():
             found, true = logits > 0, target > 0.5
@@ -207,6 +213,6 @@ class FrozenQwenSAM(Grounder):
     """:class:`Grounder` under the name F-LMM's users know; same arguments."""
 
 
-def _build(module: Any, **defaults: Any) -> nn.Module:
+def _build(module: Any, **defaults: Any) -> Any:
     """A ready module as it is, a config built; ``defaults`` fill in what it does not say."""
     return module if isinstance(module, nn.Module) else MODELS.build({**defaults, **module})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from mmengine.config import Config
@@ -76,10 +76,18 @@ class GroundingInferencer:
         load_weights(self.model, checkpoint)
         self.model.to(self.device).eval()
 
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], phrases: Sequence[Phrases], *args: Any, **kw: Any
+    ) -> list[GroundingResult]: ...
+
+    @overload
+    def __call__(self, image: Any, phrases: Phrases, *args: Any, **kw: Any) -> GroundingResult: ...
+
     def __call__(
         self,
         image: Any,
-        phrases: Phrases | Sequence[Phrases],
+        phrases: Any,
         return_maps: bool = False,
         progress: bool | None = None,
     ) -> GroundingResult | list[GroundingResult]:

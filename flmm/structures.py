@@ -9,6 +9,7 @@ Nothing here computes a mask; every record only says what it holds, in which fra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +37,8 @@ class Continuation:
     def __post_init__(self) -> None:
         spans = ((0, len(self.text)),) if self.spans is None else tuple(map(tuple, self.spans))
         object.__setattr__(self, "spans", spans)
+        if not spans:
+            raise ValueError(f"no phrase span given for {self.text!r}: pass at least one")
         for start, end in spans:
             if not (0 <= start < end <= len(self.text)) or not self.text[start:end].strip():
                 raise ValueError(
@@ -47,7 +50,7 @@ class Continuation:
     @property
     def phrases(self) -> list[str]:
         """The phrases as text, in output order."""
-        return [self.text[start:end] for start, end in self.spans]
+        return [self.text[start:end] for start, end in self.spans or ()]
 
 
 @dataclass
@@ -180,7 +183,9 @@ class GroundingResult:
         return records
 
 
-def as_continuations(phrases: list[str | Continuation] | str | Continuation) -> list[Continuation]:
+def as_continuations(
+    phrases: Sequence[str | Continuation] | str | Continuation,
+) -> list[Continuation]:
     """Plain phrases as continuations of their own; continuations pass unchanged.
 
     Raises:

@@ -14,7 +14,7 @@ import pickle
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ class ShapeObject:
     tone: tuple[int, int, int]
     stroke: int
     detail: float
-    mask: np.ndarray | None = None
+    mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
 
     def place(self, image_size: tuple[int, int]) -> tuple[str, str]:
         """(vertical, horizontal) third of the image that holds the centre, in words."""
@@ -375,7 +375,7 @@ def _paint(rng: random.Random, ground: np.ndarray, objects: list[ShapeObject]) -
 
 
 def _is_visible(item: ShapeObject) -> bool:
-    whole = _fill(item, *item.mask.shape, 0.0, cv2.LINE_8) > 0.5
+    whole = _fill(item, item.mask.shape[0], item.mask.shape[1], 0.0, cv2.LINE_8) > 0.5
     return item.mask.sum() >= _MIN_VISIBLE_AREA * whole.sum()
 
 
@@ -493,7 +493,9 @@ def _pick_split(index: int, num_images: int) -> str:
 
 def _number_records(records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """``instances.json`` and ``refs(unc).p`` with consecutive ids, as RefCOCO has them."""
-    images, annotations, refs = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
     sentence_ids = _count_up()
     for image_id, record in enumerate(records, start=1):
         height, width = record["size"]

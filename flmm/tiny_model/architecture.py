@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
@@ -69,7 +70,9 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> Qwen2Tokeni
     )
     raw.train_from_iterator(corpus, trainer)
     model = json.loads(raw.to_str())["model"]
-    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
+    merges: list[Any] = [
+        tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]
+    ]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=merges,
@@ -94,7 +97,9 @@ def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     """Configuration of the tiny reader, about 3.3 million parameters."""
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
+    ids: dict[str, Any] = {
+        token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS
+    }
     width = 192
     text = {
         "vocab_size": len(tokenizer),

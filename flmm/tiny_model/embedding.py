@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
 from flmm.tiny_model.reader_training import load_reader
 
 
@@ -19,7 +17,7 @@ def embed_reader(start: Path, out: Path) -> int:
     model, processor = load_reader(start)
     if out.exists():
         shutil.rmtree(out)
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     processor.save_pretrained(out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.2f} MB")

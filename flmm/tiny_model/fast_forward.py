@@ -8,6 +8,8 @@ several times slower on a CPU. ``tests/tiny_model`` holds the equality with the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def encode_images(tower: nn.Module, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+def encode_images(tower: Any, patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """The vision tower over a batch of pictures of one grid, every layer attending fully.
 
     Args:
@@ -58,7 +60,7 @@ def encode_images(tower: nn.Module, patches: Tensor, grid: tuple[int, int]) -> T
     return merger.mlp(merged)
 
 
-def _build_rotations(tower: nn.Module, grid: tuple[int, int], device) -> tuple[Tensor, Tensor]:
+def _build_rotations(tower: Any, grid: tuple[int, int], device) -> tuple[Tensor, Tensor]:
     """Half of the rotary cosines and sines ``[n, head_dim / 2]``, rows in the processor's order."""
     merge = tower.spatial_merge_size
     rows, columns = grid
@@ -74,7 +76,7 @@ def _build_rotations(tower: nn.Module, grid: tuple[int, int], device) -> tuple[T
     return angle.cos(), angle.sin()
 
 
-def read_tokens(language_model: nn.Module, embeddings: Tensor, positions: Tensor, visible: Tensor):
+def read_tokens(language_model: Any, embeddings: Tensor, positions: Tensor, visible: Tensor):
     """The language layers over a padded batch.
 
     Args:

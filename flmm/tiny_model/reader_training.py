@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,9 @@ class TurnPacker:
         shape = (len(rows), length)
         input_ids = np.full(shape, self.pad)
         groups, offsets = np.full(shape, -1), np.zeros(shape, np.int64)
-        predictors, targets, kinds = [], [], []
+        predictors: list[int] = []
+        targets: list[int] = []
+        kinds: list[tuple[int, str]] = []
         for b, row in enumerate(rows):
             input_ids[b, :start], groups[b, :start] = prefix, 0
             cursor = start
@@ -187,7 +190,7 @@ def train_vision(
     else:
         model, processor = load_reader(start)
     tower, patches = model.model.visual, PatchedPixels(processor)
-    probe = nn.Linear(model.config.text_config.hidden_size, sum(LABEL_COUNTS))
+    probe = nn.Linear(model.config.get_text_config().hidden_size, sum(LABEL_COUNTS))
     parameters = [*tower.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98), fused=True
@@ -227,7 +230,7 @@ def train_language(
     rng, pool = random.Random(seed + 1), load_pool(pool_folder)
     model, processor = load_reader(start)
     packer, patches = TurnPacker(processor.tokenizer), PatchedPixels(processor)
-    place_probe = PlaceProbe(model.config.text_config.hidden_size)
+    place_probe = PlaceProbe(model.config.get_text_config().hidden_size)
     optimizer = _build_language_optimizer(model, place_probe)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     batches = _iterate_batches(rng, pool, batch, steps)
@@ -286,12 +289,12 @@ class PlaceProbe(nn.Module):
         origin = packed.position_ids[0][is_image]
         places = packed.position_ids[1:, is_image] - origin
         pairs = list(zip(logits.split(16, 1), places))
-        loss = sum(F.cross_entropy(part, place) for part, place in pairs)
+        loss = torch.stack([F.cross_entropy(part, place) for part, place in pairs]).sum()
         accuracy = sum((part.argmax(1) == place).float().mean().item() for part, place in pairs)
         return loss, accuracy / 2
 
 
-def load_reader(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, object]:
+def load_reader(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """Model in float32 and processor of a stage's folder."""
     from transformers import AutoProcessor
 
@@ -336,7 +339,7 @@ def _iterate_batches(
         candidates = easy[pool.index(scenes)]
         share = 0.85 * (1 - 0.6 * step / easy_until) if step < easy_until else 0.0
         if rng.random() >= share or len(candidates) < batch:
-            candidates = range(len(scenes))
+            candidates = list(range(len(scenes)))
         yield scenes, sorted(rng.sample(candidates, batch))
 
 

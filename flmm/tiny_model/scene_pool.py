@@ -45,9 +45,8 @@ class GridScenes:
 
 def resize_for_reader(image: np.ndarray) -> np.ndarray:
     """uint8 ``[H, W, 3]`` to uint8 ``[H', W', 3]`` as the tiny processor does it (bicubic)."""
-    height, width = smart_resize(
-        *image.shape[:2], factor=TOKEN_SIDE_PX, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS
-    )
+    rows, columns = image.shape[:2]
+    height, width = smart_resize(rows, columns, TOKEN_SIDE_PX, MIN_PIXELS, MAX_PIXELS)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     resized = tvf.resize(
         tensor, [height, width], interpolation=tvf.InterpolationMode.BICUBIC, antialias=True
@@ -86,7 +85,7 @@ def _render_block(job: tuple[int, int]) -> dict[tuple[int, int], list[tuple]]:
         cells = label_cells(scene, grid)
         size = scene.image_size
         for item in scene.objects:
-            item.mask = None
+            item.mask = np.zeros((0, 0), bool)
         # Only the words travel on; an empty picture of the right size keeps their geometry.
         words = Scene(np.broadcast_to(np.uint8(0), (*size, 3)), scene.objects)
         blocks[grid].append((pixels, cells, words))
@@ -96,13 +95,13 @@ def _render_block(job: tuple[int, int]) -> dict[tuple[int, int], list[tuple]]:
 def build_pool(folder: Path, num_scenes: int, seed: int, workers: int) -> None:
     """Render ``num_scenes`` and store them by grid under ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    block = 250
-    jobs = [(seed * 100_000 + index, block) for index in range(-(-num_scenes // block))]
+    block_size = 250
+    jobs = [(seed * 100_000 + index, block_size) for index in range(-(-num_scenes // block_size))]
     by_grid: dict[tuple[int, int], list[tuple]] = defaultdict(list)
     with ProcessPoolExecutor(workers) as pool:
         for blocks in pool.map(_render_block, jobs):
-            for grid, rows in blocks.items():
-                by_grid[grid] += rows
+            for grid, items in blocks.items():
+                by_grid[grid] += items
     for (rows, columns), items in by_grid.items():
         pixels, cells, words = zip(*items)
         stem = f"{rows}x{columns}"
