@@ -19,10 +19,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=["scenes", "vision", "language", "refiner", "embed"])
+    parser.add_argument(
+        "stage", choices=["scenes", "vision", "language", "refiner", "embed", "head"]
+    )
     parser.add_argument("out", type=Path, help="folder or file to write")
     parser.add_argument("--scenes", help="number of scenes to render, or the folder of scenes")
-    parser.add_argument("--start", type=Path, help="folder of the stage before")
+    parser.add_argument("--start", type=Path, help="folder or checkpoint of the stage before")
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
@@ -51,10 +53,14 @@ def main() -> None:
         train_refiner(
             args.out, args.steps or 1800, int(args.scenes or 6000), args.seed, args.workers
         )
-    else:
+    elif args.stage == "embed":
         from flmm.tiny_model.embedding import embed_reader
 
         embed_reader(args.start, args.out)
+    else:
+        from flmm.tiny_model.embedding import embed_head
+
+        embed_head(args.start, args.out)
 
 
 if __name__ == "__main__":

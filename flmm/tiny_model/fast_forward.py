@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -22,7 +22,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
         )
 
 
-def _normalise(norm: nn.Module, states: Tensor) -> Tensor:
+def _normalise(norm: Any, states: Tensor) -> Tensor:
     """Qwen's RMSNorm as one fused operation."""
     weight = norm.weight.to(states.dtype)
     return F.rms_norm(states, states.shape[-1:], weight, norm.variance_epsilon)

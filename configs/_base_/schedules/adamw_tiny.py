@@ -1,7 +1,7 @@
-"""A short CPU training: 1200 iterations of AdamW 1e-3, warm-up, cosine to 0, float32."""
+"""A short CPU training: 1500 iterations of AdamW 1e-3, warm-up, cosine to 0, float32."""
 
-max_iters = 1200
-warmup_iters = 36
+max_iters = 1500
+warmup_iters = 45
 
 optim_wrapper = dict(
     type="OptimWrapper",
@@ -18,6 +18,6 @@ param_scheduler = [
         end=max_iters,
     ),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=400)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=500)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
