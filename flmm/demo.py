@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flmm.datasets.shapes import render_samples
+from flmm.datasets.shape_sentences import render_samples
 from flmm.inferencer import GroundingInferencer
 from flmm.structures import GroundingResult
 from flmm.visualization import draw_panels, format_table

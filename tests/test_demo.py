@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flmm.datasets.shapes import render_samples
+from flmm.datasets.shape_sentences import render_samples
 
 
 def run_demo(*arguments, cwd=None):

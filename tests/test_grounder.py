@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import get_state_dict
 from PIL import Image
 
-from flmm.datasets.shapes import render_samples
+from flmm.datasets.shape_sentences import render_samples
 from flmm.engine.checkpoint import load_weights, save_trainable
 from flmm.geometry import resize_maps
 from flmm.grounder import FrozenQwenSAM, Grounder

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from flmm import Continuation, GroundingInferencer
-from flmm.datasets.shapes import render_samples
+from flmm.datasets.shape_sentences import render_samples
 from flmm.engine.checkpoint import save_trainable
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

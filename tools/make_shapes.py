@@ -6,7 +6,7 @@ Example: python tools/make_shapes.py data/shapes --images 4000 --seed 0
 import argparse
 import os
 
-from flmm.datasets.shapes import write_dataset
+from flmm.datasets.shape_files import write_dataset
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,27 +1,18 @@
-"""Synthetic scenes in RefCOCO's own file layout.
+"""Synthetic scenes: coloured shapes whose exact masks are known.
 
-Draws 1-6 coloured shapes on a plain, gradient or textured ground, knows each object's exact
-visible mask, writes unambiguous referring sentences for it, and stores the whole as a folder
-that any RefCOCO reader opens: ``images/``, ``instances.json``, ``refs(unc).p``. Data in: a
-seed. Data out: scenes, or that folder. It trains nothing and reads no dataset.
+Draws 1-6 shapes on a plain, gradient or textured ground. In: a source of randomness. Out: a
+picture, and per object its words and the mask of its visible pixels. Sentences are written by
+``shape_sentences``, files by ``shape_files``.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 import random
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 SIZES = ("small", "big")
@@ -36,20 +27,11 @@ COLORS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "white": ((240, 240, 240), (255, 255, 255), (225, 228, 230)),
     "black": ((25, 25, 25), (0, 0, 0), (40, 38, 42)),
 }
-# Fraction of refs per split of ``refs(unc).p``; the rest is train.
-SPLIT_FRACTIONS = {"val": 0.05, "testA": 0.05, "testB": 0.05}
 
 _RADIUS = {"small": (0.058, 0.100), "big": (0.135, 0.215)}  # of sqrt(H * W)
 _MIN_CONTRAST = 105.0  # euclidean RGB distance between an object and the ground under it
 _MIN_VISIBLE_AREA = 0.55  # of the whole shape's area, else the object is left out
 _SIDE_PX = (200, 400)
-
-
-class Sentence(NamedTuple):
-    """A referring sentence and which attributes it uses."""
-
-    kind: str
-    text: str
 
 
 @dataclass
@@ -99,14 +81,6 @@ class Scene:
         return self.image.shape[0], self.image.shape[1]
 
 
-class Sample(NamedTuple):
-    """A picture (uint8 RGB ``[H, W, 3]``), phrases, and their true masks (bool ``[P, H, W]``)."""
-
-    image: np.ndarray
-    phrases: list[str]
-    masks: np.ndarray
-
-
 def render_scene(rng: random.Random, max_objects: int = 6) -> Scene:
     """Draw one scene: portrait, square or landscape, sides of 200 to 400 pixels.
 
@@ -129,106 +103,6 @@ def render_scene(rng: random.Random, max_objects: int = 6) -> Scene:
     if len(visible) < len(objects):  # a buried object would make its words ambiguous
         return render_scene(rng, max_objects)
     return Scene(image, objects)
-
-
-def list_sentences(scene: Scene, target: ShapeObject) -> list[Sentence]:
-    """Every unambiguous referring sentence of an object, without article.
-
-    Kinds: ``shape``, ``color+shape``, ``size+shape``, ``size+color+shape``, ``place`` (an
-    attribute phrase with left, right, top, bottom or a corner) and ``superlative``.
-    """
-    sentences = []
-    for words in (("shape",), ("color", "shape"), ("size", "shape"), ("size", "color", "shape")):
-        alike = [
-            o for o in scene.objects if all(getattr(o, w) == getattr(target, w) for w in words)
-        ]
-        phrase = " ".join(getattr(target, word) for word in words)
-        if len(alike) == 1:
-            sentences.append(Sentence("+".join(words), phrase))
-        others = [item for item in alike if item is not target]
-        sentences += _list_place_sentences(scene, target, others, phrase)
-        if others:
-            sentences += _list_superlatives(scene, target, others, phrase)
-    return sentences
-
-
-def pick_sentences(
-    rng: random.Random, scene: Scene, target: ShapeObject, count: int
-) -> list[Sentence]:
-    """Up to ``count`` different sentences of an object, kinds drawn evenly, articles varied."""
-    by_kind: dict[str, list[Sentence]] = {}
-    for sentence in list_sentences(scene, target):
-        by_kind.setdefault(sentence.kind, []).append(sentence)
-    kinds = sorted(by_kind)
-    rng.shuffle(kinds)
-    picked = []
-    for kind in kinds[:count]:
-        text = rng.choice(by_kind[kind]).text
-        picked.append(Sentence(kind, f"the {text}" if rng.random() < 0.5 else text))
-    return picked
-
-
-def render_samples(count: int, seed: int) -> list[Sample]:
-    """Pictures with one phrase per object and its true mask, for demonstrations.
-
-    The kinds of phrases vary from object to object; the same arguments give the same samples.
-    """
-    samples = []
-    for index in range(count):
-        rng = random.Random(f"flmm sample {seed} {index}")
-        scene = render_scene(rng)
-        phrases, masks = [], []
-        for item in scene.objects:
-            for sentence in pick_sentences(rng, scene, item, 1):
-                phrases.append(sentence.text)
-                masks.append(item.mask)
-        samples.append(Sample(scene.image, phrases, np.stack(masks)))
-    return samples
-
-
-def write_dataset(
-    folder: str | Path, num_images: int, seed: int, workers: int = 1
-) -> dict[str, int]:
-    """Write scenes as ``images/*.png``, ``instances.json`` and ``refs(unc).p``.
-
-    The same arguments give the same bytes, whatever ``workers`` is. Every image belongs to one
-    split. Masks are stored as polygons where those rasterise to the exact pixels, else as RLE.
-
-    Args:
-        folder: made if missing; must not hold an ``instances.json`` already.
-        num_images: number of scenes; at least 1.
-        seed: scenes of two seeds have nothing in common.
-        workers: processes that draw.
-
-    Returns:
-        number of refs per split.
-
-    Raises:
-        ValueError: ``num_images`` is below 1.
-        FileExistsError: ``folder`` already holds a dataset.
-    """
-    folder = Path(folder)
-    if num_images < 1:
-        raise ValueError(f"--images is {num_images}: give at least 1")
-    if (folder / "instances.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a dataset: name an empty folder or delete it"
-        )
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    jobs = [(folder, index, num_images, seed) for index in range(num_images)]
-    if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
-            records = list(pool.map(_write_image, jobs, chunksize=16))
-    else:
-        records = [_write_image(job) for job in jobs]
-    instances, refs = _number_records(records)
-    (folder / "instances.json").write_text(json.dumps(instances))
-    with open(folder / "refs(unc).p", "wb") as file:
-        pickle.dump(refs, file, protocol=2)
-    counts = dict.fromkeys(("train", *SPLIT_FRACTIONS), 0)
-    for ref in refs:
-        counts[ref["split"]] += 1
-    return counts
 
 
 # --- drawing ---------------------------------------------------------------------------------
@@ -377,175 +251,3 @@ def _paint(rng: random.Random, ground: np.ndarray, objects: list[ShapeObject]) -
 def _is_visible(item: ShapeObject) -> bool:
     whole = _fill(item, item.mask.shape[0], item.mask.shape[1], 0.0, cv2.LINE_8) > 0.5
     return item.mask.sum() >= _MIN_VISIBLE_AREA * whole.sum()
-
-
-# --- words -----------------------------------------------------------------------------------
-
-
-def _relative_center(scene: Scene, item: ShapeObject) -> tuple[float, float]:
-    height, width = scene.image_size
-    return item.center_xy[0] / width, item.center_xy[1] / height
-
-
-def _list_place_sentences(
-    scene: Scene, target: ShapeObject, others: list[ShapeObject], phrase: str
-) -> list[Sentence]:
-    """The phrase with a side or a corner that no other object of the phrase lies in."""
-
-    def lies(item: ShapeObject, side: str, edge: float) -> bool:
-        x, y = _relative_center(scene, item)
-        position = {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}[side]
-        return position < edge
-
-    def fits(*sides: str) -> bool:
-        inside = all(lies(target, side, 0.42) for side in sides)
-        return inside and not any(all(lies(o, side, 0.56) for side in sides) for o in others)
-
-    sentences = []
-    for side in ("left", "right", "top", "bottom"):
-        if fits(side):
-            preposition = "on the" if side in ("left", "right") else "at the"
-            sentences.append(Sentence("place", f"{phrase} {preposition} {side}"))
-            sentences.append(Sentence("place", f"{side} {phrase}"))
-    for vertical in ("top", "bottom"):
-        for horizontal in ("left", "right"):
-            if fits(vertical, horizontal):
-                sentences.append(Sentence("place", f"{phrase} in the {vertical} {horizontal}"))
-    return sentences
-
-
-def _list_superlatives(
-    scene: Scene, target: ShapeObject, others: list[ShapeObject], phrase: str
-) -> list[Sentence]:
-    """The phrase with leftmost, rightmost, topmost or bottommost, 8 % of the side apart."""
-    x, y = _relative_center(scene, target)
-    rest = [_relative_center(scene, item) for item in others]
-    lead = {
-        "leftmost": min(other[0] for other in rest) - x,
-        "rightmost": x - max(other[0] for other in rest),
-        "topmost": min(other[1] for other in rest) - y,
-        "bottommost": y - max(other[1] for other in rest),
-    }
-    return [Sentence("superlative", f"{word} {phrase}") for word, gap in lead.items() if gap > 0.08]
-
-
-# --- files -----------------------------------------------------------------------------------
-
-
-def encode_segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
-    """COCO segmentation of a bool mask ``[H, W]``: exact polygons, else uncompressed RLE."""
-    # At twice the size a contour tells left from right edges, so polygons can run along pixel
-    # edges, which pycocotools rasterises exactly. COCO polygons cannot have holes.
-    twice = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
-    contours, hierarchy = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if contours and (hierarchy[0, :, 3] < 0).all():
-        polygons = [
-            ((c.reshape(-1, 2) + 1) // 2).astype(float).flatten().tolist() for c in contours
-        ]
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
-        if np.array_equal(coco_mask.decode(rle).astype(bool), mask):
-            return polygons
-    return {"size": list(mask.shape), "counts": _count_runs(mask)}
-
-
-def _count_runs(mask: np.ndarray) -> list[int]:
-    """Run lengths down the columns, first of zeros, as COCO's uncompressed RLE wants them."""
-    flat = np.concatenate([[False], mask.flatten(order="F")])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-
-
-def _write_image(job: tuple[Path, int, int, int]) -> dict[str, Any]:
-    """Draw and save one image; its record is numbered later."""
-    folder, index, num_images, seed = job
-    rng = random.Random(f"flmm shapes {seed} {index}")
-    scene = render_scene(rng)
-    name = f"shapes_{seed}_{index:06d}.png"
-    Image.fromarray(scene.image).save(folder / "images" / name)
-    objects = []
-    for item in scene.objects:
-        ys, xs = np.where(item.mask)
-        box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
-        objects.append(
-            {
-                "segmentation": encode_segmentation(item.mask),
-                "area": int(item.mask.sum()),
-                "bbox": box,
-                "category_id": SHAPES.index(item.shape) + 1,
-                "sentences": pick_sentences(rng, scene, item, rng.randint(2, 4)),
-            }
-        )
-    height, width = scene.image_size
-    split = _pick_split(index, num_images)
-    return {"name": name, "size": (height, width), "split": split, "objects": objects}
-
-
-def _pick_split(index: int, num_images: int) -> str:
-    """Splits by image, in blocks from the end, each at least one image when there are four."""
-    left = num_images
-    for split, fraction in reversed(SPLIT_FRACTIONS.items()):
-        size = max(1, round(fraction * num_images)) if num_images >= 4 else 0
-        left -= size
-        if index >= left:
-            return split
-    return "train"
-
-
-def _number_records(records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """``instances.json`` and ``refs(unc).p`` with consecutive ids, as RefCOCO has them."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    refs: list[dict[str, Any]] = []
-    sentence_ids = _count_up()
-    for image_id, record in enumerate(records, start=1):
-        height, width = record["size"]
-        images.append(
-            {"id": image_id, "file_name": record["name"], "height": height, "width": width}
-        )
-        for item in record["objects"]:
-            sentences = item.pop("sentences")
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **item}
-            annotations.append(annotation)
-            if sentences:
-                refs.append(_build_ref(len(refs), annotation, record, sentences, sentence_ids))
-    categories = [
-        {"id": index, "name": shape, "supercategory": "shape"}
-        for index, shape in enumerate(SHAPES, start=1)
-    ]
-    return {"images": images, "annotations": annotations, "categories": categories}, refs
-
-
-def _build_ref(
-    ref_id: int,
-    annotation: dict[str, Any],
-    record: dict[str, Any],
-    sentences: list[Sentence],
-    sentence_ids: Iterator[int],
-) -> dict[str, Any]:
-    entries = [
-        {
-            "tokens": sentence.text.split(),
-            "raw": sentence.text,
-            "sent": sentence.text,
-            "sent_id": next(sentence_ids),
-            "kind": sentence.kind,
-        }
-        for sentence in sentences
-    ]
-    return {
-        "ref_id": ref_id,
-        "ann_id": annotation["id"],
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "file_name": record["name"],
-        "split": record["split"],
-        "sentences": entries,
-        "sent_ids": [entry["sent_id"] for entry in entries],
-    }
-
-
-def _count_up() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1

@@ -11,16 +11,12 @@ relative places only; without it place words stay at their prior for a long time
 from __future__ import annotations
 
 import json
-import math
 import random
-import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,145 +24,24 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from flmm.datasets.shapes import COLORS, SHAPES, SIZES, Scene
 from flmm.tiny_model.architecture import (
-    MERGE,
-    PATCH,
-    TOKEN_SIDE_PX,
     build_config,
     build_model,
     build_processor,
     build_tokenizer,
 )
 from flmm.tiny_model.fast_forward import encode_images, read_tokens
+from flmm.tiny_model.packing import PackedBatch, PatchedPixels, TurnPacker
 from flmm.tiny_model.scene_pool import GridScenes, load_pool
 from flmm.tiny_model.text import (
-    PROMPT,
     Turn,
     list_vocabulary_corpus,
     write_caption,
     write_referring_turns,
 )
+from flmm.tiny_model.training_loop import Progress, set_rate, update
 
 LABEL_COUNTS = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
 PLACE_PROBE_LAYER = 1
-PROGRESS_EVERY = 50
-
-
-class PatchedPixels:
-    """Turns stored uint8 pictures of one grid into the processor's normalised patches."""
-
-    def __init__(self, processor) -> None:
-        image_processor = processor.image_processor
-        self.mean = torch.tensor(image_processor.image_mean) * 255
-        self.std = torch.tensor(image_processor.image_std) * 255
-
-    def __call__(self, pixels: np.ndarray) -> Tensor:
-        """uint8 ``[N, H', W', 3]`` to float32 ``[N, patches, C * p * p]``."""
-        batch, height, width, _ = pixels.shape
-        normal = ((torch.from_numpy(pixels).float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        rows, columns = height // TOKEN_SIDE_PX, width // TOKEN_SIDE_PX
-        cut = normal.reshape(batch, 3, rows, MERGE, PATCH, columns, MERGE, PATCH)
-        return cut.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(batch, -1, 3 * PATCH * PATCH)
-
-
-@dataclass
-class PackedBatch:
-    """Prefixes of one grid, each followed by isolated turns.
-
-    ``predictors[i]`` is the flat row (in ``[B * S]``) whose output must predict ``targets[i]``;
-    ``kinds[i]`` names the phrase kind where the target is the first token after a phrase.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    visible: Tensor
-    predictors: Tensor
-    targets: Tensor
-    kinds: list[tuple[int, str]]
-
-
-class TurnPacker:
-    """Builds :class:`PackedBatch` from scenes' turns."""
-
-    def __init__(self, tokenizer) -> None:
-        self.tokenizer = tokenizer
-        message = [{"type": "image"}, {"type": "text", "text": PROMPT}]
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
-        )
-        before, after = rendered.split("<|image_pad|>")
-        self.before, self.after = self._encode(before), self._encode(after)
-        self.image_pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.pad = tokenizer.pad_token_id
-        self._cache: dict[str, list[int]] = {}
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a turn's text; texts repeat, so they are kept."""
-        if text not in self._cache:
-            self._cache[text] = self._encode(text)
-        return self._cache[text]
-
-    def pack(self, turns: list[list[Turn]], grid: tuple[int, int]) -> PackedBatch:
-        """``turns[b]`` continue picture ``b``; every picture has the same ``grid`` (h, w)."""
-        image_tokens = grid[0] * grid[1]
-        prefix = self.before + [self.image_pad] * image_tokens + self.after
-        start = len(prefix)
-        rows = [[(turn, [*self.encode(turn.text), self.end]) for turn in group] for group in turns]
-        length = start + max(sum(len(ids) for _, ids in row) for row in rows)
-        shape = (len(rows), length)
-        input_ids = np.full(shape, self.pad)
-        groups, offsets = np.full(shape, -1), np.zeros(shape, np.int64)
-        predictors: list[int] = []
-        targets: list[int] = []
-        kinds: list[tuple[int, str]] = []
-        for b, row in enumerate(rows):
-            input_ids[b, :start], groups[b, :start] = prefix, 0
-            cursor = start
-            for number, (turn, ids) in enumerate(row, start=1):
-                end = cursor + len(ids)
-                input_ids[b, cursor:end], groups[b, cursor:end] = ids, number
-                offsets[b, cursor:end] = np.arange(len(ids))
-                if turn.phrase:
-                    kinds.append((len(targets) + len(self.encode(turn.phrase)), turn.kind))
-                previous = [start - 1, *range(cursor, end - 1)]
-                predictors += [b * length + place for place in previous]
-                targets += ids
-                cursor = end
-        return PackedBatch(
-            torch.from_numpy(input_ids),
-            self._build_positions(grid, start, offsets),
-            _build_visible(torch.from_numpy(groups)),
-            torch.tensor(predictors),
-            torch.tensor(targets),
-            kinds,
-        )
-
-    def _build_positions(self, grid: tuple[int, int], start: int, offsets: np.ndarray) -> Tensor:
-        """M-RoPE positions ``[3, B, S]``; every turn starts right after the prefix."""
-        (rows, columns), first = grid, len(self.before)
-        prefix = np.zeros((3, start), np.int64)
-        prefix[:, :first] = np.arange(first)
-        image = slice(first, first + rows * columns)
-        prefix[0, image] = first
-        prefix[1, image] = first + np.repeat(np.arange(rows), columns)
-        prefix[2, image] = first + np.tile(np.arange(columns), rows)
-        prefix[:, image.stop :] = first + max(grid) + np.arange(start - image.stop)
-        positions = np.broadcast_to(offsets + prefix[0, -1] + 1, (3, *offsets.shape)).copy()
-        positions[:, :, :start] = prefix[:, None]
-        return torch.from_numpy(positions)
-
-
-def _build_visible(groups: Tensor) -> Tensor:
-    """bool ``[B, 1, S, S]``: causal; a turn sees the prefix (group 0) and itself."""
-    causal = torch.ones(groups.shape[1], groups.shape[1], dtype=torch.bool).tril()
-    same = groups[:, :, None] == groups[:, None, :]
-    return (causal & (same | (groups[:, None, :] == 0)))[:, None]
-
-
-# --- stages ----------------------------------------------------------------------------------
 
 
 def train_vision(
@@ -302,32 +177,6 @@ def load_reader(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     return model, AutoProcessor.from_pretrained(folder)
 
 
-# --- plumbing --------------------------------------------------------------------------------
-
-
-class Progress:
-    """Prints smoothed figures and the time left; keeps them for the log."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.began = steps, time.time()
-        self.smooth: dict[str, float] = {}
-        self.log: list[dict[str, float]] = []
-
-    def report(self, step: int, **figures: float) -> None:
-        """Take in one step's figures; print every ``PROGRESS_EVERY`` steps."""
-        for name, value in figures.items():
-            kept = 0.97 * self.smooth.get(name, value) + 0.03 * value
-            self.smooth[name] = kept
-        if step % PROGRESS_EVERY and step != self.steps - 1:
-            return
-        seconds = time.time() - self.began
-        left = seconds / (step + 1) * (self.steps - step - 1)
-        row = {name: round(value, 4) for name, value in self.smooth.items()}
-        self.log.append({"step": step, "seconds": round(seconds), **row})
-        text = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-        print(f"{step}/{self.steps}  {seconds:.0f} s, {left:.0f} s left  {text}", flush=True)
-
-
 def _iterate_batches(
     rng: random.Random, pool: list[GridScenes], batch: int, steps: int
 ) -> Iterator[tuple[GridScenes, list[int]]]:
@@ -374,24 +223,6 @@ def _build_language_optimizer(model: nn.Module, probe: nn.Module) -> torch.optim
         for (visual, matrix), params in groups.items()
     ]
     return torch.optim.AdamW(settings, lr=1.5e-3, betas=(0.9, 0.98), fused=True)
-
-
-def set_rate(
-    optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warm_up: int
-) -> None:
-    """Linear warm-up, then a cosine from ``peak`` to 1 % of it, times the group's ``scale``."""
-    rate = peak * min(1.0, (step + 1) / warm_up)
-    rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("scale", 1.0)
-
-
-def update(loss: Tensor, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """One step, gradients clipped at norm 1."""
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def _save(model, processor, folder: Path, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from flmm.datasets.shapes import render_scene
 from flmm.geometry import compute_boxes_xyxy, compute_sam_input_size, resize_maps
 from flmm.heads.tiny_sam import build_tiny_sam
-from flmm.tiny_model.reader_training import Progress, set_rate, update
+from flmm.tiny_model.training_loop import Progress, set_rate, update
 
 FRAME_PX, MASK_SIDE = 256, 64
 BATCH, PROMPTS_PER_IMAGE = 12, 2

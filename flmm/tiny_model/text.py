@@ -12,7 +12,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flmm.datasets.shapes import COLORS, SHAPES, SIZES, Scene, ShapeObject, list_sentences
+from flmm.datasets.shape_sentences import list_sentences
+from flmm.datasets.shapes import COLORS, SHAPES, SIZES, Scene, ShapeObject
 
 PROMPT = "Please give me a description of the image."
 GRID_SIDE = 10
@@ -25,7 +26,7 @@ class Turn:
     Attributes:
         text: what the reader learns to say.
         phrase: the referring phrase it opens with, "" for a caption.
-        kind: the phrase's kind, see ``shapes.list_sentences``.
+        kind: the phrase's kind, see ``list_sentences``.
     """
 
     text: str

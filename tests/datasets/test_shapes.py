@@ -10,15 +10,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from flmm.datasets.refer_files import load_refs
-from flmm.datasets.shapes import (
-    COLORS,
-    SHAPES,
-    encode_segmentation,
-    list_sentences,
-    render_samples,
-    render_scene,
-    write_dataset,
-)
+from flmm.datasets.shape_files import encode_segmentation, write_dataset
+from flmm.datasets.shape_sentences import list_sentences, render_samples
+from flmm.datasets.shapes import COLORS, SHAPES, render_scene
 
 
 @pytest.fixture(scope="module")

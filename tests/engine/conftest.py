@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from PIL import Image
 from torch import nn
 
-from flmm.datasets.shapes import write_dataset
+from flmm.datasets.shape_files import write_dataset
 from flmm.geometry import build_meta_data
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.structures import GroundingSample, ImageInput

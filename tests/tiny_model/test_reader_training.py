@@ -9,7 +9,8 @@ import torch
 from flmm.datasets.shapes import render_scene
 from flmm.tiny_model.architecture import build_config, build_model, build_processor, build_tokenizer
 from flmm.tiny_model.fast_forward import encode_images, read_tokens
-from flmm.tiny_model.reader_training import PatchedPixels, TurnPacker, compute_language_loss
+from flmm.tiny_model.packing import PatchedPixels, TurnPacker
+from flmm.tiny_model.reader_training import compute_language_loss
 from flmm.tiny_model.scene_pool import label_cells, resize_for_reader
 from flmm.tiny_model.text import (
     list_vocabulary_corpus,

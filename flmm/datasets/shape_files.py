@@ -1,0 +1,190 @@
+"""Synthetic scenes as a folder that any RefCOCO reader opens.
+
+In: a number of images and a seed. Out: ``images/*.png``, ``instances.json`` and ``refs(unc).p``
+with train, val, testA and testB; a template for data of one's own.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from flmm.datasets.shape_sentences import Sentence, pick_sentences
+from flmm.datasets.shapes import SHAPES, render_scene
+
+# Fraction of refs per split of ``refs(unc).p``; the rest is train.
+SPLIT_FRACTIONS = {"val": 0.05, "testA": 0.05, "testB": 0.05}
+
+
+def write_dataset(
+    folder: str | Path, num_images: int, seed: int, workers: int = 1
+) -> dict[str, int]:
+    """Write scenes as ``images/*.png``, ``instances.json`` and ``refs(unc).p``.
+
+    The same arguments give the same bytes, whatever ``workers`` is. Every image belongs to one
+    split. Masks are stored as polygons where those rasterise to the exact pixels, else as RLE.
+
+    Args:
+        folder: made if missing; must not hold an ``instances.json`` already.
+        num_images: number of scenes; at least 1.
+        seed: scenes of two seeds have nothing in common.
+        workers: processes that draw.
+
+    Returns:
+        number of refs per split.
+
+    Raises:
+        ValueError: ``num_images`` is below 1.
+        FileExistsError: ``folder`` already holds a dataset.
+    """
+    folder = Path(folder)
+    if num_images < 1:
+        raise ValueError(f"--images is {num_images}: give at least 1")
+    if (folder / "instances.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a dataset: name an empty folder or delete it"
+        )
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    jobs = [(folder, index, num_images, seed) for index in range(num_images)]
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            records = list(pool.map(_write_image, jobs, chunksize=16))
+    else:
+        records = [_write_image(job) for job in jobs]
+    instances, refs = _number_records(records)
+    (folder / "instances.json").write_text(json.dumps(instances))
+    with open(folder / "refs(unc).p", "wb") as file:
+        pickle.dump(refs, file, protocol=2)
+    counts = dict.fromkeys(("train", *SPLIT_FRACTIONS), 0)
+    for ref in refs:
+        counts[ref["split"]] += 1
+    return counts
+
+
+def encode_segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
+    """COCO segmentation of a bool mask ``[H, W]``: exact polygons, else uncompressed RLE."""
+    # At twice the size a contour tells left from right edges, so polygons can run along pixel
+    # edges, which pycocotools rasterises exactly. COCO polygons cannot have holes.
+    twice = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    contours, hierarchy = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if contours and (hierarchy[0, :, 3] < 0).all():
+        polygons = [
+            ((c.reshape(-1, 2) + 1) // 2).astype(float).flatten().tolist() for c in contours
+        ]
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
+        if np.array_equal(coco_mask.decode(rle).astype(bool), mask):
+            return polygons
+    return {"size": list(mask.shape), "counts": _count_runs(mask)}
+
+
+def _count_runs(mask: np.ndarray) -> list[int]:
+    """Run lengths down the columns, first of zeros, as COCO's uncompressed RLE wants them."""
+    flat = np.concatenate([[False], mask.flatten(order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+
+
+def _write_image(job: tuple[Path, int, int, int]) -> dict[str, Any]:
+    """Draw and save one image; its record is numbered later."""
+    folder, index, num_images, seed = job
+    rng = random.Random(f"flmm shapes {seed} {index}")
+    scene = render_scene(rng)
+    name = f"shapes_{seed}_{index:06d}.png"
+    Image.fromarray(scene.image).save(folder / "images" / name)
+    objects = []
+    for item in scene.objects:
+        ys, xs = np.where(item.mask)
+        box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+        objects.append(
+            {
+                "segmentation": encode_segmentation(item.mask),
+                "area": int(item.mask.sum()),
+                "bbox": box,
+                "category_id": SHAPES.index(item.shape) + 1,
+                "sentences": pick_sentences(rng, scene, item, rng.randint(2, 4)),
+            }
+        )
+    height, width = scene.image_size
+    split = _pick_split(index, num_images)
+    return {"name": name, "size": (height, width), "split": split, "objects": objects}
+
+
+def _pick_split(index: int, num_images: int) -> str:
+    """Splits by image, in blocks from the end, each at least one image when there are four."""
+    left = num_images
+    for split, fraction in reversed(SPLIT_FRACTIONS.items()):
+        size = max(1, round(fraction * num_images)) if num_images >= 4 else 0
+        left -= size
+        if index >= left:
+            return split
+    return "train"
+
+
+def _number_records(records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """``instances.json`` and ``refs(unc).p`` with consecutive ids, as RefCOCO has them."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
+    sentence_ids = _count_up()
+    for image_id, record in enumerate(records, start=1):
+        height, width = record["size"]
+        images.append(
+            {"id": image_id, "file_name": record["name"], "height": height, "width": width}
+        )
+        for item in record["objects"]:
+            sentences = item.pop("sentences")
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **item}
+            annotations.append(annotation)
+            if sentences:
+                refs.append(_build_ref(len(refs), annotation, record, sentences, sentence_ids))
+    categories = [
+        {"id": index, "name": shape, "supercategory": "shape"}
+        for index, shape in enumerate(SHAPES, start=1)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}, refs
+
+
+def _build_ref(
+    ref_id: int,
+    annotation: dict[str, Any],
+    record: dict[str, Any],
+    sentences: list[Sentence],
+    sentence_ids: Iterator[int],
+) -> dict[str, Any]:
+    entries = [
+        {
+            "tokens": sentence.text.split(),
+            "raw": sentence.text,
+            "sent": sentence.text,
+            "sent_id": next(sentence_ids),
+            "kind": sentence.kind,
+        }
+        for sentence in sentences
+    ]
+    return {
+        "ref_id": ref_id,
+        "ann_id": annotation["id"],
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "file_name": record["name"],
+        "split": record["split"],
+        "sentences": entries,
+        "sent_ids": [entry["sent_id"] for entry in entries],
+    }
+
+
+def _count_up() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
