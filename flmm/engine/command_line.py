@@ -29,7 +29,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Call ``main(args)``; errors a user can mend end with one line and exit code 1."""
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if hasattr(args, "local_rank"):  # only tools that can be launched on several processes
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         main(args)
     except USER_ERRORS as error:
