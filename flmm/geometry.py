@@ -82,11 +82,12 @@ def resize_maps(maps: Tensor, size: Size) -> Tensor:
 
 
 def resize_masks(masks: Tensor, size: Size) -> Tensor:
-    """Nearest-neighbour resize of bool masks ``[P, H, W]`` to ``size``.
+    """Resize bool masks ``[P, H, W]`` to ``size``: each cell takes the pixel at its centre.
 
-    Source: F-LMM resizes its true masks so (``F.interpolate`` default) before its losses.
+    F-LMM takes each cell's top left pixel (``F.interpolate``'s "nearest"), which moves its true
+    masks, and the coarse masks that learn from them, by half a cell to the right and down.
     """
-    return F.interpolate(masks[:, None].float(), size=size, mode="nearest")[:, 0] > 0.5
+    return F.interpolate(masks[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0.5
 
 
 def compute_coverage(masks: Tensor, size: Size) -> Tensor:

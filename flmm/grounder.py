@@ -56,7 +56,8 @@ class Grounder(BaseModel):
     them) are built at the first call in mode "loss".
 
     Source: F-LMM, flmm/models/frozen_deepseek_vl.py. Deviations: attention comes from the
-    reader's continuations instead of a full eager pass; true masks are resized per frame.
+    reader's continuations instead of a full eager pass; true masks are resized without F-LMM's
+    shift of half a cell (see ``geometry.resize_masks``).
     """
 
     def __init__(

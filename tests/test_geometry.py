@@ -226,3 +226,19 @@ def test_pads_to_a_square_with_a_value_per_map():
     assert padded[:, -1, -1].tolist() == [-1.0, -2.0]
     padded.sum().backward()
     assert (maps.grad == 1).all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (17, 23), (64, 41)])
+def test_resized_masks_stay_where_they_are(size):
+    """No shift on average: F.interpolate's "nearest" moves masks by half a cell."""
+    generator = torch.Generator().manual_seed(0)
+    shifts = []
+    for _ in range(60):
+        y, x = (int(torch.randint(0, 150, (), generator=generator)) for _ in range(2))
+        height, width = (int(torch.randint(100, 300, (), generator=generator)) for _ in range(2))
+        mask = torch.zeros(1, 480, 640, dtype=torch.bool)
+        mask[:, y : y + height, x : x + width] = True
+        centre = geometry.resize_masks(mask, size)[0].nonzero().float().mean(0) + 0.5
+        true = torch.tensor([(y + height / 2) / 480, (x + width / 2) / 640]) * torch.tensor(size)
+        shifts.append(centre - true)
+    assert torch.stack(shifts).mean(0).abs().max() < 0.15

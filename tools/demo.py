@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--out", default="outputs/demo", type=Path, help="folder for the pictures")
     parser.add_argument("--samples", type=int, default=3, help="sample scenes to draw (default 3)")
-    parser.add_argument("--seed", type=int, default=2026, help="of the sample scenes")
+    parser.add_argument("--seed", type=int, default=3, help="of the sample scenes (default 3)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     if bool(args.image) != bool(args.phrase):

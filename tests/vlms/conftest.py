@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import FAMILY_FOLDERS, build_small_model, load_processor
 from torch import Tensor
 
 from flmm.vlms import FrozenQwen
+from tests.small_models import FAMILY_FOLDERS, build_small_model, load_processor
 
 
 @dataclass

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_models import save_small_folder
 
 from flmm.vlms import check
 from flmm.vlms.check import run_check
+from tests.small_models import save_small_folder
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_vlm.py"
 

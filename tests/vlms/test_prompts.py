@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from small_models import load_processor
 
 from flmm.structures import Continuation
 from flmm.vlms.prompts import PlainTextTokenizer
+from tests.small_models import load_processor
 
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])

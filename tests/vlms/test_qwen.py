@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import build_small_config, build_small_model, load_processor, save_small_folder
 from transformers import BertConfig
 
 from flmm.registry import MODELS
@@ -15,6 +14,12 @@ from flmm.structures import Continuation, ImageInput
 from flmm.vlms import FrozenQwen, FrozenVLM
 from flmm.vlms.loading import check_family, parse_dtype
 from flmm.vlms.qwen import FAMILIES, check_image_span
+from tests.small_models import (
+    build_small_config,
+    build_small_model,
+    load_processor,
+    save_small_folder,
+)
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
 FAMILY = "qwen2_5_vl"

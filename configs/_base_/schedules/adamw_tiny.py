@@ -1,7 +1,7 @@
-"""A short CPU training: 1500 iterations of AdamW 1e-3, warm-up, cosine to 0, float32."""
+"""A short CPU training: 1000 iterations of AdamW 1e-3, warm-up, cosine to 0, float32."""
 
-max_iters = 1500
-warmup_iters = 45
+max_iters = 1000
+warmup_iters = 30
 
 optim_wrapper = dict(
     type="OptimWrapper",
