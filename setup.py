@@ -33,7 +33,7 @@ setup(
         "qwen-vl-utils>=0.0.11",
         "pycocotools>=2.0.8",
         "numpy>=1.26",
-        "pillow>=10",
+        "pillow>=10.1",
         "opencv-python>=4.9",
         "matplotlib>=3.8",
         "tqdm>=4.66",

@@ -82,7 +82,7 @@ def test_losses_equal_a_direct_computation(grounder, batch):
                 hits.append((found == (target > 0)).double().mean())
         wanted = {"loss_mask": masks, "loss_dice": dices, "aiou": ious, "accuracy": hits}
         for name, values in wanted.items():
-            mean = float(torch.stack(values).mean())
+            mean = float(torch.stack(values).detach().mean())
             assert float(figures[prefix + name].detach()) == pytest.approx(mean, rel=1e-4), name
 
 

@@ -29,6 +29,7 @@ def build_options(folder, iterations):
     persistent = "train_dataloader.persistent_workers=False"
     length = [f"train_cfg.max_iters={iterations}", "train_cfg.val_interval=100"]
     small = ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=2"]
+    small.append("default_hooks.logger.interval=1")
     return [f"data_root={folder / 'shapes'}", *loaders, persistent, *length, *small]
 
 
