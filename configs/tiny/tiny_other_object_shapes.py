@@ -3,7 +3,7 @@
 Test:     python tools/test.py configs/tiny/tiny_other_object_shapes.py [CHECKPOINT]
           (for any config: --cfg-options test_dataloader.dataset.phrase_control=other_object)
 Hardware: two CPU cores
-Expected: not measured yet; below a quarter of tiny_unet_sam_shapes.py
+Expected: cIoU below 1 (see docs/tiny_model.md)
 """
 
 _base_ = ["./tiny_unet_sam_shapes.py"]
