@@ -17,6 +17,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("folder", help="where to write; made if missing")
     parser.add_argument("--images", type=int, default=4000, help="number of scenes (default 4000)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same scenes (default 0)")
+    parser.add_argument(
+        "--min-objects", type=int, default=1, help="objects of a scene, 1 to 6 (default 1)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
     return parser.parse_args()
 
@@ -25,7 +28,7 @@ def main() -> None:
     """Write the scenes and say how many refs each split has."""
     args = parse_args()
     try:
-        counts = write_dataset(args.folder, args.images, args.seed, args.workers)
+        counts = write_dataset(args.folder, args.images, args.seed, args.workers, args.min_objects)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{args.images} images in {args.folder}; refs per split: {counts}")

@@ -20,14 +20,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from flmm.datasets.shape_sentences import Sentence, pick_sentences
-from flmm.datasets.shapes import SHAPES, render_scene
+from flmm.datasets.shapes import MAX_OBJECTS, SHAPES, render_scene
 
 # Fraction of refs per split of ``refs(unc).p``; the rest is train.
 SPLIT_FRACTIONS = {"val": 0.05, "testA": 0.05, "testB": 0.05}
 
 
 def write_dataset(
-    folder: str | Path, num_images: int, seed: int, workers: int = 1
+    folder: str | Path, num_images: int, seed: int, workers: int = 1, min_objects: int = 1
 ) -> dict[str, int]:
     """Write scenes as ``images/*.png``, ``instances.json`` and ``refs(unc).p``.
 
@@ -39,23 +39,26 @@ def write_dataset(
         num_images: number of scenes; at least 1.
         seed: scenes of two seeds have nothing in common.
         workers: processes that draw.
+        min_objects: objects of a scene, at least; 1 to ``MAX_OBJECTS``.
 
     Returns:
         number of refs per split.
 
     Raises:
-        ValueError: ``num_images`` is below 1.
+        ValueError: ``num_images`` is below 1, or ``min_objects`` out of its range.
         FileExistsError: ``folder`` already holds a dataset.
     """
     folder = Path(folder)
     if num_images < 1:
         raise ValueError(f"--images is {num_images}: give at least 1")
+    if not 1 <= min_objects <= MAX_OBJECTS:
+        raise ValueError(f"--min-objects is {min_objects}: give 1 to {MAX_OBJECTS}")
     if (folder / "instances.json").exists():
         raise FileExistsError(
             f"{folder} already holds a dataset: name an empty folder or delete it"
         )
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    jobs = [(folder, index, num_images, seed) for index in range(num_images)]
+    jobs = [(folder, index, num_images, seed, min_objects) for index in range(num_images)]
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
             records = list(pool.map(_write_image, jobs, chunksize=16))
@@ -94,11 +97,11 @@ def _count_runs(mask: np.ndarray) -> list[int]:
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
 
 
-def _write_image(job: tuple[Path, int, int, int]) -> dict[str, Any]:
+def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
     """Draw and save one image; its record is numbered later."""
-    folder, index, num_images, seed = job
+    folder, index, num_images, seed, min_objects = job
     rng = random.Random(f"flmm shapes {seed} {index}")
-    scene = render_scene(rng)
+    scene = render_scene(rng, min_objects)
     name = f"shapes_{seed}_{index:06d}.png"
     Image.fromarray(scene.image).save(folder / "images" / name)
     objects = []

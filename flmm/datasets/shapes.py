@@ -16,6 +16,7 @@ import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 SIZES = ("small", "big")
+MAX_OBJECTS = 6
 # Several tones per colour word, so that a word means a range and not one triple of numbers.
 COLORS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "red": ((205, 40, 40), (255, 0, 0), (220, 20, 60), (180, 25, 25)),
@@ -81,27 +82,28 @@ class Scene:
         return self.image.shape[0], self.image.shape[1]
 
 
-def render_scene(rng: random.Random, max_objects: int = 6) -> Scene:
+def render_scene(rng: random.Random, min_objects: int = 1) -> Scene:
     """Draw one scene: portrait, square or landscape, sides of 200 to 400 pixels.
 
     Args:
         rng: the only source of randomness.
-        max_objects: 1 to ``max_objects`` are drawn; fewer where no free place is found.
+        min_objects: ``min_objects`` to ``MAX_OBJECTS`` are drawn; a scene without room for the
+            least number is drawn anew.
     """
     height, width = _draw_image_size(rng)
     ground = _draw_ground(rng, height, width)
     objects: list[ShapeObject] = []
-    wanted = rng.randint(1, max_objects)
+    wanted = rng.randint(min_objects, MAX_OBJECTS)
     for _ in range(wanted):
         item = _place_object(rng, objects, ground)
         if item is not None:
             objects.append(item)
-    if not objects:
-        return render_scene(rng, max_objects)
+    if len(objects) < min_objects:
+        return render_scene(rng, min_objects)
     image = _paint(rng, ground, objects)
     visible = [item for item in objects if _is_visible(item)]
     if len(visible) < len(objects):  # a buried object would make its words ambiguous
-        return render_scene(rng, max_objects)
+        return render_scene(rng, min_objects)
     return Scene(image, objects)
 
 

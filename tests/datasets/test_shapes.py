@@ -161,6 +161,15 @@ def test_a_dataset_is_not_overwritten(folder):
         write_dataset(folder, 4, seed=0)
 
 
+def test_scenes_are_as_crowded_as_asked_for(tmp_path):
+    write_dataset(tmp_path / "crowded", 5, seed=1, min_objects=5)
+    instances = json.loads((tmp_path / "crowded" / "instances.json").read_text())
+    owners = [annotation["image_id"] for annotation in instances["annotations"]]
+    assert all(5 <= owners.count(image["id"]) <= 6 for image in instances["images"])
+    with pytest.raises(ValueError, match="--min-objects is 7: give 1 to 6"):
+        write_dataset(tmp_path / "none", 5, seed=1, min_objects=7)
+
+
 def test_no_images_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         write_dataset(tmp_path, 0, seed=0)
