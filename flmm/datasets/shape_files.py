@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from flmm.datasets.refer_files import load_refs
 from flmm.datasets.shape_sentences import Sentence, pick_sentences
 from flmm.datasets.shapes import MAX_OBJECTS, SHAPES, render_scene
 
@@ -72,6 +73,34 @@ def write_dataset(
     for ref in refs:
         counts[ref["split"]] += 1
     return counts
+
+
+def compute_floor(folder: str | Path) -> dict[str, tuple[float, float]]:
+    """What marking every object of a picture scores, whatever the sentence says.
+
+    A reader that listens must be far above it.
+
+    Args:
+        folder: as :func:`write_dataset` wrote it.
+
+    Returns:
+        (cIoU, mIoU) in [0, 1] per split, over all sentences. Visible masks do not overlap, so
+        areas tell both.
+    """
+    annotations = json.loads((Path(folder) / "instances.json").read_text())["annotations"]
+    area = {item["id"]: item["area"] for item in annotations}
+    marked: dict[int, int] = {}
+    for item in annotations:
+        marked[item["image_id"]] = marked.get(item["image_id"], 0) + item["area"]
+    pairs: dict[str, list[tuple[int, int]]] = {}
+    for ref in load_refs(str(Path(folder) / "refs(unc).p")):
+        pair = area[ref["ann_id"]], marked[ref["image_id"]]
+        pairs.setdefault(ref["split"], []).extend([pair] * len(ref["sentences"]))
+    floors = {}
+    for split, rows in pairs.items():
+        true, union = np.array(rows, float).T
+        floors[split] = (float(true.sum() / union.sum()), float((true / union).mean()))
+    return floors
 
 
 def encode_segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:

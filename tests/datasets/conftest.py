@@ -7,27 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from flmm.geometry import build_meta_data
-from flmm.structures import ImageInput
+from tests.toy_image_processor import ToyImageProcessor
 
 SIZES = {1: (20, 30), 2: (31, 17), 3: (8, 9), 4: (12, 12)}  # image_id -> (h, w)
-
-
-class FakeImageProcessor:
-    """Encodes a picture as itself, scaled to [0, 1]."""
-
-    def preprocess(self, images: Any) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def encode(self, image: Image.Image) -> ImageInput:
-        array = np.asarray(image)
-        pixels = torch.from_numpy(array.transpose(2, 0, 1) / 255).float()
-        size = array.shape[:2]
-        return ImageInput(pixels, (1, *size), build_meta_data(size, size), array)
 
 
 def make_mask(image_id: int, seed: int) -> np.ndarray:
@@ -150,7 +135,7 @@ def build_dataset(mini_refcoco: Path) -> Any:
             "data_prefix": {"img_path": "images/"},
             "ann_file": "instances.json",
             "split_file": "refs(unc).p",
-            "image_processor": {"type": FakeImageProcessor},
+            "image_processor": {"type": ToyImageProcessor},
         }
         return RefCocoGroundingDataset(**(arguments | kwargs))
 

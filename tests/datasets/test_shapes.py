@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from flmm.datasets.refer_files import load_refs
-from flmm.datasets.shape_files import encode_segmentation, write_dataset
+from flmm.datasets.shape_files import compute_floor, encode_segmentation, write_dataset
 from flmm.datasets.shape_sentences import list_sentences, render_samples
 from flmm.datasets.shapes import COLORS, SHAPES, render_scene
 
@@ -159,6 +159,27 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path):
 def test_a_dataset_is_not_overwritten(folder):
     with pytest.raises(FileExistsError, match="already holds a dataset"):
         write_dataset(folder, 4, seed=0)
+
+
+def test_the_floor_is_that_of_masks_of_all_objects(folder):
+    """Against decoded masks, pixel by pixel."""
+    instances = json.loads((folder / "instances.json").read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in instances["images"]}
+    masks = {}
+    for item in instances["annotations"]:
+        mask = decode(item["segmentation"], *sizes[item["image_id"]])
+        masks.setdefault(item["image_id"], {})[item["id"]] = mask
+    for split, (ciou, miou) in compute_floor(folder).items():
+        rows = []
+        for ref in load_refs(folder / "refs(unc).p"):
+            if ref["split"] == split:
+                own = masks[ref["image_id"]]
+                found, true = np.any(list(own.values()), axis=0), own[ref["ann_id"]]
+                row = (found & true).sum(), (found | true).sum()
+                rows += [row] * len(ref["sentences"])
+        intersections, unions = np.array(rows, float).T
+        assert ciou == pytest.approx(intersections.sum() / unions.sum())
+        assert miou == pytest.approx((intersections / unions).mean())
 
 
 def test_scenes_are_as_crowded_as_asked_for(tmp_path):

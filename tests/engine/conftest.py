@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
-from PIL import Image
 from torch import nn
 
 from flmm.datasets.shape_files import write_dataset
-from flmm.geometry import build_meta_data
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.structures import GroundingSample, ImageInput
+from tests.toy_image_processor import ToyImageProcessor
 
 CONFIG = """
 _base_ = ["{configs}/_base_/datasets/shapes.py", "{configs}/_base_/schedules/adamw_tiny.py",
@@ -29,23 +27,6 @@ param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin
 default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
 """
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-class ToyImageProcessor:
-    """Encodes a picture as itself, scaled to [0, 1]."""
-
-    @staticmethod
-    def recognises(_processor: Any) -> bool:
-        return False
-
-    def preprocess(self, images: Any) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def encode(self, image: Image.Image) -> ImageInput:
-        array = np.asarray(image)
-        pixels = torch.from_numpy(array.transpose(2, 0, 1) / 255).float()
-        size = array.shape[:2]
-        return ImageInput(pixels, (1, *size), build_meta_data(size, size), array)
 
 
 class ToyGrounder(BaseModel):
