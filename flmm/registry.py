@@ -19,13 +19,13 @@ MODELS = Registry(
     "model",
     parent=MMENGINE_MODELS,
     scope="flmm",
-    locations=["flmm.vlms", "flmm.heads", "flmm.grounder"],
+    locations=["flmm.vlms", "flmm.heads", "flmm.grounder", "flmm.box_baseline"],
 )
 DATASETS = Registry(
     "dataset",
     parent=MMENGINE_DATASETS,
     scope="flmm",
-    locations=["flmm.datasets.refcoco", "flmm.datasets.sampler"],
+    locations=["flmm.datasets.refcoco", "flmm.datasets.png", "flmm.datasets.sampler"],
 )
 TRANSFORMS = Registry(
     "transform", parent=MMENGINE_TRANSFORMS, scope="flmm", locations=["flmm.datasets.transforms"]

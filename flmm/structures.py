@@ -104,14 +104,50 @@ class GroundingSample(BaseDataElement):
         gt_masks: bool ``[P, H, W]``, original pixels, in phrase order.
         masks, scores, attention: the prediction, written by ``Grounder.predict``.
 
-    Meta fields: ``image_id``, ``img_path``, ``original_size`` (H, W) and ``expression_ids``
-    (one per phrase, unique in the dataset).
+    Meta fields: ``image_id``, ``img_path``, ``original_size`` (H, W), ``expression_ids`` (one per
+    phrase, unique in the dataset) and, where the data set knows them, ``ref_ids``,
+    ``expression_kinds`` (one ``str`` per phrase) and ``expression_groups`` (a tuple of group names
+    per phrase, such as ``("things", "plurals")``). ``skipped`` is the reason why a record could not
+    be used; such a sample has no ``gt_masks``, and its picture is ``None``.
     """
 
     @property
     def phrases(self) -> list[str]:
         """The phrases of all continuations, in output order."""
         return [phrase for item in self.continuations for phrase in item.phrases]
+
+
+@dataclass(frozen=True)
+class SkippedExpression:
+    """An expression that a data set could not use, so that nobody drops it in silence.
+
+    Attributes:
+        expression_id: its id, unique in the data set.
+        image_id: of its image.
+        reason: one sentence that names the record and what is wrong with it.
+    """
+
+    expression_id: int | str
+    image_id: int | str
+    reason: str
+
+
+@dataclass
+class MaskPrediction:
+    """The masks of one image's phrases, as an evaluation compares them with the truth.
+
+    Attributes:
+        masks: bool ``[P, H, W]``, original pixels.
+        coarse_masks: the same before the refiner; ``None`` where there is no such stage.
+        scores: float32 ``[P]`` in [0, 1].
+        problems: per phrase ``None``, or why its mask is empty whatever the picture shows (a
+            reply without a readable box).
+    """
+
+    masks: Tensor
+    coarse_masks: Tensor | None
+    scores: Tensor
+    problems: list[str | None]
 
 
 @dataclass
@@ -231,7 +267,9 @@ __all__ = [
     "GroundingResult",
     "GroundingSample",
     "ImageInput",
+    "MaskPrediction",
     "PhraseAttention",
+    "SkippedExpression",
     "Span",
     "as_continuations",
     "compute_scores",

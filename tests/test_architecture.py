@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"structures", "registry", "geometry", "mmcv_ops"},
     {"vlms", "heads", "datasets", "evaluation"},
-    {"grounder"},
+    {"grounder", "box_baseline"},
     {"engine", "visualization"},
     {"inferencer"},
     {"tiny_model", "demo"},

@@ -138,7 +138,14 @@ class EncodeImage:
 class PackGroundingInputs:
     """Packs the results into ``dict(inputs=ImageInput, data_samples=GroundingSample)``."""
 
-    META_KEYS = ("image_id", "img_path", "expression_ids", "ref_ids", "expression_kinds")
+    META_KEYS = (
+        "image_id",
+        "img_path",
+        "expression_ids",
+        "ref_ids",
+        "expression_kinds",
+        "expression_groups",
+    )
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Pack ``image_input``, ``continuations``, ``gt_masks`` and the meta data."""

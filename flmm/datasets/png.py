@@ -1,0 +1,1 @@
+"""Panoptic Narrative Grounding as grounding samples."""
