@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.flmm-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo "make demo   install into .venv, ground phrases in sample pictures, save outputs/demo"
 	@echo "make test   install into .venv and run the tests"
 	@echo "make lint   format check, lint and type check"
+	@echo "make bench  what pointing costs, on random weights: outputs/benchmark (hours on two cores;"
+	@echo "            one part: python tools/benchmark.py read, refine, ask, evaluate, cache, precision)"
 
 # Installed again only when the metadata changes.
 $(STAMP): setup.py
@@ -31,6 +33,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python tools/benchmark.py
 
 clean:
 	rm -rf $(VENV) outputs work_dirs

@@ -36,11 +36,18 @@ setup(
         "pillow>=10.1",
         "opencv-python>=4.9",
         "matplotlib>=3.8",
+        "tensorboard>=2.18",
         "tqdm>=4.66",
         "setuptools>=70",  # mmengine imports pkg_resources-era modules from it
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"],
-        "logging": ["tensorboard>=2.18"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.13",
+        ],
     },
 )

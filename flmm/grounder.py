@@ -7,13 +7,17 @@ resizing is geometry's duty, attention the reader's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from flmm.geometry import crop_padding, resize_maps, resize_masks
+from flmm.features import FeatureCache, join_phrases, split_phrases
+from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps, resize_masks
+from flmm.heads import ImageEncoding
 from flmm.mmcv_ops import build_loss
 from flmm.registry import MODELS
 from flmm.structures import (
@@ -21,11 +25,13 @@ from flmm.structures import (
     GroundingOutput,
     GroundingSample,
     ImageInput,
+    MaskPrediction,
+    PhraseAttention,
     compute_scores,
 )
 
 if TYPE_CHECKING:
-    from flmm.heads import ImageEncoding, SAMRefiner, UNetHead
+    from flmm.heads import SAMRefiner, UNetHead
     from flmm.vlms.base import FrozenVLM, Prefix
 
 _DEFAULT_LOSS_MASK = {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True}
@@ -50,6 +56,10 @@ class Grounder(BaseModel):
         loss_mask: config of the pixel loss; default mmdet's sigmoid ``CrossEntropyLoss``.
         loss_dice: config of the region loss; default mmdet's naive ``DiceLoss`` with eps 1.
         data_preprocessor: as in mmengine; it only moves tensors here.
+
+    Attributes:
+        feature_cache: what the frozen models computed before, asked wherever they would run and
+            given what they compute; ``None``: they always run. The engine sets it.
 
     Only the mask head, the text projection, the layer weights and the refiner's prompt encoder
     and mask decoder are trained and appear in ``state_dict()``. The losses (and mmdet with
@@ -80,6 +90,7 @@ class Grounder(BaseModel):
             self.text_layer_weights = nn.Parameter(torch.ones(self.vlm.num_layers))
         self._loss_cfgs = (loss_mask or _DEFAULT_LOSS_MASK, loss_dice or _DEFAULT_LOSS_DICE)
         self._losses: tuple[nn.Module, nn.Module] | None = None
+        self.feature_cache: FeatureCache | None = None
 
     def forward(
         self,
@@ -107,8 +118,7 @@ class Grounder(BaseModel):
         if mode == "predict":
             return self.predict(inputs, data_samples)
         if mode == "tensor":
-            continuations = [sample.continuations for sample in data_samples]
-            return [self.ground(*pair) for pair in zip(inputs, continuations)]
+            return self.ground_images(inputs, [sample.continuations for sample in data_samples])
         raise ValueError(f"mode is {mode!r}: use 'loss', 'predict' or 'tensor'")
 
     def ground(
@@ -126,17 +136,95 @@ class Grounder(BaseModel):
             prefix: the reader's reading of the picture, if there is one already.
             encoding: the refiner's ``encode_image`` of the picture, if there is one already.
         """
-        prefix = self.vlm.prefill(image) if prefix is None else prefix
-        seen = self.vlm.attend(prefix, continuations)
+        if prefix is None:
+            seen = self.read_phrases([image], [continuations])[0]
+        else:
+            seen = self.vlm.attend(prefix, continuations)
+        if encoding is None and self.sam is not None:
+            encoding = self.encode_images([image])[0]
+        return self._ground_seen(image, seen, encoding)
+
+    def ground_images(
+        self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
+    ) -> list[GroundingOutput]:
+        """Ground the phrases of several pictures, which the frozen models read as batches.
+
+        Args:
+            images: B pictures of any sizes.
+            continuations: of each; the results are those of one picture at a time.
+        """
+        seen = self.read_phrases(images, continuations)
+        encodings = [None] * len(images) if self.sam is None else self.encode_images(images)
+        return [self._ground_seen(*row) for row in zip(images, seen, encodings)]
+
+    @torch.no_grad()
+    def read_phrases(
+        self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
+    ) -> list[PhraseAttention]:
+        """Where the phrases of pictures look: as the feature cache knows, else as the reader sees.
+
+        Pictures of which everything is known are not read.
+
+        Args:
+            images: B pictures.
+            continuations: of each.
+        """
+        if self.feature_cache is None:
+            return self.vlm.attend(self.vlm.prefill(list(images)), continuations)
+        lookups = [self.feature_cache.find_phrases(*pair) for pair in zip(images, continuations)]
+        unread = [index for index, lookup in enumerate(lookups) if lookup.missing]
+        computed: dict[int, PhraseAttention] = {}
+        if unread:
+            prefixes = self.vlm.prefill([images[index] for index in unread])
+            seen = self.vlm.attend(prefixes, [lookups[index].missing for index in unread])
+            computed = dict(zip(unread, seen))
+        return [lookup.complete(computed.get(index)) for index, lookup in enumerate(lookups)]
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[ImageInput]) -> list[ImageEncoding]:
+        """Pictures as the refiner sees them: as the feature cache knows, else as it encodes them.
+
+        Args:
+            images: B pictures.
+
+        Raises:
+            ValueError: this grounder has no refiner.
+        """
+        if self.sam is None:
+            raise ValueError(
+                "this grounder has no refiner to encode images with: build it with sam="
+            )
+        cache = self.feature_cache
+        if cache is None or cache.embeddings is None:
+            return self.sam.encode_images([image.image for image in images])
+        found = [cache.find_embedding(image) for image in images]
+        unknown = [index for index, (_, embedding) in enumerate(found) if embedding is None]
+        computed = iter(self.sam.encode_images([images[index].image for index in unknown]))
+        encodings = []
+        for image, (key, embedding) in zip(images, found):
+            if embedding is None:
+                encoding = next(computed)
+                cache.keep_embedding(key, encoding.embedding)
+            else:
+                side = self.sam.sam.image_encoder.img_size
+                input_size = compute_sam_input_size(image.original_size, side)
+                encoding = ImageEncoding(embedding, image.original_size, input_size)
+            encodings.append(encoding)
+        return encodings
+
+    def _ground_seen(
+        self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
+    ) -> GroundingOutput:
+        """Masks of phrases that were read; without a refiner there is no ``encoding``."""
         device = self.mask_head.conv_seg.weight.device
         maps = seen.maps.to(device)
         logits = self.mask_head(maps.to(self.mask_head.dtype))[:, 0].float()
         coarse = crop_padding(logits, image.meta_data)
-        if self.sam is None:
+        if self.sam is None or encoding is None:
             refined = resize_maps(coarse, image.original_size)
         else:
             words = self._embed_text(seen.text_features, device)
-            refined = self.sam(image.image if encoding is None else encoding, coarse, words)
+            refined = self.sam(encoding, coarse, words)
         return GroundingOutput(maps, coarse, refined)
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:
@@ -154,19 +242,65 @@ class Grounder(BaseModel):
     def predict(
         self, inputs: list[ImageInput], data_samples: list[GroundingSample]
     ) -> list[GroundingSample]:
-        """Masks of every sample's phrases, written into the samples."""
-        for image, sample in zip(inputs, data_samples):
-            output = self.ground(image, sample.continuations)
-            coarse = resize_maps(output.coarse_mask_logits, image.original_size)
-            sample.pred_masks = output.refined_mask_logits > 0
-            sample.coarse_masks = coarse > 0
-            sample.scores = compute_scores(output.refined_mask_logits)
+        """Masks of every sample's phrases, written into the samples.
+
+        A sample whose picture is ``None`` (a record that was skipped) passes untouched.
+        """
+        pairs = [pair for pair in zip(inputs, data_samples) if pair[0] is not None]
+        questions = [[sample.continuations] for _, sample in pairs]
+        answers = self.predict_images([image for image, _ in pairs], questions)
+        for (_, sample), (prediction,) in zip(pairs, answers):
+            sample.pred_masks = prediction.masks
+            sample.coarse_masks = prediction.coarse_masks
+            sample.scores = prediction.scores
         return data_samples
+
+    def predict_phrases(
+        self, image: ImageInput, questions: list[list[Continuation]]
+    ) -> list[MaskPrediction]:
+        """Masks of one picture's phrases, asked in several ways; see :meth:`predict_images`."""
+        return self.predict_images([image], [questions])[0]
+
+    @torch.no_grad()
+    def predict_images(
+        self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
+    ) -> list[list[MaskPrediction]]:
+        """Masks of the phrases of several pictures, each asked in several ways.
+
+        Args:
+            images: B pictures; read and encoded once, as batches.
+            questions: of each picture, lists of continuations that know nothing of each other.
+
+        Returns:
+            per picture one prediction per question.
+        """
+        asked = [[item for texts in lists for item in texts] for lists in questions]
+        seen = self.read_phrases(images, asked)
+        encodings = [None] * len(images) if self.sam is None else self.encode_images(images)
+        predictions = []
+        for image, lists, texts, attention, encoding in zip(
+            images, questions, asked, seen, encodings
+        ):
+            parts = iter(split_phrases(attention, texts))
+            joined = [join_phrases([next(parts) for _ in continuations]) for continuations in lists]
+            predictions.append([self._predict_seen(image, part, encoding) for part in joined])
+        return predictions
+
+    def _predict_seen(
+        self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
+    ) -> MaskPrediction:
+        output = self._ground_seen(image, seen, encoding)
+        coarse = resize_maps(output.coarse_mask_logits, image.original_size)
+        masks = output.refined_mask_logits > 0
+        scores = compute_scores(output.refined_mask_logits)
+        return MaskPrediction(masks, coarse > 0, scores, [None] * len(masks))
 
     def compute_loss(
         self, inputs: list[ImageInput], data_samples: list[GroundingSample]
     ) -> dict[str, Tensor]:
         """Losses and logged figures, averaged over all phrases of the batch.
+
+        With several processes the batch is that of all of them, and every one must call this.
 
         Returns:
             ``loss_mask``, ``loss_dice``, ``accuracy``, ``aiou`` of the coarse masks and, with a
@@ -174,8 +308,8 @@ class Grounder(BaseModel):
         """
         totals: dict[str, Tensor] = {}
         count = 0
-        for image, sample in zip(inputs, data_samples):
-            output = self.ground(image, sample.continuations)
+        outputs = self.ground_images(inputs, [sample.continuations for sample in data_samples])
+        for output, sample in zip(outputs, data_samples):
             figures = self._compute_figures(output.coarse_mask_logits, sample.gt_masks)
             if self.sam is not None:
                 refined = self._compute_figures(output.refined_mask_logits, sample.gt_masks)
@@ -184,7 +318,7 @@ class Grounder(BaseModel):
             count += phrases
             for key, value in figures.items():
                 totals[key] = totals.get(key, 0) + value * phrases
-        return {key: value / count for key, value in totals.items()}
+        return _average(totals, count)
 
     def _compute_figures(self, mask_logits: Tensor, gt_masks: Tensor) -> dict[str, Tensor]:
         """Both losses, pixel accuracy and mean IoU of ``[P, h, w]`` logits."""
@@ -212,6 +346,24 @@ class Grounder(BaseModel):
 @MODELS.register_module()
 class FrozenQwenSAM(Grounder):
     """:class:`Grounder` under the name F-LMM's users know; same arguments."""
+
+
+def _average(totals: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Totals over ``count`` phrases of this process, as means over the phrases of all.
+
+    DDP averages gradients over processes, whatever number of phrases each has. Here each loss
+    carries the gradient of ``totals * processes / all phrases``, so that DDP's average is the
+    gradient of the mean over all phrases; its value is that mean, the same in every process.
+    """
+    processes = get_world_size()
+    if processes == 1:
+        return {key: value / count for key, value in totals.items()}
+    sums = torch.stack([value.detach().float() for value in totals.values()])
+    sums = torch.cat([sums, sums.new_tensor([count])])
+    all_reduce(sums)
+    shares = {key: value * processes / sums[-1] for key, value in totals.items()}
+    means = dict(zip(totals, sums[:-1] / sums[-1]))
+    return {key: share + (means[key] - share).detach() for key, share in shares.items()}
 
 
 def _build(module: Any, **defaults: Any) -> Any:

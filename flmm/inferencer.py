@@ -10,10 +10,13 @@ nor mmcv, so that it starts fast.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -33,6 +36,11 @@ from flmm.structures import (
     as_continuations,
     compute_scores,
 )
+from flmm.vlms import load_image
+
+if TYPE_CHECKING:
+    from flmm.heads import ImageEncoding
+    from flmm.vlms.base import Prefix
 
 Phrases = Sequence[str | Continuation] | str | Continuation
 
@@ -46,7 +54,7 @@ class GroundingInferencer:
             the config names (``weights`` or ``load_from``).
         device: for example "cpu", "cuda:1"; ``None``: a GPU where there is one.
         cfg_options: dotted keys that override the config, for example
-            ``{"model.model.name_or_path": "checkpoints/Qwen2.5-VL-3B-Instruct"}``.
+            ``{"reader": "checkpoints/Qwen2.5-VL-3B-Instruct"}``.
 
     Raises:
         FileNotFoundError: the config or the checkpoint does not exist.
@@ -71,10 +79,21 @@ class GroundingInferencer:
                 "tools/train.py wrote for this config"
             )
         init_default_scope("flmm")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model: Grounder = MODELS.build(config.model)
-        load_weights(self.model, checkpoint)
-        self.model.to(self.device).eval()
+        model = MODELS.build(config.model)
+        load_weights(model, checkpoint)
+        self._set_model(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @classmethod
+    def from_model(cls, model: Grounder, device: str | torch.device = "cpu") -> GroundingInferencer:
+        """The same door to a grounder that is built and trained already."""
+        inferencer = cls.__new__(cls)
+        inferencer._set_model(model, device)
+        return inferencer
+
+    def _set_model(self, model: Grounder, device: str | torch.device) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self._last: _Reading | None = None
 
     @overload
     def __call__(
@@ -121,16 +140,46 @@ class GroundingInferencer:
     @torch.inference_mode()
     def describe(self, image: Any, prompt: str | None = None, max_new_tokens: int = 256) -> str:
         """The frozen model's own answer about a picture, from the default or another prompt."""
-        prefix = self.model.vlm.prefill(image, prompt)
+        if prompt is None:
+            prefix = self._read(image).prefix
+        else:
+            prefix = self.model.vlm.prefill(image, prompt)
         return self.model.vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
     def _ground_one(self, image: Any, phrases: Phrases, return_maps: bool) -> GroundingResult:
         continuations = as_continuations(phrases)
-        encoded: ImageInput = self.model.vlm.image_processor.encode(image)
-        output = self.model.ground(encoded, continuations)
+        seen = self._read(image)
+        output = self.model.ground(seen.image, continuations, seen.prefix, seen.encoding)
         names = [phrase for item in continuations for phrase in item.phrases]
         return build_result(names, output, return_maps)
+
+    def _read(self, image: Any) -> _Reading:
+        """The picture, read and encoded; the last one is kept, known by its pixels.
+
+        A picture that changed on disk is another picture.
+        """
+        picture = image if isinstance(image, ImageInput) else load_image(image)
+        pixels = picture.image if isinstance(picture, ImageInput) else np.asarray(picture)
+        key = (pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
+        if self._last is None or self._last.key != key:
+            self._last = None  # frees it before the next one is read
+            encoded = self.model.vlm.image_processor.encode(picture)
+            prefix = self.model.vlm.prefill(encoded)
+            refiner = self.model.sam
+            encoding = None if refiner is None else refiner.encode_image(encoded.image)
+            self._last = _Reading(key, encoded, prefix, encoding)
+        return self._last
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A picture as the frozen models have seen it; phrases cost little after that."""
+
+    key: tuple[tuple[int, ...], bytes]
+    image: ImageInput
+    prefix: Prefix
+    encoding: ImageEncoding | None
 
 
 def build_result(

@@ -28,7 +28,10 @@ DATASETS = Registry(
     locations=["flmm.datasets.refcoco", "flmm.datasets.png", "flmm.datasets.sampler"],
 )
 TRANSFORMS = Registry(
-    "transform", parent=MMENGINE_TRANSFORMS, scope="flmm", locations=["flmm.datasets.transforms"]
+    "transform",
+    parent=MMENGINE_TRANSFORMS,
+    scope="flmm",
+    locations=["flmm.datasets.transforms", "flmm.datasets.panoptic"],
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="flmm", locations=["flmm.evaluation"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="flmm", locations=["flmm.engine"])

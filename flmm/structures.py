@@ -197,26 +197,31 @@ class GroundingResult:
             compressed RLE with a ``str`` counts (JSON ready), ``bbox`` is ``[x, y, w, h]`` in
             pixels, all zero where the mask is empty.
         """
-        from pycocotools import mask as coco_mask
-
         records = []
         for phrase, mask, score, box in zip(
             self.phrases, self.masks, self.scores, np.nan_to_num(self.boxes_xyxy)
         ):
-            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             x0, y0, x1, y1 = (float(edge) for edge in box)
             records.append(
                 {
                     "phrase": phrase,
-                    "segmentation": {
-                        "size": [int(side) for side in rle["size"]],
-                        "counts": rle["counts"].decode("ascii"),
-                    },
+                    "segmentation": encode_mask(mask),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "score": float(score),
                 }
             )
         return records
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A bool mask ``[H, W]`` as COCO's compressed RLE, ready for JSON: ``size`` and ``counts``."""
+    from pycocotools import mask as coco_mask
+
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": rle["counts"].decode("ascii"),
+    }
 
 
 def as_continuations(
@@ -273,4 +278,5 @@ __all__ = [
     "Span",
     "as_continuations",
     "compute_scores",
+    "encode_mask",
 ]

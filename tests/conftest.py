@@ -1,10 +1,11 @@
-"""Shared fixtures: real data (found through ``FLMM_TEST_DATA``) and one thread per test run."""
+"""Shared fixtures: real data (found through ``FLMM_TEST_DATA``); one thread per test process."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"structures", "registry", "geometry", "mmcv_ops"},
-    {"vlms", "heads", "datasets", "evaluation"},
+    {"vlms", "heads", "features", "datasets", "evaluation"},
     {"grounder", "box_baseline"},
     {"engine", "visualization"},
     {"inferencer"},
-    {"tiny_model", "demo"},
+    {"tiny_model", "demo", "benchmarks"},
     {"tools"},
 ]
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

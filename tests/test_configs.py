@@ -1,24 +1,42 @@
 """Every config loads, dumps and builds, and says nothing that the reader's own config knows."""
 
 import ast
-import importlib.util
+import copy
+import functools
 import inspect
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
 from mmengine.model import BaseModel
 
-from flmm.datasets.refcoco import RefCocoGroundingDataset
+from flmm.datasets.published import REFER_DATASETS
+from flmm.datasets.shape_files import write_dataset
 from flmm.engine import GroundingRunner, load_config
+from flmm.grounder import FrozenQwenSAM
 from flmm.registry import DATASETS, METRICS, MODELS
+from flmm.structures import as_continuations
+from tests.small_models import build_small_model, load_processor
 
 ROOT = Path(__file__).parents[1]
 LEAVES = sorted(
     path for path in ROOT.glob("configs/**/*.py") if "_base_" not in path.relative_to(ROOT).parts
 )
 LARGE = [path for path in LEAVES if path.parent.name != "tiny"]
+MIXED = [path for path in LARGE if path.stem.endswith("_png")]
+# Folder -> the sizes that are on the hub, as the readers' names have them.
+READERS = {
+    "qwen2_vl": [f"Qwen/Qwen2-VL-{size}-Instruct" for size in ("2B", "7B", "72B")],
+    "qwen2_5_vl": [f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "32B", "72B")],
+    "qwen3_vl": [f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B", "32B", "30B-A3B")],
+}
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 @pytest.fixture(params=LEAVES, ids=lambda path: path.stem)
@@ -26,12 +44,60 @@ def leaf(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_there_are_configs_for_every_family() -> None:
-    assert {path.parent.name for path in LEAVES} == {"tiny", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+@functools.cache
+def _load_once(path: Path) -> Config:
+    return load_config(path)
+
+
+def load(path: Path) -> Config:
+    """A config of one's own; reading one takes a tenth of a second."""
+    return copy.deepcopy(_load_once(path))
+
+
+def walk(node: Any) -> Iterator[dict]:
+    """Every dict of a config, however deep."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from walk(item)
+
+
+def find(config: Any, *types: str) -> list[dict]:
+    return [node for node in walk(config) if node.get("type") in types]
+
+
+def list_readers(config: Config) -> list[str]:
+    """What the model and every image processor of a config are loaded from."""
+    models = find(config._cfg_dict, "FrozenQwen")
+    processors = find(config._cfg_dict, "QwenImageProcessorWrapper")
+    assert models and len(processors) >= len(LOADERS)
+    return [item.get("name_or_path") for item in models] + [
+        item.get("processor") for item in processors
+    ]
+
+
+@pytest.mark.parametrize("folder", READERS)
+def test_there_is_a_config_of_each_flavour_for_every_published_size(folder: str) -> None:
+    own = {path.stem: load(path).reader for path in LARGE if path.parent.name == folder}
+    expected = {}
+    for reader in READERS[folder]:
+        size = reader.removesuffix("-Instruct").rpartition("-VL-")[2].lower().replace("-", "_")
+        for data in ("refcoco", "refcoco_png"):
+            expected[f"{folder}_{size}_unet_sam_l_{data}"] = reader
+    assert own == expected
+
+
+def test_a_large_leaf_says_only_what_is_its_own() -> None:
+    for path in LARGE:
+        body = ast.parse(path.read_text()).body
+        said = {node.targets[0].id for node in body if isinstance(node, ast.Assign)}
+        assert {"_base_", "reader"} <= said <= {"_base_", "reader", "model", "optim_wrapper"}
 
 
 def test_it_loads_and_dumps(leaf: Path, tmp_path: Path) -> None:
-    config = load_config(leaf)
+    config = load(leaf)
     config.dump(tmp_path / "dumped.py")
     assert Config.fromfile(tmp_path / "dumped.py")._cfg_dict.to_dict() == config._cfg_dict.to_dict()
 
@@ -45,11 +111,32 @@ def test_it_tells_command_hardware_and_figure(leaf: Path) -> None:
     assert len(text.splitlines()) < 40
 
 
-def test_reader_and_image_processor_are_of_one_model(leaf: Path) -> None:
-    config = load_config(leaf)
-    for name in ("train", "val", "test"):
-        processor = config[f"{name}_dataloader"].dataset.image_processor
-        assert processor.processor == config.model.model.name_or_path
+def test_model_and_image_processors_are_of_the_one_reader(leaf: Path) -> None:
+    config = load(leaf)
+    assert set(list_readers(config)) == {config.reader}
+
+
+def test_one_option_chooses_another_reader(leaf: Path, tmp_path: Path) -> None:
+    config = load_config(leaf, {"reader": "checkpoints/my_reader"})
+    assert set(list_readers(config)) == {"checkpoints/my_reader"}
+    # Also of a config that a run has written, where nothing is left to be filled in.
+    load(leaf).dump(tmp_path / "dumped.py")
+    again = load_config(tmp_path / "dumped.py", {"reader": "checkpoints/my_reader"})
+    assert set(list_readers(again)) == {"checkpoints/my_reader"}
+
+
+def test_a_reader_of_its_own_is_left_to_an_image_processor() -> None:
+    key = "test_dataloader.dataset.image_processor.processor"
+    config = load_config(LARGE[0], {key: "checkpoints/other", "reader": "checkpoints/my_reader"})
+    assert config.test_dataloader.dataset.image_processor.processor == "checkpoints/other"
+    assert config.val_dataloader.dataset.image_processor.processor == "checkpoints/my_reader"
+
+
+def test_one_option_moves_all_data() -> None:
+    for path in LARGE[:1] + MIXED[:1]:
+        config = load_config(path, {"data_root": "/elsewhere"})
+        roots = {node["data_root"] for node in walk(config._cfg_dict) if "data_root" in node}
+        assert roots == {"/elsewhere"}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.py")), ids=lambda path: path.stem)
@@ -60,7 +147,7 @@ def test_sizes_that_the_reader_knows_are_not_repeated(path: Path) -> None:
 
 def test_the_recipe_is_f_lmms() -> None:
     for path in LARGE:
-        config = load_config(path)
+        config = load(path)
         assert config.optim_wrapper.optimizer == dict(
             type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01
         )
@@ -70,16 +157,96 @@ def test_the_recipe_is_f_lmms() -> None:
         warm_up, cosine = config.param_scheduler
         assert warm_up.end == cosine.begin == pytest.approx(0.03 * 8)
         assert config.model.mask_head.upsample_input == 64
+        assert config.train_dataloader.batch_size == 1
+        # 8 images per step: of 8 processes, or of one that spreads its reader.
+        spread = config.model.model.get("device_map") == "auto"
+        assert config.optim_wrapper.get("accumulative_counts", 1) == (8 if spread else 1)
+        assert spread == any(size in config.reader for size in ("-32B-", "-72B-"))
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        assert ("device_map" in docstring) == spread
+        assert "Train:    " + ("python" if spread else "torchrun --nproc_per_node=8") in docstring
+
+
+def test_the_mixture_is_f_lmms() -> None:
+    for path in MIXED:
+        mixture = load(path).train_dataloader.dataset
+        assert mixture.type == "ConcatDataset"
+        assert [item.ann_file for item in mixture.datasets] == [
+            "annotations/png_coco_train2017.json",
+            "refcoco/instances.json",
+            "refcoco+/instances.json",
+            "refcocog/instances.json",
+        ]
+        splits = [item.get("split_file") for item in mixture.datasets]
+        assert splits == [
+            None,
+            "refcoco/refs(unc).p",
+            "refcoco+/refs(unc).p",
+            "refcocog/refs(umd).p",
+        ]
+        for item in mixture.datasets[1:]:
+            assert (item.split, item.text_mode, item.joined) == ("train", "random", True)
+
+
+def test_the_evaluated_splits_are_the_published_ones() -> None:
+    names = ["refcoco", "refcoco+", "refcocog"]
+    for path in LARGE:
+        entries = load(path).eval_datasets
+        assert list(entries) == names
+        for name in names:
+            published = REFER_DATASETS[name]
+            assert entries[name] == dict(
+                ann_file=published.ann_file,
+                split_file=published.split_file,
+                splits=[split for split in published.splits if split != "train"],
+            )
+        assert sum(len(entry.splits) for entry in entries.values()) == 8
+
+
+def test_real_records_that_cannot_be_used_are_skipped_and_counted() -> None:
+    for path in LARGE:
+        config = load(path)
+        datasets = [
+            node
+            for name in LOADERS
+            for node in find(config[name], "RefCocoGroundingDataset", "PanopticNarrativeDataset")
+        ]
+        assert len(datasets) == (6 if path in MIXED else 3)
+        assert all(item["bad_records"] == "skip" for item in datasets)
+
+
+def choose_split(base: dict, entry: dict) -> dict:
+    """The data set of the first split that an entry of ``eval_datasets`` lists."""
+    files = {key: value for key, value in entry.items() if key != "splits"}
+    return {**base, **files, "split": entry["splits"][0]}
+
+
+def check_arguments(cfg: dict) -> None:
+    """A data set's config names a registered data set and only arguments that it has."""
+    cfg = dict(cfg)
+    name = cfg.pop("type")
+    cls = DATASETS.get(name)
+    assert cls is not None and cls.__name__ == name
+    known = {key for base in cls.__mro__ for key in inspect.signature(base.__init__).parameters}
+    assert set(cfg) <= known - {"self", "args", "kwargs"}
+    inspect.signature(cls).bind(**cfg)
+    for item in cfg.get("datasets", ()):
+        check_arguments(item)
 
 
 def test_names_and_arguments_of_data_and_metric_exist(leaf: Path) -> None:
-    config = load_config(leaf)
-    signature = inspect.signature(RefCocoGroundingDataset)
-    for name in ("train", "val", "test"):
-        dataset = dict(config[f"{name}_dataloader"].dataset)
-        assert DATASETS.get(dataset.pop("type")) is RefCocoGroundingDataset
-        signature.bind(**dataset)
-    assert METRICS.build(config.test_evaluator)
+    config = load(leaf)
+    for name in LOADERS:
+        check_arguments(config[name].dataset)
+    for entry in config.get("eval_datasets", {}).values():
+        check_arguments(choose_split(config.val_dataloader.dataset, entry))
+    for splits in config.get("eval_png_datasets", {}).values():
+        for cfg in splits.values():
+            check_arguments(cfg)
+    assert METRICS.build(config.val_evaluator)
+    metric = METRICS.build(config.test_evaluator)
+    narrates = config.test_dataloader.dataset.type == "PanopticNarrativeDataset"
+    assert type(metric).__name__ == ("PngMetric" if narrates else "RefSegMetric")
 
 
 class OneWeight(BaseModel):
@@ -92,7 +259,7 @@ class OneWeight(BaseModel):
 
 
 def test_optimiser_and_schedule_build(leaf: Path, tmp_path: Path) -> None:
-    config = load_config(leaf)
+    config = load(leaf)
     runner = GroundingRunner(
         model=OneWeight(),
         work_dir=str(tmp_path),
@@ -111,18 +278,99 @@ def test_optimiser_and_schedule_build(leaf: Path, tmp_path: Path) -> None:
 
 
 def test_the_model_builds_with_shrunken_stand_ins(leaf: Path) -> None:
-    if importlib.util.find_spec("flmm.grounder") is None:
-        pytest.skip("flmm.grounder does not exist")
     if not any((ROOT / "flmm/assets").rglob("*.safetensors")):
         pytest.skip("the embedded tiny model is not there")
-    config = load_config(leaf)
-    config.model.model.update(name_or_path="tiny", dtype="float32")
+    config = load_config(leaf, {"reader": "tiny", "model.model.dtype": "float32"})
     config.model.sam.update(model_name="tiny", checkpoint=None)
     model = MODELS.build(config.model)
-    state = model.state_dict()
-    assert state
-    assert all(
-        parameter.requires_grad for parameter in model.parameters() if parameter.requires_grad
-    )
     trainable = {name for name, value in model.named_parameters() if value.requires_grad}
-    assert trainable <= set(state)
+    assert trainable and trainable <= set(model.state_dict())
+
+
+_readers: dict[str, Any] = {}
+
+
+def build_reader(data_dir: Path, reader: str) -> dict[str, Any]:
+    """A random model of the reader's own family, from its real config, and its real processor."""
+    family = "qwen3_vl_moe" if "-A3B-" in reader else None
+    family = family or next(name for name, readers in READERS.items() if reader in readers)
+    if family not in _readers:
+        _readers[family] = build_small_model(data_dir, family), load_processor(data_dir, family)
+    model, processor = _readers[family]
+    assert model.config.model_type == family
+    return dict(name_or_path=model, processor=processor, dtype="float32")
+
+
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+def test_a_shrunken_reader_of_its_own_family_grounds_with_it(path: Path, data_dir: Path) -> None:
+    config = load(path)
+    config.model.model.update(build_reader(data_dir, config.reader))
+    config.model.sam.update(model_name="tiny", checkpoint=None)
+    model = MODELS.build(config.model).eval()
+    assert isinstance(model, FrozenQwenSAM)
+    first = model.mask_head.encoder[0][0].convs[0].conv
+    assert first.in_channels == model.vlm.num_maps == 16
+    picture = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    with torch.no_grad():
+        encoded = model.vlm.image_processor.encode(picture)
+        output = model.ground(encoded, as_continuations(["the red cup"]))
+    assert output.refined_mask_logits.shape == (1, 60, 90)
+    assert output.refined_mask_logits.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def published_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few synthetic scenes under the names that the real files have."""
+    scenes = tmp_path_factory.mktemp("scenes") / "shapes"
+    write_dataset(scenes, num_images=12, seed=0)
+    root = tmp_path_factory.mktemp("data") / "coco"
+    for folder in ("train2014", "train2017", "val2017"):
+        shutil.copytree(scenes / "images", root / folder)
+    for name, split_file in (
+        ("refcoco", "refs(unc).p"),
+        ("refcoco+", "refs(unc).p"),
+        ("refcocog", "refs(umd).p"),
+    ):
+        (root / name).mkdir()
+        shutil.copy(scenes / "instances.json", root / name)
+        shutil.copy(scenes / "refs(unc).p", root / name / split_file)
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        target = root / "annotations"
+        shutil.copy(scenes / f"png_{split}.json", target / f"png_coco_{split}2017.json")
+        shutil.copy(scenes / f"panoptic_{split}.json", target / f"panoptic_{split}2017.json")
+        shutil.copytree(scenes / f"panoptic_{split}", target / f"panoptic_{split}2017")
+    return root
+
+
+def test_the_mixture_loads_from_the_published_layout(published_layout: Path) -> None:
+    config = load_config(MIXED[0], {"data_root": f"{published_layout}/", "reader": "tiny"})
+    config.train_dataloader.update(num_workers=0, persistent_workers=False)
+    loader = GroundingRunner.build_dataloader(config.train_dataloader, seed=0)
+    dataset = loader.dataset
+    assert isinstance(dataset, ConcatDataset)
+    parts = [len(part) for part in dataset.datasets]
+    assert len(dataset) == len(loader) == sum(parts) and min(parts) > 0
+    loader.sampler.set_epoch(3)
+    assert {int(part._epoch) for part in dataset.datasets} == {3}
+    captions = joined = 0
+    for batch in loader:
+        (sample,) = batch["data_samples"]
+        (continuation,) = sample.continuations
+        assert len(sample.gt_masks) == len(continuation.phrases) <= 16
+        captions += "expression_groups" in sample
+        joined += "ref_ids" in sample
+    assert (captions, joined) == (parts[0], sum(parts[1:]))
+
+
+def test_validation_and_evaluation_data_load_from_the_published_layout(
+    published_layout: Path,
+) -> None:
+    config = load_config(MIXED[0], {"data_root": f"{published_layout}/", "reader": "tiny"})
+    entry = config.eval_datasets["refcocog"]
+    val = DATASETS.build(choose_split(config.val_dataloader.dataset, entry))
+    assert len(val[0]["data_samples"].continuations) > 1  # every sentence alone
+    narratives = dict(config.eval_png_datasets.png.val)
+    narratives.setdefault("image_processor", config.test_dataloader.dataset.image_processor)
+    sample = DATASETS.build(narratives)[0]["data_samples"]
+    assert len(sample.gt_masks) == len(sample.phrases)

@@ -1,4 +1,7 @@
-"""Write synthetic scenes in RefCOCO's own layout: images, instances.json and refs(unc).p.
+"""Write synthetic scenes in the published layouts.
+
+RefCOCO's: images, instances.json and refs(unc).p. Panoptic Narrative Grounding's, per split:
+png_SPLIT.json, panoptic_SPLIT.json and the folder panoptic_SPLIT.
 
 Example: python tools/make_shapes.py data/shapes --images 4000 --seed 0
 """

@@ -4,7 +4,7 @@ default_scope = "flmm"
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),
+    dist_cfg=dict(backend="nccl"),  # without a GPU, flmm's runner takes gloo
 )
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
@@ -23,8 +23,8 @@ default_hooks = dict(
 # cIoU of the refined masks; the coarse masks' figures are beside it as coarse/cIoU.
 val_evaluator = dict(type="RefSegMetric")
 test_evaluator = dict(type="RefSegMetric")
-vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="Visualizer", vis_backends=vis_backends, name="visualizer")
+vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+visualizer = dict(type="Visualizer", vis_backends=vis_backends)
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=False)
 log_level = "INFO"
 randomness = dict(seed=0)

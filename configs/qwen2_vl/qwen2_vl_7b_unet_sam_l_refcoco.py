@@ -1,23 +1,12 @@
-r"""Qwen2-VL-7B (frozen), U-Net mask head, SAM ViT-L, trained on RefCOCO.
+r"""Qwen2-VL-7B, frozen; U-Net mask head and SAM ViT-L trained on RefCOCO.
 
 Train:    torchrun --nproc_per_node=8 tools/train.py --launcher pytorch \
             configs/qwen2_vl/qwen2_vl_7b_unet_sam_l_refcoco.py
-Test:     python tools/test.py configs/qwen2_vl/qwen2_vl_7b_unet_sam_l_refcoco.py CHECKPOINT
+Evaluate: python tools/eval_refcoco.py configs/qwen2_vl/qwen2_vl_7b_unet_sam_l_refcoco.py CHECKPOINT
 Hardware: 8 GPUs, one image each, as F-LMM's recipe; memory and time not measured yet
 Expected: not measured yet
 """
 
-_base_ = [
-    "../_base_/models/flmm_qwen_sam.py",
-    "../_base_/datasets/refcoco.py",
-    "../_base_/schedules/adamw_8e.py",
-    "../_base_/default_runtime.py",
-]
+_base_ = ["../_base_/recipes/unet_sam_l_refcoco.py"]
 
-name_or_path = "Qwen/Qwen2-VL-7B-Instruct"
-model = dict(model=dict(name_or_path=name_or_path))
-
-dataset = dict(image_processor=dict(processor=name_or_path))
-train_dataloader = dict(dataset=dataset)
-val_dataloader = dict(dataset=dataset)
-test_dataloader = dict(dataset=dataset)
+reader = "Qwen/Qwen2-VL-7B-Instruct"

@@ -1,12 +1,20 @@
-"""The published referring data sets: where their files lie and how much is in them.
+"""The published data sets: where their files lie, how much is in them, and where to get them.
 
 Folders are F-LMM's. The counts are those of the data sets' own pages (lichengunc/refer), refs and
-sentences of each split; ``tools/check_data.py`` compares them with the files. Imports nothing heavy.
+sentences of each split; ``tools/check_data.py`` compares them with the files. Nothing is read here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+REFER_HOME = "https://github.com/lichengunc/refer"
+PNG_HOME = "https://bcv-uniandes.github.io/panoptic-narrative-grounding/#downloads"
+PANOPTIC_HOME = "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip"
+IMAGE_HOMES = {
+    name: f"http://images.cocodataset.org/zips/{name}.zip"
+    for name in ("train2014", "train2017", "val2017")
+}
 
 
 @dataclass(frozen=True)
@@ -26,12 +34,31 @@ class ReferDataset:
         ann_file: COCO ``instances.json``, relative to the data root.
         split_file: ``refs(*).p``, relative to the data root.
         splits: by name, in the order in which papers print them.
+        image_folder: relative to the data root.
     """
 
     name: str
     ann_file: str
     split_file: str
     splits: dict[str, PublishedSplit]
+    image_folder: str = "train2014"
+
+
+@dataclass(frozen=True)
+class NarrativeSplit:
+    """Files of one split of Panoptic Narrative Grounding, relative to the data root.
+
+    Attributes:
+        ann_file: the narratives.
+        panoptic_json: COCO's panoptic annotations.
+        panoptic_folders: where the panoptic PNGs may lie; F-LMM's place first.
+        image_folder: of the pictures.
+    """
+
+    ann_file: str
+    panoptic_json: str
+    panoptic_folders: tuple[str, ...]
+    image_folder: str
 
 
 REFER_DATASETS = {
@@ -78,4 +105,24 @@ REFER_DATASETS = {
     )
 }
 
-__all__ = ["REFER_DATASETS", "PublishedSplit", "ReferDataset"]
+PNG_SPLITS = {
+    split: NarrativeSplit(
+        f"annotations/png_coco_{split}2017.json",
+        f"annotations/panoptic_{split}2017.json",
+        (f"annotations/panoptic_{split}2017", f"panoptic_{split}2017"),
+        f"{split}2017",
+    )
+    for split in ("train", "val")
+}
+
+__all__ = [
+    "IMAGE_HOMES",
+    "PANOPTIC_HOME",
+    "PNG_HOME",
+    "PNG_SPLITS",
+    "REFER_DATASETS",
+    "REFER_HOME",
+    "NarrativeSplit",
+    "PublishedSplit",
+    "ReferDataset",
+]

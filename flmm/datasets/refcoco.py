@@ -3,7 +3,8 @@
 Data in: ``instances.json``, ``refs(*).p`` and a folder of images. Data out: one item per image,
 with all its chosen expressions. Based on mmdet's ``RefCocoDataset`` (same arguments); mended:
 refs that share an annotation are kept apart, the order is that of the refs file, every sentence
-can be reached, sentences are drawn anew each epoch, and the pickle is read by a safe unpickler.
+can be reached, sentences are drawn anew each epoch, the pickle is read by a safe unpickler, and no
+record disappears without a word.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,9 @@ from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 
 from flmm import mmcv_ops
-from flmm.datasets.refer_files import (
-    ANNOTATION_FIELDS,
-    IMAGE_FIELDS,
-    check_fields,
-    load_instances,
-    load_refs,
-)
+from flmm.datasets.bad_records import BadRecordsMixin
+from flmm.datasets.refer_files import REF_FIELDS, load_instances, load_refs, paused_collector
+from flmm.datasets.refer_records import Expression, JoinedRef, join_refs
 from flmm.datasets.transforms import build_pipeline
 from flmm.registry import DATASETS
 from flmm.structures import Continuation
@@ -41,18 +38,8 @@ TEXT_MODES = {"all": "original", "first": "select_first", "random": "random"}
 PHRASE_END, PHRASE_GAP = ".", " "
 
 
-class Expression(NamedTuple):
-    """One sentence about one ref."""
-
-    text: str
-    sent_id: int
-    ref_id: int
-    ann_id: int
-    kind: str | None
-
-
 @DATASETS.register_module()
-class RefCocoGroundingDataset(RefCocoDataset):
+class RefCocoGroundingDataset(BadRecordsMixin, RefCocoDataset):
     """One item per image: the picture and all its chosen expressions with their masks.
 
     Args:
@@ -71,11 +58,16 @@ class RefCocoGroundingDataset(RefCocoDataset):
         image_processor: config of the reader's image processor; makes the standard pipeline.
         pipeline: a pipeline of one's own instead.
         seed: of the draws.
+        redraw: draw anew in every epoch; otherwise from ``(seed, index)`` alone, so that every
+            epoch asks the same (for ``feature_cache``).
+        bad_records: "stop" or "skip", see :class:`flmm.datasets.bad_records.BadRecordsMixin`.
+            Blank sentences are left out in both cases, and listed in ``skipped``.
         **kwargs: of mmengine's ``BaseDataset``.
 
     Raises:
         FileNotFoundError: a file is missing; the message names the argument.
-        ValueError: a record lacks a field or names a missing one, or an argument is unknown.
+        ValueError: a file is not what it should be, or an argument is unknown.
+        BadRecordError: a record cannot be used and ``bad_records`` is "stop".
     """
 
     def __init__(
@@ -92,19 +84,24 @@ class RefCocoGroundingDataset(RefCocoDataset):
         image_processor: dict[str, Any] | None = None,
         pipeline: list[Any] | None = None,
         seed: int = 0,
+        redraw: bool = True,
+        bad_records: str = "stop",
         **kwargs: Any,
     ) -> None:
         text_mode = {theirs: ours for ours, theirs in TEXT_MODES.items()}.get(text_mode, text_mode)
         _check_choice("text_mode", text_mode, tuple(TEXT_MODES))
         _check_choice("phrase_control", phrase_control, (None, "other_object"))
         if pipeline is None:
-            pipeline = [] if image_processor is None else build_pipeline(image_processor)
+            keep_empty = kwargs.get("test_mode", False)
+            pipeline = build_pipeline(image_processor, keep_empty) if image_processor else []
         elif image_processor is not None:
             raise ValueError("give image_processor (standard pipeline) or pipeline, not both")
         self.joined = joined
         self.max_expressions = max_expressions
         self.phrase_control = phrase_control
         self.seed = seed
+        self.redraw = redraw
+        self._first_only = text_mode == "first"
         # In shared memory: workers that live through several epochs read it too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         super().__init__(
@@ -115,14 +112,23 @@ class RefCocoGroundingDataset(RefCocoDataset):
             split=split,
             text_mode=TEXT_MODES[text_mode],
             pipeline=pipeline,
+            bad_records=bad_records,
             **kwargs,
         )
         self.text_mode = text_mode
 
+    @property
+    def source(self) -> str:
+        """What messages call the data: its folder, file and split."""
+        path = Path(self.split_file)
+        return f"{path.parent.name}/{path.name}, split {self.split!r}"
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the draws; :class:`flmm.datasets.sampler.EpochSampler` calls it."""
-        self._epoch.fill_(epoch)
+        if self.redraw:
+            self._epoch.fill_(epoch)
 
+    @paused_collector()
     def load_data_list(self) -> list[dict[str, Any]]:
         """One record per image of the split, in the order of the refs file."""
         for field in ("ann_file", "split_file"):
@@ -132,23 +138,19 @@ class RefCocoGroundingDataset(RefCocoDataset):
                     f"{field} {path} does not exist: check {field} and data_root"
                     f" ({self.data_root!r})"
                 )
-        refs, (images, annotations) = load_refs(self.split_file), load_instances(self.ann_file)
         records: dict[int, dict[str, Any]] = {}
-        for ref in self._select_split(refs):
-            annotation = self._find(annotations, ref["ann_id"], "ann_id", ref, ANNOTATION_FIELDS)
-            image = self._find(images, ref["image_id"], "image_id", ref, IMAGE_FIELDS)
-            if annotation["image_id"] != image["id"]:
-                raise ValueError(
-                    f"ref {ref['ref_id']} of {self.split_file} is about image {image['id']}, its "
-                    f"annotation {annotation['id']} about image {annotation['image_id']}"
-                )
-            record = records.setdefault(image["id"], self._build_record(image))
-            record["segmentations"][ref["ref_id"]] = annotation["segmentation"]
-            record["refs"].append(_list_expressions(ref))
-        return self._drop_unusable(list(records.values()))
+        for ref in self._load_usable():
+            image_id = ref.image["id"]
+            if image_id not in records:
+                records[image_id] = self._start_record(ref.image)
+            record = records[image_id]
+            ref_id = ref.expressions[0].ref_id
+            record["segmentations"][ref_id] = ref.annotation["segmentation"]
+            record["refs"].append([tuple(item) for item in ref.expressions])
+        return self._drop_lonely(list(records.values()))
 
-    def prepare_data(self, idx: int) -> Any:
-        """Choose the expressions of image ``idx`` and run the pipeline."""
+    def build_record(self, idx: int) -> dict[str, Any]:
+        """Choose the expressions of image ``idx``."""
         record = self.get_data_info(idx)
         rng = np.random.default_rng([self.seed, int(self._epoch), idx])
         refs = [[Expression(*fields) for fields in ref] for ref in record.pop("refs")]
@@ -164,7 +166,7 @@ class RefCocoGroundingDataset(RefCocoDataset):
             record["expression_kinds"] = [item.kind or "other" for item in phrases]
         kept = dict.fromkeys(record["ref_ids"])
         record["segmentations"] = {ref_id: record["segmentations"][ref_id] for ref_id in kept}
-        return self.pipeline(record)
+        return record
 
     def _choose(self, refs: list[list[Expression]], rng: np.random.Generator) -> list[Expression]:
         if self.text_mode == "all":
@@ -178,33 +180,35 @@ class RefCocoGroundingDataset(RefCocoDataset):
         kept = rng.choice(len(chosen), self.max_expressions, replace=False)
         return [chosen[index] for index in sorted(kept)]
 
-    def _select_split(self, refs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        chosen = [ref for ref in refs if ref["split"] == self.split]
+    def _load_usable(self) -> list[JoinedRef]:
+        """The refs of the split that can be used, in the order of the refs file."""
+        every = load_refs(self.split_file)
+        chosen = [_drop_unread(ref) for ref in every if ref["split"] == self.split]
         if not chosen:
-            splits = sorted({str(ref["split"]) for ref in refs})
+            splits = sorted({str(ref["split"]) for ref in every})
             raise ValueError(
                 f"{self.split_file} has no ref of split {self.split!r}; its splits are {splits}"
             )
-        _check_unique(chosen, self.split_file)
-        return chosen
-
-    def _find(
-        self,
-        records: dict[int, dict[str, Any]],
-        key: int,
-        name: str,
-        ref: dict[str, Any],
-        fields: tuple[str, ...],
-    ) -> dict[str, Any]:
-        if key not in records:
-            raise ValueError(
-                f"ref {ref['ref_id']} of {self.split_file} has {name} {key}, which is not in "
-                f"{self.ann_file}: the two files do not belong together"
+        del every
+        images, annotations = load_instances(
+            self.ann_file,
+            image_ids={ref["image_id"] for ref in chosen},
+            annotation_ids={ref["ann_id"] for ref in chosen},
+        )
+        joined = join_refs(chosen, images, annotations, Path(self.ann_file).name, self._first_only)
+        for problem in joined.problems:
+            note = self.leave_out if problem.is_blank else self.reject
+            note(f"{self.source}: {problem.reason}", problem.image_id, problem.expression_ids)
+        if joined.repeated:
+            print_log(
+                f"{self.source}: {joined.repeated} records stand in the file twice, word for word; "
+                "they are used once",
+                logger="current",
+                level=logging.WARNING,
             )
-        check_fields(records[key], fields, f"{self.ann_file}: the record of {name} {key}")
-        return records[key]
+        return joined.refs
 
-    def _build_record(self, image: dict[str, Any]) -> dict[str, Any]:
+    def _start_record(self, image: dict[str, Any]) -> dict[str, Any]:
         prefix = self.data_prefix["img_path"]
         return {
             "image_id": image["id"],
@@ -215,22 +219,31 @@ class RefCocoGroundingDataset(RefCocoDataset):
             "refs": [],
         }
 
-    def _drop_unusable(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Leave out blank sentences (and say so) and, for the control, lonely objects."""
-        blank = []
+    def _drop_lonely(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """For the control, leave out images whose refs all mean one object, and note it."""
+        if self.phrase_control != "other_object":
+            return records
+        kept = []
         for record in records:
-            blank += [item.sent_id for ref in record["refs"] for item in ref if not item.text]
-            spoken = [[tuple(item) for item in ref if item.text] for ref in record["refs"]]
-            record["refs"] = [ref for ref in spoken if ref]
-        if blank:
-            print_log(
-                f"{Path(self.split_file).name}: {len(blank)} blank sentences of split "
-                f"{self.split!r} are left out (sent_id {blank[:10]})",
-                logger="current",
-                level=logging.WARNING,
-            )
-        objects = 2 if self.phrase_control == "other_object" else 1
-        return [item for item in records if _count_objects(item["refs"]) >= objects]
+            expressions = [Expression(*fields) for ref in record["refs"] for fields in ref]
+            if len({item.ann_id for item in expressions}) > 1:
+                kept.append(record)
+            else:
+                self.leave_out(
+                    f"image {record['image_id']} has no second object whose phrase could be asked",
+                    record["image_id"],
+                    [item.sent_id for item in expressions],
+                )
+        return kept
+
+
+def _drop_unread(ref: dict[str, Any]) -> dict[str, Any]:
+    """The ref without tokens and the like, which are most of its memory."""
+    sentences = [
+        {key: sentence[key] for key in ("sent_id", "raw", "kind") if key in sentence}
+        for sentence in ref["sentences"]
+    ]
+    return {key: ref[key] for key in REF_FIELDS} | {"sentences": sentences}
 
 
 def build_continuations(texts: list[str], joined: bool = False) -> list[Continuation]:
@@ -253,20 +266,6 @@ def build_continuations(texts: list[str], joined: bool = False) -> list[Continua
     return [Continuation(joined_text, spans=tuple(spans))]
 
 
-def _list_expressions(ref: dict[str, Any]) -> list[Expression]:
-    """All sentences of a ref, lower case as in mmdet's data set."""
-    return [
-        Expression(
-            text=str(sentence["raw"]).strip().lower(),
-            sent_id=sentence["sent_id"],
-            ref_id=ref["ref_id"],
-            ann_id=ref["ann_id"],
-            kind=sentence.get("kind"),
-        )
-        for sentence in ref["sentences"]
-    ]
-
-
 def _borrow_phrase(expression: Expression, refs: list[list[Expression]]) -> Expression:
     """A sentence of the next ref (in turn) that means another object than the expression's."""
     index = next(i for i, ref in enumerate(refs) if ref[0].ref_id == expression.ref_id)
@@ -275,21 +274,6 @@ def _borrow_phrase(expression: Expression, refs: list[list[Expression]]) -> Expr
         if ref[0].ann_id != expression.ann_id:
             return ref[position % len(ref)]
     raise ValueError(f"ref {expression.ref_id} has no other object beside it in its image")
-
-
-def _count_objects(refs: list[list[tuple]]) -> int:
-    return len({Expression(*ref[0]).ann_id for ref in refs})
-
-
-def _check_unique(refs: list[dict[str, Any]], path: str) -> None:
-    """Results are joined by these ids, so that none may occur twice in a split."""
-    for name, ids in (
-        ("ref_id", [ref["ref_id"] for ref in refs]),
-        ("sent_id", [sentence["sent_id"] for ref in refs for sentence in ref["sentences"]]),
-    ):
-        if len(set(ids)) < len(ids):
-            values, counts = np.unique(ids, return_counts=True)
-            raise ValueError(f"{path}: {name} {values[counts.argmax()]} occurs more than once")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

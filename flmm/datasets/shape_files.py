@@ -1,7 +1,8 @@
-"""Synthetic scenes as a folder that any RefCOCO reader opens.
+"""Synthetic scenes as a folder that any RefCOCO reader and any PNG reader opens.
 
-In: a number of images and a seed. Out: ``images/*.png``, ``instances.json`` and ``refs(unc).p``
-with train, val, testA and testB; a template for data of one's own.
+In: a number of images and a seed. Out: ``images/*.png``; ``instances.json`` and ``refs(unc).p``
+with train, val, testA and testB; per split captions (``png_<split>.json``) with COCO's panoptic
+files (``panoptic_<split>.json``, ``panoptic_<split>/*.png``). A template for data of one's own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from flmm.datasets.panoptic import encode_segment_ids
 from flmm.datasets.refer_files import load_refs
+from flmm.datasets.shape_captions import (
+    CATEGORIES,
+    build_narrative,
+    build_segments,
+    write_caption,
+)
 from flmm.datasets.shape_sentences import Sentence, pick_sentences
 from flmm.datasets.shapes import MAX_OBJECTS, SHAPES, render_scene
 
@@ -30,7 +38,7 @@ SPLIT_FRACTIONS = {"val": 0.05, "testA": 0.05, "testB": 0.05}
 def write_dataset(
     folder: str | Path, num_images: int, seed: int, workers: int = 1, min_objects: int = 1
 ) -> dict[str, int]:
-    """Write scenes as ``images/*.png``, ``instances.json`` and ``refs(unc).p``.
+    """Write scenes, their refs and their captions.
 
     The same arguments give the same bytes, whatever ``workers`` is. Every image belongs to one
     split. Masks are stored as polygons where those rasterise to the exact pixels, else as RLE.
@@ -65,6 +73,7 @@ def write_dataset(
             records = list(pool.map(_write_image, jobs, chunksize=16))
     else:
         records = [_write_image(job) for job in jobs]
+    _write_captions(folder, records)
     instances, refs = _number_records(records)
     (folder / "instances.json").write_text(json.dumps(instances))
     with open(folder / "refs(unc).p", "wb") as file:
@@ -146,9 +155,46 @@ def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
                 "sentences": pick_sentences(rng, scene, item, rng.randint(2, 4)),
             }
         )
-    height, width = scene.image_size
     split = _pick_split(index, num_images)
-    return {"name": name, "size": (height, width), "split": split, "objects": objects}
+    pixels, segments = build_segments(scene)
+    (folder / f"panoptic_{split}").mkdir(exist_ok=True)
+    encode_segment_ids(pixels).save(folder / f"panoptic_{split}" / name)
+    # A source of its own: the refs are the same with and without captions.
+    caption = write_caption(random.Random(f"flmm captions {seed} {index}"), scene)
+    return {
+        "name": name,
+        "size": scene.image_size,
+        "split": split,
+        "objects": objects,
+        "narrative": build_narrative(caption),
+        "segments_info": segments,
+    }
+
+
+def _write_captions(folder: Path, records: list[dict[str, Any]]) -> None:
+    """``png_<split>.json`` and ``panoptic_<split>.json`` of every split that has images."""
+    for split in sorted({record["split"] for record in records}):
+        narratives, images, annotations = [], [], []
+        for image_id, record in enumerate(records, start=1):
+            if record["split"] != split:
+                continue
+            narratives.append({"image_id": str(image_id), **record["narrative"]})
+            images.append(_build_image(image_id, record))
+            annotations.append(
+                {
+                    "image_id": image_id,
+                    "file_name": record["name"],
+                    "segments_info": record["segments_info"],
+                }
+            )
+        panoptic = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        (folder / f"png_{split}.json").write_text(json.dumps(narratives))
+        (folder / f"panoptic_{split}.json").write_text(json.dumps(panoptic))
+
+
+def _build_image(image_id: int, record: dict[str, Any]) -> dict[str, Any]:
+    height, width = record["size"]
+    return {"id": image_id, "file_name": record["name"], "height": height, "width": width}
 
 
 def _pick_split(index: int, num_images: int) -> str:
@@ -169,10 +215,7 @@ def _number_records(records: list[dict[str, Any]]) -> tuple[dict[str, Any], list
     refs: list[dict[str, Any]] = []
     sentence_ids = _count_up()
     for image_id, record in enumerate(records, start=1):
-        height, width = record["size"]
-        images.append(
-            {"id": image_id, "file_name": record["name"], "height": height, "width": width}
-        )
+        images.append(_build_image(image_id, record))
         for item in record["objects"]:
             sentences = item.pop("sentences")
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **item}

@@ -1,8 +1,9 @@
 """From one record of a data set to what the grounder reads.
 
 load the picture -> decode the masks -> encode the picture for the reader -> pack. Data in: the
-dict of :class:`flmm.datasets.refcoco.RefCocoGroundingDataset`. Data out: ``dict(inputs=ImageInput,
+dict of a data set's ``build_record``. Data out: ``dict(inputs=ImageInput,
 data_samples=GroundingSample)``. Nothing is augmented: a phrase such as "left dog" forbids flips.
+What makes a record unusable is raised as ``BadRecordError``; the data set decides what follows.
 """
 
 from __future__ import annotations
@@ -13,21 +14,35 @@ from typing import Any
 import mmengine.fileio
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from flmm.datasets.bad_records import BadRecordError, MissingFileError
 from flmm.datasets.masks import decode_segmentation
+from flmm.datasets.samples import build_sample, keep_phrases
 from flmm.registry import IMAGE_PROCESSORS, TRANSFORMS
-from flmm.structures import GroundingSample
 
 # One image processor per config and process: train, val and test share it.
 _image_processors: dict[str, Any] = {}
 
 
-def build_pipeline(image_processor: dict[str, Any]) -> list[dict[str, Any]]:
-    """The four steps that every data set takes, as config dicts."""
+def build_pipeline(
+    image_processor: dict[str, Any],
+    keep_empty_masks: bool = True,
+    decode: str = "flmm.DecodeMasks",
+) -> list[dict[str, Any]]:
+    """The steps that every data set takes, as config dicts.
+
+    Args:
+        image_processor: config of the reader's image processor.
+        keep_empty_masks: evaluation scores an expression whose true mask is empty; training
+            leaves it out.
+        decode: name of the transform that writes ``gt_masks``.
+    """
+    drop = [] if keep_empty_masks else [dict(type="flmm.DropEmptyMasks")]
     return [
         dict(type="flmm.LoadRGBImage"),
-        dict(type="flmm.DecodeMasks"),
+        dict(type=decode),
+        *drop,
         dict(type="flmm.EncodeImage", image_processor=image_processor),
         dict(type="flmm.PackGroundingInputs"),
     ]
@@ -43,7 +58,27 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float64)
         scale = 257.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
         image = Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # else PIL warns
     return image.convert("RGB")
+
+
+def load_rgb_image(path: str, backend_args: dict[str, Any] | None = None) -> Image.Image:
+    """Read a picture file to the last byte, as 8-bit RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is no whole picture; the message names it.
+    """
+    try:
+        content = mmengine.fileio.get(path, backend_args=backend_args)
+        return convert_to_rgb(Image.open(io.BytesIO(content)))
+    except FileNotFoundError:
+        raise
+    except UnidentifiedImageError as error:  # its own words name an address in memory
+        raise ValueError(f"image {path} cannot be read: it is no picture") from error
+    except Exception as error:  # a broken picture raises almost anything
+        raise ValueError(f"image {path} cannot be read: {error}") from error
 
 
 @TRANSFORMS.register_module()
@@ -61,26 +96,24 @@ class LoadRGBImage:
         """Add ``image``.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: not a readable picture, or not of the size its annotation says.
+            MissingFileError: there is no such file.
+            BadRecordError: not a readable picture, or not of the size its annotation says.
         """
-        path = results["img_path"]
+        path, annotated = results["img_path"], (results["height"], results["width"])
         try:
-            content = mmengine.fileio.get(path, backend_args=self.backend_args)
+            image = load_rgb_image(path, self.backend_args)
         except FileNotFoundError as error:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"image {path} (image_id {results['image_id']}) does not exist: check data_root "
                 "and data_prefix.img_path"
             ) from error
-        try:
-            image = convert_to_rgb(Image.open(io.BytesIO(content)))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"image {path} cannot be read: {error}") from error
-        annotated = (results["height"], results["width"])
+        except ValueError as error:
+            raise BadRecordError(f"{error} (image_id {results['image_id']})") from error
         if (image.height, image.width) != annotated:
-            raise ValueError(
-                f"image {path} is {image.height} x {image.width} px (h x w), its annotation says "
-                f"{annotated[0]} x {annotated[1]}: the masks would not fit"
+            raise BadRecordError(
+                f"image {path} (image_id {results['image_id']}) is {image.height} x {image.width} "
+                f"px (h x w), its annotation says {annotated[0]} x {annotated[1]}: the masks would "
+                "not fit"
             )
         return {**results, "image": image}
 
@@ -93,20 +126,47 @@ class DecodeMasks:
         """Add ``gt_masks``; a mask that several phrases share is decoded once.
 
         Raises:
-            ValueError: a segmentation cannot be decoded; the message names image and ref.
+            BadRecordError: a segmentation cannot be decoded; the message names image and ref.
         """
         masks = []
         for ref_id, segmentation in results["segmentations"].items():
             try:
                 masks.append(decode_segmentation(segmentation, results["height"], results["width"]))
-            except (ValueError, TypeError, IndexError) as error:
-                raise ValueError(
+            except ValueError as error:
+                raise BadRecordError(
                     f"the mask of ref {ref_id} (image_id {results['image_id']}) cannot be decoded: "
                     f"{error}"
                 ) from error
         rows = {ref_id: row for row, ref_id in enumerate(results["segmentations"])}
         unique = torch.from_numpy(np.stack(masks))
         return {**results, "gt_masks": unique[[rows[ref_id] for ref_id in results["ref_ids"]]]}
+
+
+@TRANSFORMS.register_module()
+class DropEmptyMasks:
+    """Takes phrases without a single true pixel out of a record that is trained on.
+
+    ``left_out`` has the ids of their expressions; the data set tells them.
+    """
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Drop them from ``gt_masks``, ``continuations`` and all lists per phrase.
+
+        Raises:
+            BadRecordError: no phrase is left.
+        """
+        kept = results["gt_masks"].flatten(1).any(1)
+        if kept.all():
+            return results
+        ids = results["expression_ids"]
+        left_out = [name for name, keep in zip(ids, kept.tolist()) if not keep]
+        if not kept.any():
+            raise BadRecordError(
+                f"the true masks of all expressions of image {results['img_path']} (image_id "
+                f"{results['image_id']}) are empty: there is nothing to train on"
+            )
+        record = keep_phrases(results, kept.tolist())
+        return {**record, "gt_masks": results["gt_masks"][kept], "left_out": left_out}
 
 
 @TRANSFORMS.register_module()
@@ -122,8 +182,19 @@ class EncodeImage:
         self.image_processor = image_processor
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``image_input``."""
-        return {**results, "image_input": self._get_processor().encode(results["image"])}
+        """Add ``image_input``.
+
+        Raises:
+            BadRecordError: the processor refuses the picture (too small, too narrow).
+        """
+        processor = self._get_processor()
+        try:
+            return {**results, "image_input": processor.encode(results["image"])}
+        except ValueError as error:
+            raise BadRecordError(
+                f"image {results['img_path']} (image_id {results['image_id']}) cannot be encoded "
+                f"for the reader: {error}"
+            ) from error
 
     def _get_processor(self) -> Any:
         if not isinstance(self.image_processor, dict):
@@ -138,31 +209,20 @@ class EncodeImage:
 class PackGroundingInputs:
     """Packs the results into ``dict(inputs=ImageInput, data_samples=GroundingSample)``."""
 
-    META_KEYS = (
-        "image_id",
-        "img_path",
-        "expression_ids",
-        "ref_ids",
-        "expression_kinds",
-        "expression_groups",
-    )
-
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Pack ``image_input``, ``continuations``, ``gt_masks`` and the meta data."""
-        sample = GroundingSample(
-            metainfo={key: results[key] for key in self.META_KEYS if key in results}
-            | {"original_size": (results["height"], results["width"])}
-        )
-        sample.continuations = results["continuations"]
+        sample = build_sample(results)
         sample.gt_masks = results["gt_masks"]
         return {"inputs": results["image_input"], "data_samples": sample}
 
 
 __all__ = [
     "DecodeMasks",
+    "DropEmptyMasks",
     "EncodeImage",
     "LoadRGBImage",
     "PackGroundingInputs",
     "build_pipeline",
     "convert_to_rgb",
+    "load_rgb_image",
 ]

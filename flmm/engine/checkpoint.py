@@ -89,7 +89,7 @@ def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu"
         else:
             content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a broken file
-        raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"checkpoint {path} cannot be read: {describe_error(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(content).__name__}, not weights")
     checkpoint: dict[str, Any] = (
@@ -153,12 +153,14 @@ def save_trainable(model: nn.Module, path: str | Path) -> None:
         torch.save({"state_dict": weights}, path)
 
 
-def _first_line(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
+    """The first line of an error that says anything, else its kind."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 __all__ = [
     "EMBEDDED_WEIGHTS",
+    "describe_error",
     "describe_mismatch",
     "load_checkpoint",
     "load_trainable",

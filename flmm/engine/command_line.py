@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
+import torch.distributed as torch_dist
 from mmengine.config import DictAction
 
 USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
@@ -33,6 +34,8 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         main(args)
+        if torch_dist.is_initialized():
+            torch_dist.destroy_process_group()
     except USER_ERRORS as error:
         if args.debug:
             raise

@@ -6,87 +6,18 @@ logs and checkpoints in ``work_dir``. Parsing the command line is the tools' par
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    LOG_PROCESSORS,
-    LOOPS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    VISBACKENDS,
-    VISUALIZERS,
-    Registry,
-)
-from mmengine.runner import Runner
 
-from flmm.engine.checkpoint import load_checkpoint, load_trainable
-from flmm.engine.optim import adapt_amp_to_cpu
+from flmm.engine.checkpoint_files import DiskFullError, find_latest_checkpoint, is_disk_full
+from flmm.engine.feature_caching import caching_features
+from flmm.engine.grounding_runner import GroundingRunner
 
-# Kinds of which flmm registers none: without a child of its scope mmengine warns at every look-up.
-_PARENTS = (
-    DATA_SAMPLERS,
-    LOG_PROCESSORS,
-    LOOPS,
-    OPTIM_WRAPPERS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    VISBACKENDS,
-    VISUALIZERS,
-)
-_CHILDREN = [Registry(parent.name, parent=parent, scope="flmm") for parent in _PARENTS]
-
-
-class GroundingRunner(Runner):
-    """mmengine's runner with safe, strict checkpoints, and mixed precision on CPU too."""
-
-    def load_checkpoint(
-        self,
-        filename: str,
-        map_location: Any = "cpu",
-        strict: bool = True,
-        revise_keys: Any = (),
-    ) -> dict[str, Any]:
-        """Load a checkpoint's weights, all of them, and return its content.
-
-        Args:
-            filename: path, or the name of embedded weights.
-            map_location: device that the content is read to.
-            strict, revise_keys: of mmengine's signature; loading is always strict, and a leading
-                ``module.`` is always removed.
-
-        Raises:
-            FileNotFoundError, ValueError: see :mod:`flmm.engine.checkpoint`.
-        """
-        checkpoint = load_checkpoint(filename, map_location)
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_trainable(model, checkpoint["state_dict"], f"checkpoint {filename}")
-        # mmengine's resume would run this text as Python to compare the number of GPUs.
-        checkpoint.get("meta", {}).pop("config", None)
-        self._has_loaded = True
-        self.logger.info(f"Loaded {len(checkpoint['state_dict'])} tensors from {filename}")
-        return checkpoint
-
-    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
-        """Build the optimiser; where there is no GPU, mixed precision becomes CPU autocast."""
-        wants_amp = isinstance(optim_wrapper, dict) and optim_wrapper.get("type") in (
-            "AmpOptimWrapper",
-            "mmengine.AmpOptimWrapper",
-        )
-        if wants_amp and get_device() == "cpu":
-            print_log("No GPU: AmpOptimWrapper becomes bfloat16 autocast on CPU", logger="current")
-            optim_wrapper = adapt_amp_to_cpu(optim_wrapper)
-        return super().build_optim_wrapper(optim_wrapper)
+# Types of configs that name the frozen reader, and the argument that does.
+_READER_ARGUMENTS = {"FrozenQwen": "name_or_path", "QwenImageProcessorWrapper": "processor"}
 
 
 def load_config(
@@ -108,8 +39,10 @@ def load_config(
         FileNotFoundError: there is no such config.
     """
     config = Config.fromfile(path)
-    configured_root = config.get("data_root")
+    configured_root, configured_reader = config.get("data_root"), config.get("reader")
     config.merge_from_dict(cfg_options or {})
+    if config.get("reader") is not None:
+        _set_reader(config._cfg_dict, configured_reader, config.reader)
     if config.get("data_root") != configured_root:
         _replace_data_root(config._cfg_dict, configured_root, config.data_root)
     config.launcher = launcher
@@ -132,6 +65,7 @@ def run_training(
 
     Raises:
         ValueError: two different checkpoints are named.
+        DiskFullError: a file finds no room; the latest checkpoint is whole.
     """
     if resume not in (None, "auto"):
         if load_from not in (None, resume):
@@ -143,8 +77,14 @@ def run_training(
     if amp:
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.setdefault("dtype", "bfloat16")
-    runner = GroundingRunner.from_cfg(config)
-    runner.train()
+    try:
+        runner = GroundingRunner.from_cfg(config)
+        with caching_features(runner):
+            runner.train()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFullError(_describe_full_disk(config.work_dir)) from error
     return runner
 
 
@@ -171,6 +111,28 @@ def run_test(
             raise ValueError("--out needs a config with a single test_evaluator, a RefSegMetric")
         config.test_evaluator["out_file"] = out
     return GroundingRunner.from_cfg(config).test()
+
+
+def _describe_full_disk(folder: str) -> str:
+    """For files that are not checkpoints, whose size nobody knows beforehand."""
+    whole = find_latest_checkpoint(folder, warn=lambda message: None)
+    kept = f"{whole.name} is whole" if whole else "there is no complete checkpoint yet"
+    return (
+        f"no room for the logs in {folder}, which has {shutil.disk_usage(folder).free:,} bytes "
+        f"free. Training has stopped and {kept}: make room, then go on with --resume"
+    )
+
+
+def _set_reader(node: Any, old: str | None, new: str) -> None:
+    """Hand the reader to every model and image processor that names none, or the old one."""
+    if isinstance(node, dict):
+        for kind, argument in _READER_ARGUMENTS.items():
+            if node.get("type") == kind and node.get(argument) in (None, old):
+                node[argument] = new
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            _set_reader(item, old, new)
 
 
 def _replace_data_root(node: Any, old: str | None, new: str) -> None:

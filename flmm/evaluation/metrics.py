@@ -1,4 +1,4 @@
-"""The field's measures of referring segmentation, as pure functions of counted pixels.
+"""The field's measures of grounded masks, as pure functions of counted pixels.
 
 Data in: bool masks, then intersections and unions in pixels. Data out: fractions in [0, 1].
 Conventions for empty masks are those of mmdet's ``RefSegMetric``: where prediction and truth are
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+ACCURACY_THRESHOLD = 0.5
 
 
 def compute_intersections_unions(masks: Tensor, gt_masks: Tensor) -> tuple[list[int], list[int]]:
@@ -70,12 +71,46 @@ def compute_summary(intersections: Sequence[int], unions: Sequence[int]) -> dict
     return summary
 
 
+def compute_average_recall(ious: Sequence[float]) -> float:
+    """Area under the recall-IoU curve, exact; 0 for none.
+
+    Recall at a threshold t in [0, 1] is the share of phrases with IoU >= t. A phrase adds 1 / n to
+    the curve from 0 up to its own IoU, so that the area under the steps is the mean IoU.
+
+    Source: BCV-Uniandes/PNG baseline/utils/meters.py, ``average_accuracy``, sums the same curve at
+    100,000 thresholds from the left; the difference is below its step, 1e-5.
+    """
+    return compute_miou(ious)
+
+
+def compute_accuracy_at(ious: Sequence[float], threshold: float) -> float:
+    """Fraction of phrases whose IoU is above ``threshold``; 0 for none.
+
+    Above, not "at least" as in :func:`compute_precision_at`: the scripts of both PNG
+    (baseline/test_net.py) and F-LMM (scripts/multiprocess_eval_png.py) count ``iou > 0.5``.
+    """
+    return sum(iou > threshold for iou in ious) / max(len(ious), 1)
+
+
+def compute_png_summary(intersections: Sequence[int], unions: Sequence[int]) -> dict[str, float]:
+    """``average_recall`` and ``accuracy@0.5``, in percent."""
+    ious = compute_ious(intersections, unions)
+    return {
+        "average_recall": 100 * compute_average_recall(ious),
+        f"accuracy@{ACCURACY_THRESHOLD}": 100 * compute_accuracy_at(ious, ACCURACY_THRESHOLD),
+    }
+
+
 __all__ = [
+    "ACCURACY_THRESHOLD",
     "PRECISION_THRESHOLDS",
+    "compute_accuracy_at",
+    "compute_average_recall",
     "compute_ciou",
     "compute_intersections_unions",
     "compute_ious",
     "compute_miou",
+    "compute_png_summary",
     "compute_precision_at",
     "compute_summary",
 ]

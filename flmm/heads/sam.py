@@ -100,6 +100,7 @@ class SAMRefiner(nn.Module):
         self.use_box = use_box
         self.use_text = use_text
         self.multimask_output = multimask_output
+        self._freeze_unreached()
         self.register_state_dict_post_hook(_drop_encoder_weights)
         self.register_load_state_dict_post_hook(_forgive_missing_encoder)
 
@@ -117,6 +118,21 @@ class SAMRefiner(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.sam.mask_decoder.iou_token.weight.device
+
+    def _freeze_unreached(self) -> None:
+        """Do not train what has no part in the masks with these prompts.
+
+        DDP would wait for its gradients in vain, and weight decay would shrink it.
+        """
+        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        boxes = [] if self.use_box else encoder.point_embeddings[2:]
+        mask_prompts = encoder.no_mask_embed if self.use_mask else encoder.mask_downscaling
+        networks = decoder.output_hypernetworks_mlps
+        unreached = [encoder.not_a_point_embed, *encoder.point_embeddings[:2], *boxes]
+        unreached += [mask_prompts, decoder.iou_prediction_head]
+        unreached += networks[:1] if self.multimask_output else networks[1:]
+        for module in unreached:
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SAMRefiner:
         """Set the mode of everything but the image encoder, which stays in eval mode."""
@@ -169,6 +185,31 @@ class SAMRefiner(nn.Module):
         if not self.multimask_output:
             return logits[:, 0]
         return _choose_candidates(logits, _binarise(coarse, encoding.original_size))
+
+    def refine_boxes(
+        self, image: np.ndarray | Image.Image | ImageEncoding, boxes_xyxy: Tensor
+    ) -> Tensor:
+        """Masks of boxes alone: segment-anything as it was published, one mask per box.
+
+        Args:
+            image: uint8 RGB ``[H, W, 3]``, a PIL image, or :meth:`encode_image`'s result.
+            boxes_xyxy: float ``[P, 4]``, pixels of the picture as given.
+
+        Returns:
+            float32 logits ``[P, H, W]``, original pixels.
+
+        Source: segment_anything.SamPredictor.predict with ``box`` and ``multimask_output=False``.
+        """
+        encoding = image if isinstance(image, ImageEncoding) else self.encode_image(image)
+        if len(boxes_xyxy) == 0:
+            return torch.zeros(0, *encoding.original_size, device=self.device)
+        boxes = boxes_xyxy.to(self.device).float()
+        boxes = scale_boxes(boxes, encoding.original_size, encoding.input_size)
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = self.sam.prompt_encoder(points=None, boxes=boxes, masks=None)
+        masks = self._decode_prompts(encoding, sparse.to(self.dtype), dense.to(self.dtype), False)
+        sizes = encoding.input_size, encoding.original_size
+        return self.sam.postprocess_masks(masks.float(), *sizes)[:, 0]
 
     def encode_image(self, image: np.ndarray | Image.Image) -> ImageEncoding:
         """Read a picture (uint8 RGB ``[H, W, 3]`` or PIL) once, for many calls."""
@@ -253,24 +294,32 @@ class SAMRefiner(nn.Module):
         groups: dict[int, list[int]] = defaultdict(list)
         for phrase in range(len(sparse)):
             groups[len(text[phrase]) if self.use_text else 0].append(phrase)
-        with torch.autocast(self.device.type, enabled=False):
-            position = self.sam.prompt_encoder.get_dense_pe().to(self.dtype)
         decoded = []
         for members in groups.values():
             prompts = sparse[members]
             if self.use_text:
                 words = torch.stack([text[phrase] for phrase in members]).to(prompts)
                 prompts = torch.cat([prompts, words], dim=1)
-            masks, _ = self.sam.mask_decoder(
-                image_embeddings=encoding.embedding.to(prompts),
-                image_pe=position,
-                sparse_prompt_embeddings=prompts,
-                dense_prompt_embeddings=dense[members],
-                multimask_output=self.multimask_output,
+            decoded.append(
+                self._decode_prompts(encoding, prompts, dense[members], self.multimask_output)
             )
-            decoded.append(masks)
         order = torch.tensor([phrase for members in groups.values() for phrase in members])
         return torch.cat(decoded)[order.argsort().to(self.device)]
+
+    def _decode_prompts(
+        self, encoding: ImageEncoding, sparse: Tensor, dense: Tensor, multimask_output: bool
+    ) -> Tensor:
+        """Low-resolution logits ``[P, 1 or 3, 4s, 4s]`` of prompts of one length."""
+        with torch.autocast(self.device.type, enabled=False):
+            position = self.sam.prompt_encoder.get_dense_pe().to(self.dtype)
+        masks, _ = self.sam.mask_decoder(
+            image_embeddings=encoding.embedding.to(sparse),
+            image_pe=position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+        return masks
 
     def _check_text(
         self, text_embeddings: Sequence[Tensor] | None, num_phrases: int

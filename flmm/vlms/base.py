@@ -1,8 +1,9 @@
 """The contract of a frozen reader, and what all families share.
 
-In: an image and a prompt (``prefill``, once), then phrases (``attend``) or nothing
-(``generate``). Out: where each phrase looked, what was thought, what is said. A family provides
-``_prefill_one`` and ``_decode``; see docs/adding_a_vlm_family.md.
+In: an image and a prompt (``prefill``, once), then phrases (``attend``), nothing (``generate``)
+or other questions (``answer``). Out: where each phrase looked, what was thought, what is said. A
+family provides ``_encode_image``, ``_encode_question``, ``_prefill`` and ``_decode``; see
+docs/adding_a_vlm_family.md.
 Not its duty: masks, training.
 """
 
@@ -10,57 +11,27 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from flmm.structures import Continuation, ImageInput, PhraseAttention, as_continuations
-from flmm.vlms.attention import TOKEN_MERGES, RowReader, borrow_cache, build_continuation_mask
+from flmm.vlms.attention import TOKEN_MERGES, RowReader
+from flmm.vlms.generation import answer_pack, continue_prefix
+from flmm.vlms.packing import attend_packs, join_attention, split_into_packs
+from flmm.vlms.prefixes import (
+    PADDING_SIDES,
+    Prefix,
+    PrefixBatch,
+    PrefixInput,
+    pad_inputs,
+    plan_batches,
+)
 from flmm.vlms.prompts import EncodedContinuation, PlainTextTokenizer
 
 DEFAULT_PROMPT = "Please give me a description of the image."  # F-LMM's
-
-
-@dataclass
-class Prefix:
-    """One image and prompt, read.
-
-    Attributes:
-        input_ids: ``[S]`` int64, image placeholders expanded.
-        grid_hw: (h, w) of the attention grid: image tokens, row by row.
-        image_columns: the h*w positions of the image tokens within [0, S).
-        cache: keys and values of the S tokens; every pass leaves it as it was.
-        next_position: where each continuation starts (M-RoPE, the same on its three axes).
-        last_hidden_state: ``[D]``, of the last token, after the final norm.
-        image_input: the picture that was read.
-    """
-
-    input_ids: Tensor
-    grid_hw: tuple[int, int]
-    image_columns: slice
-    cache: Any = field(repr=False)
-    next_position: int
-    last_hidden_state: Tensor = field(repr=False)
-    image_input: ImageInput = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def image_token_mask(self) -> Tensor:
-        """``[S]`` bool, true on the image tokens."""
-        mask = torch.zeros(len(self), dtype=torch.bool, device=self.input_ids.device)
-        mask[self.image_columns] = True
-        return mask
-
-    @property
-    def meta_data(self) -> dict[str, Any]:
-        """Sizes and padding of the picture, see ``geometry.build_meta_data``."""
-        return self.image_input.meta_data
 
 
 class _Held:
@@ -103,15 +74,22 @@ class FrozenVLM(nn.Module, ABC):
         token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase.
         prompt: the default prompt; ``None``: F-LMM's.
 
-    Attributes:
-        max_rows: continuations are packed into passes of at most so many tokens (a longer
-            continuation has a pass of its own), which bounds memory; results do not change.
+    Attributes (they change speed and memory, never results):
+        max_rows: continuations of an image are packed into passes of at most so many tokens (a
+            longer continuation has a pass of its own).
+        max_batch_tokens: images are read together up to so many tokens, padding included.
+        max_batch_padding: greatest share of padding, in [0, 1], in such a batch.
+        padding_side: ``"right"`` or ``"left"``. On the right, causal attention never sees the
+            padding and needs no mask: the fastest kernels serve.
 
     Raises:
         ValueError: ``token_merge`` is not known.
     """
 
     max_rows = 512
+    max_batch_tokens = 8192
+    max_batch_padding = 0.25
+    padding_side = "right"
 
     def __init__(
         self,
@@ -190,29 +168,57 @@ class FrozenVLM(nn.Module, ABC):
         return super()._apply(fn, recurse)
 
     @abstractmethod
-    def _prefill_one(self, image_input: ImageInput, prompt: str) -> Prefix:
-        """Read one image and prompt."""
+    def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
+        """Token ids and positions of one image and prompt."""
+
+    @abstractmethod
+    def _prefill(
+        self,
+        inputs: Sequence[PrefixInput],
+        batch: PrefixBatch,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Read images in one pass; ``batch.cache`` fills.
+
+        Args:
+            inputs: the images.
+            batch: the same, padded to ``[B, S]``.
+            attention_mask: bool ``[B, S]``, false on padding; ``None``: causal.
+
+        Returns:
+            ``[B, S, D]``, after the final norm.
+        """
+
+    @abstractmethod
+    def _encode_question(self, question: str, grid_hw: tuple[int, int]) -> list[int]:
+        """Token ids of the user turn behind the image tokens, up to where the answer begins.
+
+        Args:
+            question: plain text.
+            grid_hw: (h, w) of the attention grid.
+        """
 
     @abstractmethod
     def _decode(
         self,
-        prefix: Prefix,
+        cache: Any,
         input_ids: Tensor,
         positions: Tensor,
         attention_mask: Tensor | None = None,
         row_reader: RowReader | None = None,
     ) -> Sequence[Tensor]:
-        """Feed tokens after the prefix; the cache grows.
+        """Feed tokens after what the cache holds.
 
         Args:
-            prefix: what was read.
-            input_ids: ``[R]``.
-            positions: ``[R]``, the same on every axis of the position encoding.
-            attention_mask: additive ``[1, 1, R, S + R]``; ``None``: causal.
+            cache: keys and values of S tokens, of B rows.
+            input_ids: ``[B, R]``.
+            positions: ``[B, R]``, the same on every axis of the position encoding.
+            attention_mask: additive ``[B, 1, R, S + R]``; ``None``: causal, through the model's
+                fastest attention.
             row_reader: where every layer's weights go; ``None``: no weights are computed.
 
         Returns:
-            with a reader L tensors ``[R, D]``, the outputs of the layers, the last one after
+            with a reader L tensors ``[B, R, D]``, the outputs of the layers, the last one after
             the final norm; without one only that last one.
         """
 
@@ -229,7 +235,8 @@ class FrozenVLM(nn.Module, ABC):
 
         Args:
             image: a picture (anything ``load_image`` reads), an ``ImageInput``, or a list of
-                them: a batch, the same as one by one.
+                them, of any sizes and any length: images of similar sizes are read in one pass,
+                with the results of one by one.
             prompt: plain text of the user turn, behind the image; ``None``: the default prompt.
 
         Raises:
@@ -237,15 +244,31 @@ class FrozenVLM(nn.Module, ABC):
                 tokens of the rendered prompt do not fit the grid.
         """
         if isinstance(image, (list, tuple)):
-            return [self._read(item, prompt) for item in image]
-        return self._read(image, prompt)
+            return self._read(image, prompt)
+        return self._read([image], prompt)[0]
 
     @frozen_call
-    def _read(self, image: Any, prompt: str | None) -> Prefix:
+    def _read(self, images: Sequence[Any], prompt: str | None) -> list[Prefix]:
         prompt = self.default_prompt if prompt is None else prompt
         if not isinstance(prompt, str):
             raise TypeError(f"the prompt is a {type(prompt).__name__}: give a str or None")
-        return self._prefill_one(self.image_processor.encode(image), prompt)
+        if self.padding_side not in PADDING_SIDES:
+            raise ValueError(f"padding_side is {self.padding_side!r}: set 'right' or 'left'")
+        encoded = [self.image_processor.encode(image) for image in images]
+        inputs = [self._encode_image(item, prompt) for item in encoded]
+        prefixes: dict[int, Prefix] = {}
+        lengths = list(map(len, inputs))
+        for places in plan_batches(lengths, self.max_batch_tokens, self.max_batch_padding):
+            own = [inputs[place] for place in places]
+            prefixes.update(zip(places, self._read_batch(own)))
+        return [prefixes[place] for place in range(len(inputs))]
+
+    def _read_batch(self, inputs: list[PrefixInput]) -> list[Prefix]:
+        padding_id = self.tokenizer.pad_token_id or 0
+        batch = pad_inputs(inputs, self.padding_side, padding_id, self.device)
+        masked = batch.is_padded and self.padding_side == "left"
+        hidden_states = self._prefill(inputs, batch, batch.token_mask if masked else None)
+        return batch.split(inputs, hidden_states)
 
     @overload
     def attend(self, prefix: Prefix, phrases: Any) -> PhraseAttention: ...
@@ -259,7 +282,8 @@ class FrozenVLM(nn.Module, ABC):
         """Where phrases look.
 
         Args:
-            prefix: what ``prefill`` gave; a list of them with a list of phrase lists: a batch.
+            prefix: what ``prefill`` gave; a list of them with a list of phrase lists: those that
+                were read together are asked together, with the results of one by one.
             phrases: list of ``str`` (each sees the prefix and itself only) or
                 :class:`Continuation` (its phrases also see its earlier text).
 
@@ -268,55 +292,36 @@ class FrozenVLM(nn.Module, ABC):
                 lists differ in length.
         """
         if isinstance(prefix, Prefix):
-            return self._attend_one(prefix, as_continuations(phrases))
+            return self._attend([prefix], [as_continuations(phrases)])[0]
         if len(prefix) != len(phrases):
             raise ValueError(
                 f"{len(prefix)} prefixes but {len(phrases)} lists of phrases: give one list for "
                 "each prefix"
             )
-        return [self.attend(item, own) for item, own in zip(prefix, phrases)]
+        return self._attend(prefix, [as_continuations(item) for item in phrases])
 
     @frozen_call
-    def _attend_one(self, prefix: Prefix, continuations: list[Continuation]) -> PhraseAttention:
-        encoded = [self._plain_text.encode_continuation(item) for item in continuations]
-        packs = list(split_into_packs(encoded, self.max_rows))
-        seen = [self._attend_pack(prefix, pack) for pack in packs]
-        return PhraseAttention(
-            maps=torch.cat([item.maps for item in seen]),
-            text_features=[features for item in seen for features in item.text_features],
-            input_ids=[ids for item in seen for ids in item.input_ids],
-        )
-
-    def _attend_pack(self, prefix: Prefix, pack: list[EncodedContinuation]) -> PhraseAttention:
-        lengths = [len(item.input_ids) for item in pack]
-        starts = [sum(lengths[:index]) for index in range(len(pack))]
-        spans = [
-            (start + first, start + last)
-            for start, item in zip(starts, pack)
-            for first, last in item.token_spans
-        ]
-        own_positions = torch.cat([torch.arange(length) for length in lengths])
-        sequence_index = torch.arange(len(pack)).repeat_interleave(torch.tensor(lengths))
-        input_ids = torch.tensor([index for item in pack for index in item.input_ids])
-        reader = RowReader(
-            *(spans, prefix.image_columns, self.num_layers, self.num_heads),
-            *(self.token_merge, self.device),
-        )
-        mask = build_continuation_mask(sequence_index.to(self.device), len(prefix), self.dtype)
-        with borrow_cache(prefix.cache):
-            layers = self._decode(
-                prefix,
-                input_ids.to(self.device),
-                (own_positions + prefix.next_position).to(self.device),
-                attention_mask=mask,
-                row_reader=reader,
-            )
-        features = torch.stack([layer.to(self.device) for layer in layers])
-        return PhraseAttention(
-            maps=reader.maps.unflatten(-1, prefix.grid_hw),
-            text_features=[features[:, start:end] for start, end in spans],
-            input_ids=list(input_ids.to(self.device).split(lengths)),
-        )
+    def _attend(
+        self, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
+    ) -> list[PhraseAttention]:
+        packs = []
+        for own in continuations:
+            encoded = [self._plain_text.encode_continuation(item) for item in own]
+            packs.append(list(split_into_packs(encoded, self.max_rows)))
+        together: dict[int, list[int]] = {}
+        for place, prefix in enumerate(prefixes):
+            together.setdefault(id(prefix.batch), []).append(place)
+        seen: dict[int, PhraseAttention] = {}
+        for places in together.values():
+            if all(len(packs[place]) == 1 for place in places):
+                first_packs = [packs[place][0] for place in places]
+                group = [prefixes[place] for place in places]
+                seen.update(zip(places, attend_packs(self, group, first_packs)))
+                continue
+            for place in places:
+                parts = [attend_packs(self, [prefixes[place]], [p])[0] for p in packs[place]]
+                seen[place] = join_attention(parts)
+        return [seen[place] for place in range(len(prefixes))]
 
     @frozen_call
     def generate(self, prefix: Prefix, max_new_tokens: int = 256) -> str:
@@ -328,45 +333,44 @@ class FrozenVLM(nn.Module, ABC):
             prefix: what ``prefill`` gave; it serves again afterwards.
             max_new_tokens: the longest answer.
         """
-        stop_ids, processors = self._stop_ids(), self._logits_processors()
-        head = self.model.get_output_embeddings()
-        input_ids: Any = prefix.input_ids[None]
-        hidden_state = prefix.last_hidden_state
-        with borrow_cache(prefix.cache):
-            for step in range(max_new_tokens):
-                if step:
-                    position = torch.tensor([prefix.next_position + step - 1], device=self.device)
-                    hidden_state = self._decode(prefix, input_ids[0, -1:], position)[-1][-1]
-                logits = head(hidden_state[None]).float().to(self.device)
-                token = processors(input_ids, logits).argmax(-1)
-                if int(token) in stop_ids:
-                    break
-                input_ids = torch.cat([input_ids, token[None]], dim=1)
-        return self.tokenizer.decode(input_ids[0, len(prefix) :], skip_special_tokens=True)
+        ids = continue_prefix(self, prefix, max_new_tokens)
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _stop_ids(self) -> set[int]:
-        stop = getattr(self.model.generation_config, "eos_token_id", None)
-        stop = set(stop if isinstance(stop, (list, tuple)) else [stop])
-        return {index for index in stop | {self.tokenizer.eos_token_id} if index is not None}
+    @frozen_call
+    def answer(
+        self,
+        image: Any,
+        questions: Sequence[str],
+        max_new_tokens: int = 256,
+        skip_special_tokens: bool = True,
+    ) -> list[str]:
+        """Answers to questions about one image, which is read once.
 
-    def _logits_processors(self) -> LogitsProcessorList:
-        penalty = getattr(self.model.generation_config, "repetition_penalty", None) or 1.0
-        return LogitsProcessorList(
-            [RepetitionPenaltyLogitsProcessor(penalty)] if penalty != 1.0 else []
-        )
+        Each is what ``generate(prefill(image, question))`` gives: every question goes on from
+        the image as if it had been the prompt, all of them side by side, none seeing another.
 
+        Args:
+            image: a picture, an ``ImageInput``, or what ``prefill`` gave (its prompt is ignored;
+                it serves again afterwards).
+            questions: plain text, each the whole text of a user turn.
+            max_new_tokens: the longest answer.
+            skip_special_tokens: leave control tokens out of the answers' text.
 
-def split_into_packs(
-    encoded: list[EncodedContinuation], max_rows: int
-) -> Iterator[list[EncodedContinuation]]:
-    """Continuations in order, in groups of at most ``max_rows`` tokens (but at least one)."""
-    pack: list[EncodedContinuation] = []
-    rows = 0
-    for item in encoded:
-        if pack and rows + len(item.input_ids) > max_rows:
-            yield pack
-            pack, rows = [], 0
-        pack.append(item)
-        rows += len(item.input_ids)
-    if pack:
-        yield pack
+        Raises:
+            TypeError: ``questions`` is no list of ``str``, or the image as in ``prefill``.
+        """
+        if isinstance(questions, str) or not all(isinstance(item, str) for item in questions):
+            raise TypeError("questions is no list of str: give a list, also of a single one")
+        prefix = image if isinstance(image, Prefix) else self.prefill(image)
+        encoded = [
+            EncodedContinuation(self._encode_question(question, prefix.grid_hw), [])
+            for question in questions
+        ]
+        answers = [
+            ids
+            for pack in split_into_packs(encoded, self.max_rows)
+            for ids in answer_pack(self, prefix, pack, max_new_tokens)
+        ]
+        return [
+            self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in answers
+        ]

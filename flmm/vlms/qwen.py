@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, DynamicCache, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 
 from flmm.registry import MODELS
 from flmm.structures import ImageInput
 from flmm.vlms.attention import ROW_ATTENTION, RowReader, use_attention
-from flmm.vlms.base import FrozenVLM, Prefix
+from flmm.vlms.base import FrozenVLM
 from flmm.vlms.loading import (
     build_random_model,
     check_family,
@@ -28,6 +28,7 @@ from flmm.vlms.loading import (
     load_model,
     resolve_source,
 )
+from flmm.vlms.prefixes import PrefixBatch, PrefixInput
 from flmm.vlms.qwen_image_processor import QwenImageProcessorWrapper
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -36,7 +37,7 @@ _PROMPT_SLOT = "FLMM PROMPT SLOT"
 
 @MODELS.register_module()
 class FrozenQwen(FrozenVLM):
-    """A frozen Qwen-VL model behind ``prefill``, ``attend`` and ``generate``.
+    """A frozen Qwen-VL model behind ``prefill``, ``attend``, ``generate`` and ``answer``.
 
     Args:
         name_or_path: folder or hub id; ``"tiny"``: the model embedded in flmm; or a ready
@@ -150,42 +151,45 @@ class FrozenQwen(FrozenVLM):
         check_image_span(ids, grid_hw, config)
         return ids, columns
 
-    def _prefill_one(self, image_input: ImageInput, prompt: str) -> Prefix:
+    def _encode_question(self, question: str, grid_hw: tuple[int, int]) -> list[int]:
+        ids, columns = self._encode_prompt(question, grid_hw)
+        return ids[columns.stop :]
+
+    def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
         merge = self.image_processor.merge_size
         _, grid_height, grid_width = image_input.image_grid_thw
         grid_hw = (grid_height // merge, grid_width // merge)
         ids, columns = self._encode_prompt(prompt, grid_hw)
-        patches = self._patchify(image_input)
-
-        input_ids = torch.tensor(ids)
-        token_types = (input_ids == self.model.config.image_token_id).int()
-        grid_thw = torch.tensor([image_input.image_grid_thw])
+        input_ids = torch.tensor([ids])
         positions, _ = self.model.model.get_rope_index(
-            input_ids[None], mm_token_type_ids=token_types[None], image_grid_thw=grid_thw
+            input_ids,
+            mm_token_type_ids=(input_ids == self.model.config.image_token_id).int(),
+            image_grid_thw=torch.tensor([image_input.image_grid_thw]),
         )
-        cache = DynamicCache()
+        return PrefixInput(ids, positions[:, 0], grid_hw, columns, image_input)
+
+    def _prefill(
+        self,
+        inputs: Sequence[PrefixInput],
+        batch: PrefixBatch,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        patches = [self._patchify(item.image_input) for item in inputs]
+        grids = torch.tensor([item.image_input.image_grid_thw for item in inputs])
         output = self.model.model(
-            input_ids=input_ids[None].to(self.device),
-            pixel_values=patches,
-            image_grid_thw=grid_thw.to(self.device),
-            mm_token_type_ids=token_types[None].to(self.device),
-            position_ids=positions.to(self.device),
-            past_key_values=cache,
+            input_ids=batch.input_ids,
+            pixel_values=patches[0] if len(patches) == 1 else torch.cat(patches),
+            image_grid_thw=grids.to(self.device, non_blocking=True),
+            attention_mask=attention_mask,
+            position_ids=batch.positions,
+            past_key_values=batch.cache,
             use_cache=True,
         )
-        return Prefix(
-            input_ids=input_ids.to(self.device),
-            grid_hw=grid_hw,
-            image_columns=columns,
-            cache=cache,
-            next_position=int(positions.max()) + 1,
-            last_hidden_state=output.last_hidden_state[0, -1],
-            image_input=image_input,
-        )
+        return output.last_hidden_state
 
     def _patchify(self, image_input: ImageInput) -> Tensor:
         """``[n_patches, C*T*p*p]`` on the device, checked against the grid."""
-        pixel_values = image_input.pixel_values.to(self.device, self.dtype)
+        pixel_values = image_input.pixel_values.to(self.device, self.dtype, non_blocking=True)
         frames, grid_height, grid_width = image_input.image_grid_thw
         patch = self.image_processor.patch_size
         if tuple(pixel_values.shape[-2:]) != (grid_height * patch, grid_width * patch):
@@ -198,7 +202,7 @@ class FrozenQwen(FrozenVLM):
 
     def _decode(
         self,
-        prefix: Prefix,
+        cache: Any,
         input_ids: Tensor,
         positions: Tensor,
         attention_mask: Tensor | None = None,
@@ -207,21 +211,22 @@ class FrozenQwen(FrozenVLM):
         decoder = self.model.model.language_model
         reading: AbstractContextManager[None] = nullcontext()
         extra: dict[str, Any] = {}
-        if row_reader is not None:
+        if attention_mask is not None:  # which FlashAttention cannot take
             reading = use_attention(decoder.config, ROW_ATTENTION)
+        if row_reader is not None:
             extra = {"row_reader": row_reader, "output_hidden_states": True}
         with reading:
             output = decoder(
-                inputs_embeds=self.model.get_input_embeddings()(input_ids)[None],
+                inputs_embeds=self.model.get_input_embeddings()(input_ids),
                 attention_mask=attention_mask,
-                position_ids=positions.expand(3, 1, -1),
-                past_key_values=prefix.cache,
+                position_ids=positions.expand(3, -1, -1),
+                past_key_values=cache,
                 use_cache=True,
                 **extra,
             )
         if row_reader is None:
-            return [output.last_hidden_state[0]]
-        return [layer[0] for layer in output.hidden_states[-self.num_layers :]]
+            return [output.last_hidden_state]
+        return output.hidden_states[-self.num_layers :]
 
 
 def check_image_span(ids: Sequence[int], grid_hw: tuple[int, int], config: Any) -> None:

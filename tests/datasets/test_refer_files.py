@@ -1,6 +1,7 @@
 """Pickles from the internet: plain values pass, everything else is refused by name."""
 
 import collections
+import gc
 import json
 import os
 import pickle
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from flmm.datasets.refer_files import load_instances, load_plain_pickle, load_refs
+
+REF = {"ref_id": 1, "ann_id": 2, "image_id": 3, "split": "val", "sentences": []}
 
 
 class Attack:
@@ -78,6 +81,35 @@ def test_bytes_keys_become_text(tmp_path: Path) -> None:
     assert load_refs(path)[0]["split"] == "val"
 
 
+def test_bytes_in_sentences_become_text(tmp_path: Path) -> None:
+    sentence = {"sent_id": 5, "raw": "caf\u00e9".encode(), "tokens": [b"caf\xe9"]}
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([{**REF, "sentences": [sentence]}, REF]))
+    first, second = load_refs(path)
+    assert first["sentences"] == [{"sent_id": 5, "raw": "café", "tokens": ["café"]}]
+    assert second == REF
+
+
+def test_only_wanted_records_are_kept(tmp_path: Path, data_dir: Path) -> None:
+    content = json.loads((data_dir / "coco" / "instances_people.json").read_text())
+    path = tmp_path / "instances.json"
+    path.write_text("\ufeff" + json.dumps(content), encoding="utf-8")  # with a byte order mark
+    images, annotations = load_instances(path)
+    assert list(images.values()) == content["images"]
+    assert list(annotations.values()) == content["annotations"]
+    wanted = {content["annotations"][1]["id"]}
+    some_images, some = load_instances(path, image_ids={785}, annotation_ids=wanted)
+    assert list(some_images) == [785]
+    assert some == {key: annotations[key] for key in wanted}
+
+
+def test_the_collector_runs_again_after_loading(tmp_path: Path) -> None:
+    assert gc.isenabled()
+    with pytest.raises(FileNotFoundError):
+        load_instances(tmp_path / "none.json")
+    assert gc.isenabled()
+
+
 def test_the_real_file(data_dir: Path) -> None:
     refs = load_refs(data_dir / "refcoco" / "refs(unc).p")
     assert [sentence["raw"] for sentence in refs[0]["sentences"]] == [
@@ -97,6 +129,9 @@ def test_the_real_file(data_dir: Path) -> None:
         (pickle.dumps({"a": 1}), "holds a dict, not a list of refs"),
         (pickle.dumps([{"ref_id": 1}]), "ref 0 has no field 'ann_id'"),
         (pickle.dumps([5]), "ref 0 is a int, not a dict"),
+        (pickle.dumps([{**REF, "sentences": "x"}]), "the sentences of ref 1 are no list"),
+        (pickle.dumps([{**REF, "sentences": [{"sent_id": 1}]}]), "of ref 1 has no field 'raw'"),
+        (pickle.dumps([{**REF, "ann_id": [2]}]), r"ref 0 has the ann_id \[2\]: wanted a number"),
         (pickle.dumps(list(range(1000)))[:-40], "cannot be read"),
     ],
 )
@@ -111,6 +146,12 @@ def test_broken_instances_are_told(tmp_path: Path) -> None:
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({"images": []}))
     with pytest.raises(ValueError, match="has no field 'annotations'"):
+        load_instances(path)
+    path.write_text(json.dumps({"images": {}, "annotations": []}))
+    with pytest.raises(ValueError, match="an image is expected in a list, got a dict"):
+        load_instances(path)
+    path.write_text(json.dumps({"images": [{"file_name": "a.jpg"}], "annotations": []}))
+    with pytest.raises(ValueError, match="an image has no field 'id'"):
         load_instances(path)
     path.write_text('{"images": [')
     with pytest.raises(ValueError, match="is no readable JSON"):

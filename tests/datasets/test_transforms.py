@@ -3,13 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flmm.datasets.transforms import EncodeImage, LoadRGBImage, convert_to_rgb
+from flmm.datasets.bad_records import BadRecordError
+from flmm.datasets.transforms import (
+    DecodeMasks,
+    EncodeImage,
+    LoadRGBImage,
+    convert_to_rgb,
+    load_rgb_image,
+)
 from flmm.structures import GroundingSample, ImageInput
+from tests.toy_image_processor import ToyImageProcessor
 
 
 def test_an_item_is_what_the_grounder_reads(build_dataset: Any, mini_refcoco: Path) -> None:
@@ -47,6 +56,54 @@ def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     assert LoadRGBImage()(record)["image"].size == (8, 4)
 
 
+def draw_scene() -> np.ndarray:
+    """A smooth colour picture, uint8 RGB ``[60, 80, 3]``, that JPEG keeps within a few values."""
+    ys, xs = np.mgrid[0:60, 0:80]
+    return np.stack([xs * 3, ys * 4, 255 - xs - ys], -1).astype(np.uint8)
+
+
+def save_odd_pictures(folder: Path) -> None:
+    """The scene as the kinds of file that are found in the wild."""
+    scene = draw_scene()
+    image = Image.fromarray(scene)
+    image.convert("CMYK").save(folder / "cmyk.jpg", quality=98)
+    image.quantize(256).save(folder / "palette.png")
+    image.quantize(256).save(folder / "palette.gif")
+    image.quantize(255).save(folder / "transparent.png", transparency=b"\x80" * 40)
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.save(folder / "progressive.jpg", progressive=True, quality=98)
+    cv2.imwrite(str(folder / "deep.png"), scene[..., ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "deep.tiff"), scene[..., ::-1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_files_show_what_opencv_sees_in_them(tmp_path: Path) -> None:
+    save_odd_pictures(tmp_path)
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 8
+    for path in paths:
+        record = {"img_path": str(path), "image_id": 1, "height": 60, "width": 80}
+        seen = np.asarray(LoadRGBImage()(record)["image"]).astype(int)
+        assert seen.shape == (60, 80, 3)
+        tolerance = 12 if "palette" in path.name or path.stem == "transparent" else 4
+        assert np.abs(seen - draw_scene()).mean() < tolerance
+        if path.suffix != ".gif":
+            read = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            assert np.abs(seen - read[..., ::-1]).mean() < 2, path.name
+
+
+@pytest.mark.parametrize("kept", [0, 10, 2000, 0.5, 0.95, -3])
+def test_a_real_jpeg_that_is_cut_off_is_told(
+    data_dir: Path, tmp_path: Path, kept: int | float
+) -> None:
+    content = (data_dir / "coco" / "000000000785.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(
+        content[: int(kept * len(content)) if isinstance(kept, float) else kept]
+    )
+    with pytest.raises(ValueError, match=r"image .*cut\.jpg cannot be read: "):
+        load_rgb_image(str(tmp_path / "cut.jpg"))
+
+
 def test_a_picture_that_is_missing_or_broken_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     record = {"img_path": str(path), "image_id": 5, "height": 40, "width": 80}
@@ -70,13 +127,26 @@ def test_a_picture_of_another_size_than_annotated_is_told(tmp_path: Path) -> Non
         LoadRGBImage()(record)
 
 
-def test_a_mask_that_cannot_be_decoded_is_told(build_dataset: Any, mini_refcoco: Path) -> None:
-    path = mini_refcoco / "instances.json"
-    path.write_text(path.read_text().replace('"size": [20, 30]', '"size": [30, 20]'))
+def test_a_mask_that_cannot_be_decoded_is_told() -> None:
+    record = {"image_id": 1, "height": 3, "width": 4, "segmentations": {5: "?"}, "ref_ids": [5]}
     with pytest.raises(
-        ValueError, match=r"mask of ref 5 \(image_id 1\) cannot be decoded: the RLE"
+        BadRecordError, match=r"mask of ref 5 \(image_id 1\) cannot be decoded: a segmentation is"
     ):
-        build_dataset(text_mode="all")[1]
+        DecodeMasks()(record)
+
+
+def test_a_picture_that_the_reader_refuses_is_told() -> None:
+    """Qwen's processor takes no picture that is 200 times as long as it is wide."""
+
+    class Refusing(ToyImageProcessor):
+        def encode(self, image: Image.Image) -> ImageInput:
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+
+    record = {"image": Image.new("RGB", (2, 800)), "img_path": "thin.png", "image_id": 4}
+    with pytest.raises(
+        BadRecordError, match=r"thin\.png \(image_id 4\) cannot be encoded .* ratio must be"
+    ):
+        EncodeImage(Refusing())(record)
 
 
 def test_one_processor_per_config_and_process() -> None:

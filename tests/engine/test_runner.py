@@ -61,7 +61,7 @@ def test_killed_and_resumed_it_goes_on(toy_config: Path, tmp_path: Path) -> None
 
 def test_resume_from_a_named_checkpoint(toy_config: Path) -> None:
     run_training(load_config(toy_config, {"train_cfg.max_iters": 4}, work_dir="a"))
-    named = run_training(load_config(toy_config, work_dir="b"), resume="a/iter_3.pth")
+    named = run_training(load_config(toy_config, work_dir="b"), resume="a/iter_4.pth")
     assert named.iter == 6
     other = load_config(toy_config, work_dir="c")
     assert run_training(other, resume="auto", load_from="a/iter_4.pth").iter == 6

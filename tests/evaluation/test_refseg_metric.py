@@ -147,9 +147,36 @@ def test_samples_that_do_not_fit_are_told() -> None:
     with pytest.raises(ValueError, match=r"predicted masks are .*, true masks"):
         RefSegMetric().process({}, [sample | {"pred_masks": sample["pred_masks"][:, 1:]}])
     with pytest.raises(ValueError, match=r"\d expression_ids for \d true masks"):
-        RefSegMetric().process({}, [sample | {"expression_ids": []}])
+        RefSegMetric().process({}, [sample | {"expression_ids": [], "expression_kinds": []}])
     with pytest.raises(ValueError, match="saw no prediction"):
         RefSegMetric().evaluate(0)
+
+
+def make_skipped(rank: int) -> dict[str, Any]:
+    """A sample whose picture could not be read."""
+    return {
+        "expression_ids": [900 + rank],
+        "image_id": rank,
+        "skipped": f"picture {rank} is broken",
+    }
+
+
+def test_skipped_and_empty_expressions_are_counted(tmp_path: Path) -> None:
+    samples = make_samples(2)
+    empty = sum(int((~sample["gt_masks"].flatten(1).any(1)).sum()) for sample in samples)
+    expected = evaluate(samples)
+    out = tmp_path / "metrics.json"
+    assert evaluate([make_skipped(0), *samples, make_skipped(1)], out_file=str(out)) == expected
+    content = json.loads(out.read_text())
+    assert content["skipped"] == 2
+    assert content["skipped_expressions"][1] == {
+        "expression_id": 901,
+        "image_id": 1,
+        "reason": "picture 1 is broken",
+    }
+    assert content["empty_truths"] == empty > 0
+    assert content["expressions"]["all"] == sum(len(sample["gt_masks"]) for sample in samples)
+    assert set(evaluate([make_skipped(0)]).values()) == {0.0}
 
 
 def evaluate_share(rank: int, rendezvous: str, results: Any) -> None:
@@ -158,8 +185,8 @@ def evaluate_share(rank: int, rendezvous: str, results: Any) -> None:
     )
     samples = make_samples(6)
     share = samples[:8] if rank == 0 else samples[7:]  # uneven, and one image twice
-    metric = RefSegMetric()
-    metric.process({}, share)
+    metric = RefSegMetric(out_file=f"{rendezvous}.json")
+    metric.process({}, [*share, make_skipped(rank)])
     results.put((rank, metric.evaluate(len(samples))))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -176,3 +203,5 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(60)
     assert both[0] == both[1] == evaluate(make_samples(6))
+    skipped = json.loads((tmp_path / "rendezvous.json").read_text())["skipped_expressions"]
+    assert [item["expression_id"] for item in skipped] == [900, 901]

@@ -99,6 +99,32 @@ def test_equals_sam_predictor(size, multimask):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [SIZE, (300, 41), (256, 256)], ids=str)
+def test_boxes_alone_equal_sam_predictor(size):
+    """Whatever the refiner's own prompts are: a box is all that segment-anything is given."""
+    refiner = build_refiner(use_text=True, multimask_output=True)
+    image, (height, width) = draw_image(size), size
+    boxes = torch.tensor(
+        [[0.0, 0.0, width, height], [3.25, 5, width / 2, height - 2], [1, 2, 9, 8]]
+    )
+    got = refiner.refine_boxes(image, boxes)
+    assert got.shape == (3, *size) and got.dtype == torch.float32
+    assert got.equal(refiner.refine_boxes(refiner.encode_image(image), boxes))
+    predictor = SamPredictor(refiner.sam)
+    predictor.set_image(image)
+    for logits, box in zip(got, boxes):
+        expected, _, _ = predictor.predict(
+            box=box.numpy(), multimask_output=False, return_logits=True
+        )
+        assert np.abs(logits.numpy() - expected[0]).max() < 1e-5
+    assert (got - got.roll(1, 0)).abs().amax((1, 2)).min() > 0.01, "boxes differ"
+
+
+def test_no_box_gives_no_mask():
+    assert build_refiner().refine_boxes(draw_image(), torch.zeros(0, 4)).shape == (0, *SIZE)
+
+
+@torch.no_grad()
 def test_encoding_equals_set_image_and_may_be_reused():
     refiner = build_refiner(use_text=False)
     predictor = SamPredictor(refiner.sam)

@@ -98,7 +98,9 @@ def test_a_truncated_file_is_named(tmp_path):
         load_image(path)
 
 
-@pytest.mark.parametrize("empty", [np.zeros((0, 5, 3)), Image.new("RGB", (0, 4))], ids=str)
+@pytest.mark.parametrize(
+    "empty", [np.zeros((0, 5, 3)), Image.new("RGB", (0, 4))], ids=["array", "picture"]
+)
 def test_a_picture_without_pixels_is_refused(empty):
     with pytest.raises(ValueError, match="has no pixels"):
         load_image(empty)

@@ -1,10 +1,11 @@
 """RefCOCO (unc) in F-LMM's folders.
 
-Under data/coco: train2014/ (images), refcoco/instances.json, refcoco/refs(unc).p.
+Under data/coco: train2014/ (images), refcoco/instances.json, refcoco/refs(unc).p, and for
+tools/eval_refcoco.py the same of refcoco+ and refcocog; ``docs/data.md`` has the whole list.
 
 Training draws one sentence per ref and joins an image's phrases, as F-LMM does; validation and
-test follow the standard protocol: every sentence of every ref, each isolated. A leaf names the
-reader's processor in ``image_processor``.
+test follow the standard protocol: every sentence of every ref, each isolated. A record that cannot
+be used is skipped and counted. The image processor is that of the config's ``reader``.
 """
 
 data_root = "{{$FLMM_DATA_ROOT:data/coco/}}"
@@ -15,6 +16,7 @@ dataset = dict(
     ann_file="refcoco/instances.json",
     split_file="refcoco/refs(unc).p",
     image_processor=dict(type="QwenImageProcessorWrapper"),
+    bad_records="skip",
 )
 
 train_dataloader = dict(
@@ -41,3 +43,21 @@ test_dataloader = dict(
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="testA", text_mode="all", test_mode=True, **dataset),
 )
+# What tools/eval_refcoco.py evaluates: the eight splits that papers print.
+eval_datasets = {
+    "refcoco": dict(
+        ann_file="refcoco/instances.json",
+        split_file="refcoco/refs(unc).p",
+        splits=["val", "testA", "testB"],
+    ),
+    "refcoco+": dict(
+        ann_file="refcoco+/instances.json",
+        split_file="refcoco+/refs(unc).p",
+        splits=["val", "testA", "testB"],
+    ),
+    "refcocog": dict(
+        ann_file="refcocog/instances.json",
+        split_file="refcocog/refs(umd).p",
+        splits=["val", "test"],
+    ),
+}

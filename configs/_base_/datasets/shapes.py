@@ -35,3 +35,9 @@ test_dataloader = dict(
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="testA", text_mode="all", test_mode=True, **dataset),
 )
+# What tools/eval_refcoco.py evaluates.
+eval_datasets = dict(
+    shapes=dict(
+        ann_file="instances.json", split_file="refs(unc).p", splits=["val", "testA", "testB"]
+    )
+)

@@ -1,4 +1,4 @@
-"""A frozen Qwen-VL, F-LMM's mask head, and SAM ViT-L as the refiner; a leaf names the reader.
+"""A frozen Qwen-VL, F-LMM's mask head, and SAM ViT-L as the refiner; a leaf names its ``reader``.
 
 The number of attention maps (layers x heads) comes from the reader's own config.
 """

@@ -2,8 +2,9 @@
 
 _base_ = ["./flmm_qwen_sam.py"]
 
+reader = "tiny"
 model = dict(
-    model=dict(name_or_path="tiny", dtype="float32"),
+    model=dict(name_or_path=reader, dtype="float32"),
     mask_head=dict(
         base_channels=32,
         num_stages=3,

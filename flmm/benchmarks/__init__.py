@@ -1,0 +1,1 @@
+"""What pointing costs: flmm against F-LMM's way of reading attention, and the bare model."""

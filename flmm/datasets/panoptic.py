@@ -1,0 +1,186 @@
+"""COCO panoptic annotations: which segments an image has, and which pixels they cover.
+
+Data in: a panoptic JSON file and PNG files whose colours are segment ids. Data out: plain records
+by image id, and bool masks. What the segments are called in a text is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mmengine.fileio
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from flmm.datasets.bad_records import BadRecordError, MissingFileError
+from flmm.datasets.refer_files import IMAGE_FIELDS, check_fields
+from flmm.registry import TRANSFORMS
+
+ANNOTATION_FIELDS = ("image_id", "file_name", "segments_info")
+SEGMENT_FIELDS = ("id", "category_id")
+CATEGORY_FIELDS = ("id", "isthing")
+
+
+class PanopticImage(NamedTuple):
+    """One image of a panoptic JSON file.
+
+    Attributes:
+        file_name, height, width: of the picture; px.
+        panoptic_name: file name of the PNG with the segments.
+        is_thing: by segment id, whether its category is a thing (else stuff).
+    """
+
+    file_name: str
+    height: int
+    width: int
+    panoptic_name: str
+    is_thing: dict[int, bool]
+
+
+def load_json(path: str | Path, argument: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message names ``argument``.
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{argument} {path} does not exist: check {argument} and data_root"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{argument} {path} is no readable JSON: {error}") from error
+
+
+def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
+    """The annotated images of a panoptic JSON file, by image id.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, lacks a field, or an annotation names an image or a category
+            that is not in it.
+    """
+    content = load_json(path, "panoptic_json")
+    check_fields(content, ("images", "annotations", "categories"), str(path))
+    things = {}
+    for category in content["categories"]:
+        check_fields(category, CATEGORY_FIELDS, f"{path}: a category")
+        things[category["id"]] = bool(category["isthing"])
+    pictures = {}
+    for image in content["images"]:
+        check_fields(image, IMAGE_FIELDS, f"{path}: an image")
+        pictures[image["id"]] = image
+    return {
+        annotation["image_id"]: _build_image(annotation, pictures, things, str(path))
+        for annotation in content["annotations"]
+    }
+
+
+def _build_image(
+    annotation: Any, pictures: dict[int, Any], things: dict[int, bool], path: str
+) -> PanopticImage:
+    check_fields(annotation, ANNOTATION_FIELDS, f"{path}: an annotation")
+    where = f"{path}: the annotation of image_id {annotation['image_id']}"
+    if annotation["image_id"] not in pictures:
+        raise ValueError(f"{where} is about an image that is not among the file's images")
+    is_thing = {}
+    for segment in annotation["segments_info"]:
+        check_fields(segment, SEGMENT_FIELDS, f"{where}: a segment")
+        if segment["category_id"] not in things:
+            raise ValueError(
+                f"{where}: segment {segment['id']} is of category {segment['category_id']}, "
+                "which is not among the file's categories"
+            )
+        is_thing[segment["id"]] = things[segment["category_id"]]
+    image = pictures[annotation["image_id"]]
+    return PanopticImage(
+        image["file_name"], image["height"], image["width"], annotation["file_name"], is_thing
+    )
+
+
+def decode_segment_ids(content: bytes) -> np.ndarray:
+    """The segment id of every pixel of a panoptic PNG.
+
+    Returns:
+        int32 ``[H, W]``: red + 256 green + 65536 blue; 0 where no segment is.
+
+    Raises:
+        ValueError: not a readable picture, or none in RGB.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            mode, colors = picture.mode, np.asarray(picture, dtype=np.int32)
+    except UnidentifiedImageError as error:  # its text holds a memory address
+        raise ValueError("it is no picture") from error
+    except Exception as error:  # a broken picture raises almost anything
+        raise ValueError(f"no readable picture: {error}") from error
+    if mode not in ("RGB", "RGBA"):
+        raise ValueError(f"its mode is {mode}, a panoptic PNG has segment ids in RGB colours")
+    return colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+
+
+def encode_segment_ids(segment_ids: np.ndarray) -> Image.Image:
+    """The panoptic picture of int ``[H, W]`` ids below 2**24; the inverse of decoding."""
+    colors = np.stack([segment_ids, segment_ids >> 8, segment_ids >> 16], axis=-1) & 255
+    return Image.fromarray(colors.astype(np.uint8))
+
+
+@TRANSFORMS.register_module()
+class DecodePanopticMasks:
+    """Writes ``gt_masks``: bool tensor ``[P, H, W]``, the union of each phrase's segments.
+
+    Reads ``panoptic_path`` and ``segment_ids`` (a list of ids per phrase). A segment that has no
+    pixel adds nothing.
+
+    Args:
+        backend_args: of ``mmengine.fileio.get``; None reads local files.
+    """
+
+    def __init__(self, backend_args: dict[str, Any] | None = None) -> None:
+        self.backend_args = backend_args
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_masks``.
+
+        Raises:
+            MissingFileError: there is no such PNG.
+            BadRecordError: it is unreadable, or not of the picture's size.
+        """
+        path, image_id = results["panoptic_path"], results["image_id"]
+        try:
+            content = mmengine.fileio.get(path, backend_args=self.backend_args)
+        except FileNotFoundError as error:
+            raise MissingFileError(
+                f"panoptic PNG {path} (image_id {image_id}) does not exist: check data_root and "
+                "data_prefix.panoptic_path"
+            ) from error
+        try:
+            pixels = decode_segment_ids(content)
+        except ValueError as error:
+            raise BadRecordError(
+                f"panoptic PNG {path} (image_id {image_id}) cannot be used: {error}"
+            ) from error
+        size = (results["height"], results["width"])
+        if pixels.shape != size:
+            raise BadRecordError(
+                f"panoptic PNG {path} is {pixels.shape[0]} x {pixels.shape[1]} px (h x w), its "
+                f"image (image_id {image_id}) {size[0]} x {size[1]}: the masks would not fit"
+            )
+        masks = [np.isin(pixels, ids) for ids in results["segment_ids"]]
+        return {**results, "gt_masks": torch.from_numpy(np.stack(masks))}
+
+
+__all__ = [
+    "DecodePanopticMasks",
+    "PanopticImage",
+    "decode_segment_ids",
+    "encode_segment_ids",
+    "load_json",
+    "load_panoptic",
+]

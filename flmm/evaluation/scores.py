@@ -1,0 +1,232 @@
+"""What an evaluation keeps of a prediction: counted pixels per expression, and their summary.
+
+Data in: bool masks of one image, or the reasons why it was skipped. Data out: small records of
+integers that travel between processes and files as plain lists, and a :class:`Report` of any
+number of them, in percent. Formulas are in :mod:`flmm.evaluation.metrics`; no file is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from flmm.evaluation.metrics import compute_intersections_unions
+from flmm.structures import SkippedExpression
+
+COARSE_PREFIX = "coarse/"
+# From (intersections [P], unions [P]) in px to named figures in percent.
+Measure = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
+
+
+class ExpressionScore(NamedTuple):
+    """Counted pixels of one expression.
+
+    Attributes:
+        expression_id: unique in the data set.
+        groups: names of the groups (kinds, things or stuff, ...) that it belongs to.
+        refined: (intersection, union) of the refined mask with the true one, px.
+        coarse: the same before the refiner; None where there is no such stage.
+        gt_pixels: of the true mask, px.
+    """
+
+    expression_id: int | str
+    groups: tuple[str, ...]
+    refined: tuple[int, int]
+    coarse: tuple[int, int] | None
+    gt_pixels: int
+
+    def to_json(self) -> list[Any]:
+        """As a list of plain values, one line of a file."""
+        coarse = None if self.coarse is None else list(self.coarse)
+        return [self.expression_id, list(self.groups), list(self.refined), coarse, self.gt_pixels]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> ExpressionScore:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: the list is none that :meth:`to_json` wrote.
+        """
+        try:
+            expression_id, groups, (both, either), coarse, gt_pixels = values
+            pair = None if coarse is None else (int(coarse[0]), int(coarse[1]))
+            return cls(expression_id, tuple(groups), (int(both), int(either)), pair, int(gt_pixels))
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{values!r:.100} is no stored expression score: {error}") from error
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of an evaluation.
+
+    Attributes:
+        metrics: in percent, over all expressions that were scored; names of the coarse masks'
+            figures begin with ``coarse/``.
+        groups: the same per group of expressions.
+        counts: scored expressions under "all" and under each group's name.
+        skipped: the expressions that could not be used; they are in no figure.
+        empty_truths: scored expressions whose true mask has no pixel.
+    """
+
+    metrics: dict[str, float]
+    groups: dict[str, dict[str, float]]
+    counts: dict[str, int]
+    skipped: tuple[SkippedExpression, ...]
+    empty_truths: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict of plain values."""
+        return {
+            "metrics": self.metrics,
+            "kinds": self.groups,
+            "expressions": self.counts,
+            "empty_truths": self.empty_truths,
+            "skipped": len(self.skipped),
+            "skipped_expressions": [asdict(item) for item in self.skipped],
+        }
+
+
+def score_masks(
+    ids: Sequence[int | str],
+    gt_masks: Tensor,
+    masks: Tensor,
+    coarse_masks: Tensor | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
+) -> list[ExpressionScore]:
+    """One score per expression of an image.
+
+    Args:
+        ids: the P expressions' ids.
+        gt_masks, masks, coarse_masks: true, refined and coarse masks, bool ``[P, H, W]``.
+        groups: per expression the names of its groups.
+
+    Raises:
+        ValueError: counts or shapes differ.
+    """
+    groups = [()] * len(ids) if groups is None else groups
+    if not len(ids) == len(gt_masks) == len(groups):
+        raise ValueError(
+            f"{len(ids)} expression_ids for {len(gt_masks)} true masks (and {len(groups)} lists "
+            f"of groups), first id {next(iter(ids), None)!r}: give one each per expression"
+        )
+    refined = zip(*compute_intersections_unions(masks, gt_masks))
+    coarse: Iterable[Any] = [None] * len(ids)
+    if coarse_masks is not None:
+        coarse = zip(*compute_intersections_unions(coarse_masks, gt_masks))
+    pixels = gt_masks.bool().flatten(1).sum(1).tolist()
+    rows = zip(ids, map(tuple, groups), refined, coarse, pixels)
+    return [ExpressionScore(*row) for row in rows]
+
+
+def score_sample(sample: dict[str, Any]) -> list[ExpressionScore | SkippedExpression]:
+    """Scores of a predicted sample, or, where its record was skipped, the reason per expression.
+
+    Args:
+        sample: a ``GroundingSample`` as a dict: ``expression_ids`` and either ``skipped``, or
+            ``pred_masks`` and ``gt_masks``; optionally ``coarse_masks``, ``expression_kinds``
+            and ``expression_groups``.
+
+    Raises:
+        ValueError: counts or shapes differ.
+    """
+    ids = sample["expression_ids"]
+    if sample.get("skipped"):
+        image_id, reason = sample.get("image_id", "unknown"), str(sample["skipped"])
+        return [SkippedExpression(item, image_id, reason) for item in ids]
+    scores = score_masks(
+        ids,
+        sample["gt_masks"],
+        sample["pred_masks"],
+        sample.get("coarse_masks"),
+        list_groups(len(ids), sample.get("expression_kinds"), sample.get("expression_groups")),
+    )
+    return list(scores)
+
+
+def list_groups(
+    count: int, kinds: Sequence[str] | None, groups: Sequence[Sequence[str]] | None
+) -> list[tuple[str, ...]]:
+    """Kinds (one name each) and groups (several) of ``count`` expressions, as one list.
+
+    Raises:
+        ValueError: one of them is there, but not for each expression.
+    """
+    for name, entries in (("expression_kinds", kinds), ("expression_groups", groups)):
+        if entries and len(entries) != count:
+            raise ValueError(f"{len(entries)} {name} for {count} expressions: give one each")
+    return [
+        (*([kinds[row]] if kinds else ()), *(groups[row] if groups else ())) for row in range(count)
+    ]
+
+
+def summarise(scores: Sequence[ExpressionScore], measure: Measure) -> dict[str, float]:
+    """Figures in percent of the refined masks and, with ``coarse/``, of the coarse ones.
+
+    Args:
+        scores: of any number of expressions, each once.
+        measure: such as :func:`flmm.evaluation.metrics.compute_summary`.
+    """
+    metrics = measure([s.refined[0] for s in scores], [s.refined[1] for s in scores])
+    coarse = [score.coarse for score in scores if score.coarse is not None]
+    if coarse and len(coarse) == len(scores):
+        figures = measure([pair[0] for pair in coarse], [pair[1] for pair in coarse])
+        metrics |= {COARSE_PREFIX + name: value for name, value in figures.items()}
+    return metrics
+
+
+def build_report(
+    results: Iterable[ExpressionScore | SkippedExpression],
+    measure: Measure,
+    group_order: Sequence[str] = (),
+) -> Report:
+    """Figures of all results, in whatever order they come.
+
+    An id that occurs several times (a sampler repeats images to fill a batch) counts once; one
+    that was scored and skipped counts as scored.
+
+    Args:
+        results: scores and skipped expressions.
+        measure: what is computed of the counted pixels.
+        group_order: groups that come first; others follow by name.
+
+    Raises:
+        ValueError: there is no result.
+    """
+    results = list(results)
+    if not results:
+        raise ValueError("the evaluation saw no prediction: is the data set empty?")
+    scored = {item.expression_id: item for item in results if isinstance(item, ExpressionScore)}
+    skipped = {
+        item.expression_id: item
+        for item in results
+        if isinstance(item, SkippedExpression) and item.expression_id not in scored
+    }
+    members: dict[str, list[ExpressionScore]] = {}
+    for score in scored.values():
+        for name in score.groups:
+            members.setdefault(name, []).append(score)
+    names = [name for name in group_order if name in members]
+    names += sorted(set(members) - set(names))
+    return Report(
+        metrics=summarise(list(scored.values()), measure),
+        groups={name: summarise(members[name], measure) for name in names},
+        counts={"all": len(scored)} | {name: len(members[name]) for name in names},
+        skipped=tuple(sorted(skipped.values(), key=lambda item: str(item.expression_id))),
+        empty_truths=sum(score.gt_pixels == 0 for score in scored.values()),
+    )
+
+
+__all__ = [
+    "COARSE_PREFIX",
+    "ExpressionScore",
+    "Measure",
+    "Report",
+    "build_report",
+    "list_groups",
+    "score_masks",
+    "score_sample",
+    "summarise",
+]

@@ -1,0 +1,103 @@
+"""How much room a feature cache may take.
+
+In: the size of a file to be written. Out: whether there is room for it: within the user's limit,
+and without filling the disk, on which checkpoints are to be written too. Other processes write
+into the same folder; what they have written counts as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+GIGABYTE = 10**9
+# Left free for checkpoints and logs, which a training cannot do without.
+RESERVE_BYTES = 2 * GIGABYTE
+# No space, no quota, or the file system's or the process's limit of one file.
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskBudget:
+    """The room of a cache folder.
+
+    Args:
+        folder: of the whole cache, whatever settings its parts belong to.
+        max_gb: limit of all files in it, in 10**9 bytes; several processes that write at the same
+            moment may each go beyond it by one file.
+
+    Attributes:
+        is_spent: there is no room; until :meth:`reopen`.
+    """
+
+    def __init__(self, folder: Path, max_gb: float) -> None:
+        self.folder = folder
+        self.max_bytes = int(max_gb * GIGABYTE)
+        self.is_spent = False
+        self._has_told = False
+
+    def allows(self, size: int) -> bool:
+        """Whether a file of ``size`` bytes may be written."""
+        if size > self.max_bytes - self.measure_used():
+            self.spend(f"it has reached max_gb={self.max_bytes / GIGABYTE:g}")
+        elif self.measure_free() < size + RESERVE_BYTES:
+            self.spend(
+                f"the disk has {format_gb(self.measure_free())} free, of which "
+                f"{format_gb(RESERVE_BYTES)} are left to checkpoints"
+            )
+        return not self.is_spent
+
+    def spend(self, reason: str) -> None:
+        """Write no more; told once."""
+        self.is_spent = True
+        if not self._has_told:
+            self._has_told = True
+            print_log(
+                f"feature cache {self.folder} takes nothing more: {reason}. What is not in it is "
+                "computed each time: make room, or raise max_gb",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+    def reopen(self) -> None:
+        """Somebody may have made room."""
+        self.is_spent = False
+
+    def measure_room(self) -> int:
+        """Bytes that may still be written."""
+        room = min(self.max_bytes - self.measure_used(), self.measure_free() - RESERVE_BYTES)
+        return max(0, room)
+
+    def measure_used(self) -> int:
+        """Bytes of all files of the cache."""
+        sizes = 0
+        for path in self.folder.glob("*/*.safetensors*"):
+            try:
+                sizes += path.stat().st_size
+            except FileNotFoundError:  # renamed or deleted just now
+                continue
+        return sizes
+
+    def measure_free(self) -> int:
+        """Free bytes of the disk."""
+        folder = self.folder.absolute()
+        while not folder.is_dir():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the system refused to write for want of room."""
+    return error.errno in _DISK_FULL_ERRORS
+
+
+def format_gb(size: float) -> str:
+    """Bytes as text: "12.3 GB", small sizes with more digits."""
+    amount = size / GIGABYTE
+    return f"{amount:.1f} GB" if amount >= 1 or not size else f"{amount:.2g} GB"
+
+
+__all__ = ["GIGABYTE", "DiskBudget", "format_gb", "is_disk_full"]

@@ -1,0 +1,214 @@
+"""The feature cache: what frozen models computed for a picture and its phrases, computed once.
+
+In: a picture and its continuations. Out: what is known of them, and what is still to be computed;
+what is then computed is kept. Two folders lie in the cache's own, one for the reader's settings
+and one for the image encoder's, each named by a hash of all that could change its content.
+Not its duty: computing anything, deciding when to write (see ``flmm.engine.feature_caching``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from flmm.features.budget import DiskBudget, format_gb
+from flmm.features.fingerprints import (
+    describe_reader,
+    describe_refiner,
+    hash_continuation,
+    hash_image_input,
+    hash_json,
+    hash_picture,
+)
+from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensor
+from flmm.features.phrases import join_phrases, pack_phrases, split_phrases, unpack_phrases
+from flmm.features.shards import ShardFolder
+from flmm.structures import Continuation, ImageInput, PhraseAttention
+
+FORMAT = 1  # of the entries; another number leaves older ones unread
+MEGABYTE = 10**6
+_SETTINGS_FILE = "settings.json"
+
+
+@dataclass
+class PhraseLookup:
+    """What the cache knows of a picture's continuations.
+
+    Attributes:
+        cache: where it was looked up.
+        keys: one per continuation.
+        continuations: as they were asked.
+        found: one per continuation; ``None``: unknown.
+    """
+
+    cache: FeatureCache
+    keys: list[str]
+    continuations: list[Continuation]
+    found: list[PhraseAttention | None]
+
+    @property
+    def missing(self) -> list[Continuation]:
+        """The continuations that must be computed."""
+        return [item for item, known in zip(self.continuations, self.found) if known is None]
+
+    def complete(self, computed: PhraseAttention | None) -> PhraseAttention:
+        """All continuations in order; what was computed is kept.
+
+        Args:
+            computed: of ``missing``, in its order; ``None`` where nothing is missing.
+        """
+        new = iter([] if computed is None else split_phrases(computed, self.missing))
+        parts = []
+        for key, known in zip(self.keys, self.found):
+            if known is None:
+                known = next(new)
+                self.cache.keep_phrases(key, known)
+            parts.append(known)
+        return join_phrases(parts)
+
+
+class FeatureCache:
+    """Attention maps, text features and image embeddings on disk.
+
+    Every weight of the frozen models is hashed here, once; they must not change afterwards.
+
+    Args:
+        folder: of the cache; any number of processes and trainings may share it.
+        reader: the frozen reader.
+        refiner: the refiner whose image embeddings are kept; ``None``: none are.
+        dtype: "float16" (see ``half_precision``) or "float32" (exact).
+        max_gb: limit of the whole folder, in 10**9 bytes.
+        shard_mb: entries are written in files of about so many 10**6 bytes.
+
+    Attributes:
+        phrases: entries of the reader.
+        embeddings: entries of the image encoder, or ``None``.
+        budget: room that is left.
+
+    Raises:
+        ValueError: an argument has an impossible value, or weights cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        reader: Any,
+        refiner: Any = None,
+        dtype: str = "float16",
+        max_gb: float = 200.0,
+        shard_mb: float = 64.0,
+    ) -> None:
+        _check_settings(dtype, max_gb, shard_mb)
+        self.folder = Path(folder)
+        self.reader = reader
+        self.refiner = refiner
+        self.dtype = dtype
+        self.budget = DiskBudget(self.folder, max_gb)
+        self._shard_bytes = int(shard_mb * MEGABYTE)
+        start = time.perf_counter()
+        settings, size = describe_reader(reader)
+        self.phrases = self._open("reader", settings)
+        self.embeddings: ShardFolder | None = None
+        if refiner is not None:
+            settings, more = describe_refiner(refiner)
+            self.embeddings = self._open("refiner", settings)
+            size += more
+        seconds = time.perf_counter() - start
+        print_log(
+            f"feature cache: hashed {format_gb(size)} of frozen weights in {seconds:.1f} s",
+            logger="current",
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
+        return self  # a copy of the grounder, such as an average of its weights, shares it
+
+    @property
+    def folders(self) -> list[ShardFolder]:
+        """Where entries of these settings lie."""
+        return [self.phrases] if self.embeddings is None else [self.phrases, self.embeddings]
+
+    def find_phrases(self, image: ImageInput, continuations: list[Continuation]) -> PhraseLookup:
+        """What is known of a picture's continuations; maps and features on the reader's device."""
+        picture = hash_image_input(image)
+        keys = [hash_continuation(picture, item) for item in continuations]
+        stored = [self.phrases.get(key) for key in keys]
+        device = self.reader.device
+        found = [None if item is None else unpack_phrases(item, device) for item in stored]
+        return PhraseLookup(self, keys, list(continuations), found)
+
+    def keep_phrases(self, key: str, seen: PhraseAttention) -> None:
+        """Keep what was computed for one continuation."""
+        if not self.budget.is_spent:
+            self.phrases.put(key, pack_phrases(seen, self.dtype))
+
+    def find_embedding(self, image: ImageInput) -> tuple[str, Tensor | None]:
+        """A key, and the image embedding ``[1, C, s, s]`` on the refiner's device where known.
+
+        An embedding that was computed under autocast is another than one in full precision.
+        """
+        device = self.refiner.device
+        is_autocast = torch.is_autocast_enabled(device.type)
+        precision = str(torch.get_autocast_dtype(device.type)) if is_autocast else "own"
+        key = hash_json([hash_picture(image.image), precision])
+        stored = None if self.embeddings is None else self.embeddings.get(key)
+        return key, None if stored is None else unpack_tensor("embedding", stored, device)
+
+    def keep_embedding(self, key: str, embedding: Tensor) -> None:
+        """Keep an image embedding under the key that ``find_embedding`` gave."""
+        if self.embeddings is not None and not self.budget.is_spent:
+            self.embeddings.put(key, pack_tensor("embedding", embedding, self.dtype, row_dims=2))
+
+    def flush(self) -> None:
+        """Write what is in memory."""
+        for folder in self.folders:
+            folder.flush()
+
+    def refresh(self) -> None:
+        """Learn what other processes have written, and try again to write if there was no room."""
+        self.budget.reopen()
+        for folder in self.folders:
+            folder.refresh()
+
+    def predict_bytes(self, image: ImageInput, continuations: list[Continuation]) -> int:
+        """About how many bytes the entries of a picture will take."""
+        reader, width = self.reader, 2 if self.dtype == "float16" else 4
+        merge = reader.image_processor.merge_size
+        _, height, columns = image.image_grid_thw
+        phrases = [phrase for item in continuations for phrase in item.phrases]
+        ids = reader.tokenizer(phrases, add_special_tokens=False)["input_ids"]
+        size = len(phrases) * reader.num_maps * (height // merge) * (columns // merge) * width
+        tokens = sum(len(item) for item in ids)
+        own_width = min(width, torch.finfo(reader.dtype).bits // 8)
+        size += tokens * reader.num_layers * reader.hidden_size * own_width
+        if self.embeddings is not None:
+            side, other = self.refiner.sam.prompt_encoder.image_embedding_size
+            size += self.refiner.embed_dim * side * other * width
+        return size
+
+    def _open(self, kind: str, settings: dict[str, Any]) -> ShardFolder:
+        """The folder of these settings, which are written into it for people to read."""
+        settings = {"format": FORMAT, "dtype": self.dtype, **settings}
+        folder = self.folder / f"{kind}-{hash_json(settings)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _SETTINGS_FILE).exists():
+            text = json.dumps(settings, indent=1, sort_keys=True, default=str)
+            (folder / _SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
+        return ShardFolder(folder, self.budget, self._shard_bytes)
+
+
+def _check_settings(dtype: str, max_gb: float, shard_mb: float) -> None:
+    if dtype not in STORAGE_DTYPES:
+        raise ValueError(f"feature_cache.dtype is {dtype!r}: give 'float16' or 'float32'")
+    for name, value in (("max_gb", max_gb), ("shard_mb", shard_mb)):
+        if not value > 0:
+            raise ValueError(f"feature_cache.{name} is {value!r}: give a number above 0")
+
+
+__all__ = ["FeatureCache", "PhraseLookup"]

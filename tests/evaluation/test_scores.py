@@ -1,0 +1,102 @@
+"""Scores on their way through files, and what a report counts."""
+
+import json
+
+import pytest
+import torch
+
+from flmm.evaluation import (
+    ExpressionScore,
+    build_report,
+    compute_summary,
+    score_masks,
+    score_sample,
+)
+from flmm.structures import SkippedExpression
+
+
+def make_score(name: int | str, both: int, either: int, *groups: str) -> ExpressionScore:
+    return ExpressionScore(name, groups, (both, either), None, both)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        ExpressionScore(7, ("shape",), (3, 9), (2, 8), 5),
+        ExpressionScore("12:3", (), (2**40, 2**41), None, 0),
+    ],
+)
+def test_a_score_survives_json(score: ExpressionScore) -> None:
+    assert ExpressionScore.from_json(json.loads(json.dumps(score.to_json()))) == score
+
+
+@pytest.mark.parametrize("values", [[1, [], [1]], [1, [], [1, 2], [1], 3], [1, [], 5, None, 3], 8])
+def test_what_is_no_score_is_told(values: object) -> None:
+    with pytest.raises(ValueError, match="is no stored expression score"):
+        ExpressionScore.from_json(values)  # type: ignore[arg-type]
+
+
+def test_masks_are_counted_per_expression() -> None:
+    gt_masks = torch.zeros(2, 3, 3, dtype=torch.bool)
+    gt_masks[0, 0] = True
+    masks, coarse = torch.zeros_like(gt_masks), torch.ones_like(gt_masks)
+    masks[:, 0, 1:] = True
+    scores = score_masks(["a", "b"], gt_masks, masks, coarse, [("things",), ()])
+    assert scores == [
+        ExpressionScore("a", ("things",), (2, 3), (3, 9), 3),
+        ExpressionScore("b", (), (0, 2), (0, 9), 0),
+    ]
+    with pytest.raises(ValueError, match=r"1 expression_ids for 2 true masks .* first id 'a'"):
+        score_masks(["a"], gt_masks, masks)
+
+
+def test_kinds_and_groups_are_both_groups() -> None:
+    mask = torch.ones(2, 2, 2, dtype=torch.bool)
+    sample = {"expression_ids": [1, 2], "gt_masks": mask, "pred_masks": mask}
+    kinds = {"expression_kinds": ["place", "shape"]}
+    groups = {"expression_groups": [("things", "plurals"), ("stuff",)]}
+    found = [[score.groups for score in score_sample(sample | more)] for more in ({}, kinds)]
+    assert found == [[(), ()], [("place",), ("shape",)]]
+    assert [score.groups for score in score_sample(sample | groups | kinds)] == [
+        ("place", "things", "plurals"),
+        ("shape", "stuff"),
+    ]
+    with pytest.raises(ValueError, match="1 expression_kinds for 2 expressions: give one each"):
+        score_sample(sample | {"expression_kinds": ["place"]})
+
+
+def test_a_skipped_sample_needs_no_masks() -> None:
+    reason = "image 3.jpg cannot be read"
+    sample = {"expression_ids": [4, 5], "image_id": 3, "skipped": reason}
+    assert score_sample(sample) == [
+        SkippedExpression(4, 3, reason),
+        SkippedExpression(5, 3, reason),
+    ]
+
+
+def test_a_report_counts_every_id_once() -> None:
+    results = [
+        make_score(1, 1, 4, "b"),
+        make_score(2, 0, 3, "a", "b"),
+        make_score(1, 1, 4, "b"),
+        SkippedExpression(3, 9, "broken"),
+        SkippedExpression(3, 9, "broken"),
+        SkippedExpression(1, 8, "came too late"),
+    ]
+    report = build_report(results, compute_summary, group_order=["c", "b"])
+    assert report.counts == {"all": 2, "b": 2, "a": 1}
+    assert list(report.groups) == ["b", "a"]
+    assert report.skipped == (SkippedExpression(3, 9, "broken"),)
+    assert report.empty_truths == 1
+    assert report.metrics["cIoU"] == pytest.approx(100 / 7)
+    assert report.metrics["mIoU"] == pytest.approx(12.5)
+    assert not any(name.startswith("coarse/") for name in report.metrics)
+    assert build_report(results[::-1], compute_summary, ["c", "b"]) == report
+
+
+def test_nothing_but_skipped_expressions_is_a_report_too() -> None:
+    report = build_report([SkippedExpression("0:0", 1, "gone")], compute_summary)
+    assert report.counts == {"all": 0} and len(report.skipped) == 1
+    assert set(report.metrics.values()) == {0.0}
+    with pytest.raises(ValueError, match="saw no prediction"):
+        build_report([], compute_summary)

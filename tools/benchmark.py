@@ -1,0 +1,52 @@
+"""What pointing costs, as ratios of one run: python tools/benchmark.py [read refine ask ...].
+
+read       F-LMM's way and ours against a bare SDPA prefill: time, memory, largest tensor
+refine     30 masks refined on one image against 1
+ask        a second question about an image against the first
+evaluate   a split of 7 expressions per image, read once against one by one
+cache      a training epoch from the feature cache against one without
+precision  how far bfloat16 and float16 stray from float32
+"""
+
+import argparse
+
+from flmm.benchmarks.reading_ways import WAYS
+from flmm.benchmarks.suites import BENCHMARKS, BenchmarkSettings, run_benchmarks
+from flmm.engine import run_tool
+from flmm.vlms.layouts import LAYOUTS
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    default = BenchmarkSettings()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--model", choices=LAYOUTS, default=default.model)
+    parser.add_argument("--layers", type=int, help="of the language model (default: all)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=default.tokens)
+    parser.add_argument("--expressions", type=int, nargs="+", default=default.expressions)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=default.ways)
+    parser.add_argument("--repeats", type=int, default=default.repeats)
+    parser.add_argument("--max-passes", type=int, default=default.max_passes)
+    parser.add_argument("--sam", default=default.sam, help="refiner: tiny, vit_b, vit_l, vit_h")
+    parser.add_argument("--device", default=default.device)
+    parser.add_argument("--dtype", default=default.dtype)
+    parser.add_argument("--out", default=default.out, help="folder of the results")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    unknown = sorted(set(args.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}: choose of {', '.join(BENCHMARKS)}")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the chosen benchmarks, or all."""
+    values = {key: value for key, value in vars(args).items() if key not in ("names", "debug")}
+    run_benchmarks(args.names or list(BENCHMARKS), BenchmarkSettings(**values))
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Test with several processes, one per GPU (or, on a machine without GPUs, on its cores):
+#   tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
+# Several machines: the same line on each, with NNODES, NODE_RANK (0 on the first), MASTER_ADDR (of
+# the first) and PORT in the environment.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    sed -n '2,5s/^# *//p' "$0" >&2
+    exit 2
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$3" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    "$(dirname "$0")/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -1,0 +1,30 @@
+"""Panoptic Narrative Grounding: average recall of all, singulars, plurals, things and stuff.
+
+python tools/eval_png.py CONFIG [CHECKPOINT]
+"""
+
+import argparse
+
+from flmm.engine import add_common_arguments, load_config, run_tool
+from flmm.engine.evaluation_options import add_evaluation_arguments, build_options
+from flmm.engine.evaluation_runs import run_png_evaluation
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_evaluation_arguments(parser)
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load the config and evaluate it."""
+    config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    run_png_evaluation(config, build_options(args))
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())

@@ -1,0 +1,41 @@
+"""The RefCOCO evaluation script: one table of the standard splits under named protocols.
+
+python tools/eval_refcoco.py CONFIG [CHECKPOINT] [--protocol standard|flmm|both] [--baseline box]
+"""
+
+import argparse
+
+from flmm.engine import add_common_arguments, load_config, run_tool
+from flmm.engine.evaluation_options import add_evaluation_arguments, build_options
+from flmm.engine.evaluation_runs import run_refcoco_evaluation
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_evaluation_arguments(parser)
+    parser.add_argument(
+        "--protocol",
+        choices=["standard", "flmm", "both"],
+        default="standard",
+        help="standard: every sentence alone (LISA, Sa2VA); flmm: first sentences, joined (F-LMM)",
+    )
+    parser.add_argument(
+        "--baseline",
+        choices=["box"],
+        help="no trained head: the frozen model names a box, SAM makes it a mask",
+    )
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load the config and evaluate it."""
+    config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    run_refcoco_evaluation(config, build_options(args))
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())
