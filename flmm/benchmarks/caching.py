@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from flmm.benchmarks.models import build_layout_grounder
 from flmm.benchmarks.reading_ways import make_expressions, make_image
-from flmm.benchmarks.timing import describe_seconds, time_call
+from flmm.benchmarks.timing import build_rows, time_call
 from flmm.features import FeatureCache
 from flmm.grounder import Grounder
-from flmm.heads import SAMRefiner, UNetHead
 from flmm.structures import GroundingSample, ImageInput, as_continuations
-from flmm.vlms.layouts import build_layout_reader
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")
@@ -49,10 +48,7 @@ def measure_caching(
     Raises:
         ValueError: losses with the cache are not those without it.
     """
-    torch.manual_seed(0)
-    reader = build_layout_reader(layout, layers)
-    head = UNetHead(in_channels=reader.num_maps, normalize_input=True, upsample_input=64)
-    grounder = Grounder(reader, head, SAMRefiner(model_name)).to(device).train()
+    grounder = build_layout_grounder(layout, layers, model_name).to(device).train()
     data = _make_data(grounder, image_tokens, phrases, images)
     _check_losses(grounder, data)
     seconds: dict[str, list[float]] = {"epoch without cache": [], "epoch that fills it": []}
@@ -64,13 +60,8 @@ def measure_caching(
             for case in ("epoch that fills it", "epoch with cache"):
                 seconds[case].append(time_call(_Epoch(grounder, data), device))
             grounder.feature_cache = None
-    name = f"train, {layout} {reader.num_layers} layers + SAM {model_name}"
-    rows: list[Row] = []
-    for case, values in seconds.items():
-        row = {"what": name, "case": case, **describe_seconds(values)}
-        row["ratio"] = row["median_s"] / rows[0]["median_s"] if rows else 1.0
-        rows.append(row)
-    return rows
+    name = f"train, {layout} {grounder.vlm.num_layers} layers + SAM {model_name}"
+    return build_rows(name, seconds)
 
 
 class _Epoch:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flmm.benchmarks.timing import describe_seconds
+from flmm.benchmarks.timing import build_rows
 from flmm.datasets.protocols import REFER_PROTOCOLS
 from flmm.datasets.shape_files import write_dataset
 from flmm.engine import load_config
@@ -61,13 +61,8 @@ def measure_evaluation(
                     seconds[one_by_one].append(result.seconds)
     if scores[True] != scores[False]:
         raise ValueError("the two ways of evaluating disagree: their speeds cannot be compared")
-    slow, fast = (describe_seconds(seconds[way]) for way in (True, False))
     what = f"evaluate {len(items)} images x {EXPRESSIONS} expressions, tiny model"
-    ratio = fast["median_s"] / slow["median_s"]
-    return [
-        {"what": what, "case": "one by one", **slow, "ratio": 1.0},
-        {"what": what, "case": "read once", **fast, "ratio": ratio},
-    ]
+    return build_rows(what, {"one by one": seconds[True], "read once": seconds[False]})
 
 
 def _keep_expressions(dataset: Any, images: int) -> list[dict[str, Any]]:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from flmm.benchmarks.models import build_layout_grounder
 from flmm.benchmarks.reading_ways import make_expressions, make_image
-from flmm.benchmarks.timing import describe_seconds, time_alternately
-from flmm.grounder import Grounder
-from flmm.heads import SAMRefiner, UNetHead
+from flmm.benchmarks.timing import build_rows, time_alternately
+from flmm.heads import SAMRefiner
 from flmm.inferencer import GroundingInferencer
-from flmm.vlms.layouts import build_layout_reader
 
 Row = dict[str, Any]
 
@@ -42,7 +41,7 @@ def measure_refining(
         refiner(image, coarse[:count], words[:count])
 
     calls = {"1 mask": lambda: refine(1), f"{masks} masks": lambda: refine(masks)}
-    return _build_rows(f"refine, SAM {model_name}", time_alternately(calls, device, repeats))
+    return build_rows(f"refine, SAM {model_name}", time_alternately(calls, device, repeats))
 
 
 def measure_asking(
@@ -64,10 +63,8 @@ def measure_asking(
         expressions: of each question.
         repeats: timed rounds; every round begins with a picture that is new.
     """
-    torch.manual_seed(0)
-    reader = build_layout_reader(layout, layers)
-    head = UNetHead(in_channels=reader.num_maps, normalize_input=True, upsample_input=64)
-    grounder = Grounder(reader, head, SAMRefiner(model_name))
+    grounder = build_layout_grounder(layout, layers, model_name)
+    reader = grounder.vlm
     inferencer = GroundingInferencer.from_model(grounder, device)
     factor = reader.image_processor.patch_size * reader.image_processor.merge_size
     image = make_image(image_tokens, factor)
@@ -83,17 +80,7 @@ def measure_asking(
 
     calls = {"first question": ask_first, "second question": ask_again}
     name = f"ask, {layout} {reader.num_layers} layers + SAM {model_name}"
-    return _build_rows(name, time_alternately(calls, device, repeats))
-
-
-def _build_rows(name: str, seconds: dict[str, list[float]]) -> list[Row]:
-    """One row per call; ratios are those against the first."""
-    rows: list[Row] = []
-    for call, values in seconds.items():
-        row = {"what": name, "case": call, **describe_seconds(values)}
-        row["ratio"] = row["median_s"] / rows[0]["median_s"] if rows else 1.0
-        rows.append(row)
-    return rows
+    return build_rows(name, time_alternately(calls, device, repeats))
 
 
 __all__ = ["measure_asking", "measure_refining"]

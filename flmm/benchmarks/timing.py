@@ -42,9 +42,24 @@ def describe_seconds(seconds: list[float]) -> dict[str, float]:
     return {"median_s": median(seconds), "low_s": min(seconds), "high_s": max(seconds)}
 
 
+def build_rows(what: str, seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """One row per case with its seconds; ``ratio`` is the median against that of the first.
+
+    Args:
+        what: is measured, the same in every row.
+        seconds: of the runs, by case.
+    """
+    rows: list[dict[str, Any]] = []
+    for case, values in seconds.items():
+        row = {"what": what, "case": case, **describe_seconds(values)}
+        row["ratio"] = row["median_s"] / rows[0]["median_s"] if rows else 1.0
+        rows.append(row)
+    return rows
+
+
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-__all__ = ["describe_seconds", "time_alternately", "time_call"]
+__all__ = ["build_rows", "describe_seconds", "time_alternately", "time_call"]

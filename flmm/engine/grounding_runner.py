@@ -11,13 +11,14 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MessageHub, MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import (
@@ -67,6 +68,7 @@ class GroundingRunner(Runner):
 
     train_loop: ResumableLoop
     _load_from: str | None
+    _experiment_name: str
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """Set up multi-processing; processes without a GPU talk through gloo.
@@ -84,7 +86,16 @@ class GroundingRunner(Runner):
         super().setup_env(env_cfg)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger; a log file that finds no room stops the run like any other file."""
+        """Build the logger; a log file that finds no room stops the run like any other file.
+
+        The first thing that mmengine builds, so the run also gets a name of its own here: mmengine
+        keeps logger, message hub and visualizer by a name that holds the second of the start, and
+        a second run of one process would go on with the best score of the first.
+        """
+        name = self._experiment_name
+        runs = count(2)
+        while MessageHub.check_instance_created(self._experiment_name):
+            self._experiment_name = f"{name}_{next(runs)}"
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def test_killed_and_resumed_it_goes_on(toy_config: Path, tmp_path: Path) -> None
         torch.testing.assert_close(resumed[key], value)
     assert len(list((tmp_path / "killed").glob("iter_*.pth"))) == 2  # the last two are kept
     assert list((tmp_path / "killed").glob("best_cIoU_*.pth"))
+
+
+def test_runs_of_one_second_know_nothing_of_each_other(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = time.struct_time((2026, 1, 1, 1, 1, 1, 3, 1, 0))
+    monkeypatch.setattr("time.localtime", lambda *_: moment)
+    options = {"train_cfg.max_iters": 2, "train_cfg.val_interval": 2}
+    runners = [run_training(load_config(toy_config, options, work_dir=name)) for name in "ab"]
+    assert runners[0].message_hub is not runners[1].message_hub
+    for runner in runners:
+        assert list(Path(runner.work_dir).glob("best_cIoU_*.pth"))
 
 
 def test_resume_from_a_named_checkpoint(toy_config: Path) -> None:
