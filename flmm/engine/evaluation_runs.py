@@ -205,8 +205,8 @@ def _list_files(cfg: dict[str, Any]) -> list[Path]:
 def _check_files(cfgs: dict[tuple[str, str], dict[str, Any]]) -> None:
     """Everything must be there before hours are spent."""
     missing = {
-        str(path): f"  {path} ({name} {split})"
-        for (name, split), cfg in cfgs.items()
+        str(path): f"  {path} ({name})"
+        for (name, _), cfg in cfgs.items()
         for path in _list_files(cfg)
         if not path.is_file()
     }
