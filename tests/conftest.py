@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+import mmengine.config  # noqa: F401  in pytest's first process: see below
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores
+# yapf, which mmengine's configs import, writes a grammar file into the user's cache when there is
+# none and shows it to other processes before it is whole ("EOFError: Ran out of input"): the import
+# above makes it before pytest's workers, and the tests' own processes, start.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -8,6 +8,9 @@ if [ $# -lt 3 ]; then
     sed -n '2,5s/^# *//p' "$0" >&2
     exit 2
 fi
+# One process first: yapf, which mmengine imports, writes its cache in place, and a rank that reads it
+# half-written ends with "EOFError: Ran out of input".
+"${PYTHON:-python}" -c "import yapf"
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$3" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
