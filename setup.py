@@ -41,7 +41,12 @@ setup(
         "setuptools>=70",  # mmengine imports pkg_resources-era modules from it
     ],
     extras_require={
+        "web": ["gradio>=5"],  # tools/web_demo.py
+        "noun-chunks": ["spacy>=3.7"],  # the phrase selector of that name
         "dev": [
+            "gradio>=5",
+            "spacy>=3.7",
+            "playwright>=1.45",  # drives a Chromium that is installed already, for the page's test
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

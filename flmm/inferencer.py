@@ -23,6 +23,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 from tqdm import tqdm
 
+from flmm.conversation import BRACKETS, Chat
 from flmm.engine.checkpoint import load_weights
 from flmm.engine.runner import load_config
 from flmm.geometry import compute_boxes_xyxy
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from flmm.heads import ImageEncoding
     from flmm.vlms.base import Prefix
 
+DEFAULT_SELECTORS = (BRACKETS, "reader")
 Phrases = Sequence[str | Continuation] | str | Continuation
 
 
@@ -81,12 +83,15 @@ class GroundingInferencer:
         init_default_scope("flmm")
         model = MODELS.build(config.model)
         load_weights(model, checkpoint)
+        self.config: Config | None = config
+        self.selectors = config.get("selectors", DEFAULT_SELECTORS)
         self._set_model(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
     def from_model(cls, model: Grounder, device: str | torch.device = "cpu") -> GroundingInferencer:
         """The same door to a grounder that is built and trained already."""
         inferencer = cls.__new__(cls)
+        inferencer.config, inferencer.selectors = None, DEFAULT_SELECTORS
         inferencer._set_model(model, device)
         return inferencer
 
@@ -136,6 +141,22 @@ class GroundingInferencer:
         hide = len(image) <= 8 if progress is None else not progress
         pairs = tqdm(zip(image, phrases), total=len(image), disable=hide, unit="image")
         return [self._ground_one(picture, texts, return_maps) for picture, texts in pairs]
+
+    @torch.inference_mode()
+    def chat(self, image: Any, selectors: Sequence[Any] | None = None) -> Chat:
+        """A conversation about a picture, whose words point into it.
+
+        The picture is read and encoded once, also if phrases of it were grounded just before.
+
+        Args:
+            image: as in a call; further pictures can be shown with a question.
+            selectors: which words are pointed at, see :class:`flmm.conversation.Chat`; ``None``:
+                the config's ``selectors``, or the words in brackets and those that the reader
+                names.
+        """
+        seen = self._read(image)
+        chosen = self.selectors if selectors is None else selectors
+        return Chat(self.model, seen.prefix, seen.encoding, chosen)
 
     @torch.inference_mode()
     def describe(self, image: Any, prompt: str | None = None, max_new_tokens: int = 256) -> str:

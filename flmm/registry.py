@@ -19,7 +19,13 @@ MODELS = Registry(
     "model",
     parent=MMENGINE_MODELS,
     scope="flmm",
-    locations=["flmm.vlms", "flmm.heads", "flmm.grounder", "flmm.box_baseline"],
+    locations=[
+        "flmm.vlms",
+        "flmm.heads",
+        "flmm.selectors",
+        "flmm.grounder",
+        "flmm.box_baseline",
+    ],
 )
 DATASETS = Registry(
     "dataset",

@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"structures", "registry", "geometry", "mmcv_ops"},
-    {"vlms", "heads", "features", "datasets", "evaluation"},
+    {"vlms", "heads", "features", "selectors", "datasets", "evaluation"},
     {"grounder", "box_baseline"},
-    {"engine", "visualization"},
-    {"inferencer"},
-    {"tiny_model", "demo", "benchmarks"},
+    {"engine", "visualization", "conversation"},
+    {"inferencer", "explanation"},
+    {"tiny_model", "demo", "benchmarks", "visual_cot", "web"},
     {"tools"},
 ]
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -26,6 +26,8 @@ DOORS = {
     "segment_anything": {"heads", "tiny_model"},
     "mmdet": {"datasets", "evaluation", "mmcv_ops"},
     "mmcv": {"datasets", "evaluation", "mmcv_ops"},
+    "spacy": {"selectors"},
+    "gradio": {"web"},
 }
 FILES = sorted([*ROOT.glob("flmm/**/*.py"), *ROOT.glob("tools/*.py")])
 

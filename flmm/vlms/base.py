@@ -17,9 +17,16 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from flmm.structures import Continuation, ImageInput, PhraseAttention, as_continuations
-from flmm.vlms.attention import TOKEN_MERGES, RowReader
-from flmm.vlms.generation import answer_pack, continue_prefix
+from flmm.structures import (
+    Continuation,
+    ImageInput,
+    PhraseAttention,
+    Span,
+    as_continuations,
+)
+from flmm.vlms.attention import TOKEN_MERGES, RowReader, build_continuation_mask
+from flmm.vlms.dialogue import Dialogue
+from flmm.vlms.generation import answer_pack, build_logits_processors, continue_prefix
 from flmm.vlms.packing import attend_packs, join_attention, split_into_packs
 from flmm.vlms.prefixes import (
     PADDING_SIDES,
@@ -199,6 +206,47 @@ class FrozenVLM(nn.Module, ABC):
         """
 
     @abstractmethod
+    def _encode_turn(
+        self, question: str, grids: Sequence[tuple[int, int]], is_first: bool
+    ) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
+        """Token ids of a user turn of a conversation, up to where the answer begins.
+
+        Args:
+            question: plain text.
+            grids: (h, w) of the attention grid of each picture of the turn, in order.
+            is_first: nothing stands before; otherwise the turn begins behind the last token of
+                an answer, and closes it.
+
+        Returns:
+            the ids, pictures expanded; per picture where its image tokens are; and of each token
+            of the question its place in the ids and its characters.
+        """
+
+    @abstractmethod
+    def _locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
+        """Int64 ``[axes, S]`` on the CPU: positions of tokens that hold all of ``images``."""
+
+    @abstractmethod
+    def _read_turn(
+        self,
+        cache: Any,
+        input_ids: Sequence[int],
+        positions: Tensor,
+        images: Sequence[ImageInput],
+    ) -> Tensor:
+        """Feed R tokens that hold pictures after what the cache holds.
+
+        Args:
+            cache: keys and values of what stands before; grows.
+            input_ids: R tokens, pictures expanded.
+            positions: ``[axes, R]``.
+            images: the pictures of these tokens, in order.
+
+        Returns:
+            ``[D]``, of the last token, after the final norm.
+        """
+
+    @abstractmethod
     def _decode(
         self,
         cache: Any,
@@ -374,3 +422,48 @@ class FrozenVLM(nn.Module, ABC):
         return [
             self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in answers
         ]
+
+    def converse(self, image: Any) -> Dialogue:
+        """A conversation about a picture, which is read once.
+
+        Args:
+            image: a picture, an ``ImageInput``, or what ``prefill`` gave (its prompt is ignored;
+                it serves again afterwards).
+        """
+        return Dialogue(self, image if isinstance(image, Prefix) else self.prefill(image))
+
+    @frozen_call
+    def _decode_rows(
+        self,
+        cache: Any,
+        input_ids: Sequence[int],
+        positions: Tensor,
+        row_reader: RowReader | None,
+    ) -> Sequence[Tensor]:
+        """:meth:`_decode` of one run of text.
+
+        Args:
+            cache: of one row.
+            input_ids: R tokens.
+            positions: ``[axes, R]``, the same on every axis.
+            row_reader: as there.
+        """
+        mask = None
+        if row_reader is not None:
+            owners = torch.zeros(1, len(input_ids), dtype=torch.int64, device=self.device)
+            seen = torch.ones(1, cache.get_seq_length(), dtype=torch.bool, device=self.device)
+            mask = build_continuation_mask(owners, seen, self.dtype)
+        ids = torch.tensor([input_ids], device=self.device)
+        return self._decode(cache, ids, positions[:1].to(self.device), mask, row_reader)
+
+    @frozen_call
+    def _score_next(self, hidden_state: Tensor, input_ids: Sequence[int]) -> int:
+        """The next token, greedily.
+
+        Args:
+            hidden_state: ``[D]``, of the last token.
+            input_ids: all tokens so far, which the repetition penalty counts.
+        """
+        logits = self.model.get_output_embeddings()(hidden_state[None]).float().cpu()
+        context: Any = torch.tensor([input_ids])
+        return int(build_logits_processors(self)(context, logits).argmax(-1))

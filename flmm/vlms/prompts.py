@@ -77,12 +77,29 @@ class PlainTextTokenizer:
             prompt: plain text.
             after: the template's text behind the prompt, control tokens obeyed.
         """
+        return self.encode_around(before, prompt, after)[0]
+
+    def encode_around(
+        self, before: str, prompt: str, after: str
+    ) -> tuple[list[int], list[tuple[int, Span]]]:
+        """As :meth:`encode_template`, and where the prompt's tokens are.
+
+        Returns:
+            the ids; of each token that holds characters of the prompt its place among them and
+            the half-open range of these characters.
+        """
         head, tail = self._split(before), self._split(after)
         # Template text that touches the prompt is tokenised with it: merges cross the border.
-        middle = (head.pop() if head else "") + prompt + (tail.pop(0) if tail else "")
+        left, right = head.pop() if head else "", tail.pop(0) if tail else ""
         ids = [index for piece in head for index in self._encode_piece(piece)]
-        ids += self.encode_plain(middle)[0]
-        return ids + [index for piece in tail for index in self._encode_piece(piece)]
+        middle, offsets = self.encode_plain(left + prompt + right)
+        tokens = []
+        for place, (first, last) in enumerate(offsets, start=len(ids)):
+            first, last = max(first - len(left), 0), min(last - len(left), len(prompt))
+            if first < last:
+                tokens.append((place, (first, last)))
+        ids += middle
+        return ids + [index for piece in tail for index in self._encode_piece(piece)], tokens
 
     def _split(self, template: str) -> list[str]:
         """Plain text and control tokens in turn, plain text (maybe empty) first and last."""

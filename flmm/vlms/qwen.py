@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel
 
 from flmm.registry import MODELS
-from flmm.structures import ImageInput
+from flmm.structures import ImageInput, Span
 from flmm.vlms.attention import ROW_ATTENTION, RowReader, use_attention
-from flmm.vlms.base import FrozenVLM
+from flmm.vlms.base import FrozenVLM, frozen_call
 from flmm.vlms.loading import (
     build_random_model,
     check_family,
@@ -33,6 +33,7 @@ from flmm.vlms.qwen_image_processor import QwenImageProcessorWrapper
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 _PROMPT_SLOT = "FLMM PROMPT SLOT"
+_ANSWER_SLOT = "FLMM ANSWER SLOT"
 
 
 @MODELS.register_module()
@@ -119,26 +120,13 @@ class FrozenQwen(FrozenVLM):
 
     def render_prompt(self, prompt: str | None = None) -> str:
         """The text the model reads, as the chat template renders it, placeholder not expanded."""
-        before, after = self._render_template()
+        before, after = self._render_turn(1, is_first=True)
         return before + (self.default_prompt if prompt is None else prompt) + after
-
-    def _render_template(self) -> tuple[str, str]:
-        """The chat template's text before and after the prompt of the user turn."""
-        content = [{"type": "image"}, {"type": "text", "text": _PROMPT_SLOT}]
-        rendered = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        parts = rendered.split(_PROMPT_SLOT)
-        if len(parts) != 2:
-            raise ValueError(
-                f"the chat template writes the prompt {len(parts) - 1} times: it must once"
-            )
-        return parts[0], parts[1]
 
     def _encode_prompt(self, prompt: str, grid_hw: tuple[int, int]) -> tuple[list[int], slice]:
         """Token ids of the rendered prompt, image expanded, and where the image tokens are."""
         config = self.model.config
-        before, after = self._render_template()
+        before, after = self._render_turn(1, is_first=True)
         ids = self._plain_text.encode_template(before, prompt, after)
         if ids.count(config.image_token_id) != 1:
             raise ValueError(
@@ -155,18 +143,48 @@ class FrozenQwen(FrozenVLM):
         ids, columns = self._encode_prompt(question, grid_hw)
         return ids[columns.stop :]
 
+    def _encode_turn(
+        self, question: str, grids: Sequence[tuple[int, int]], is_first: bool
+    ) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
+        before, after = self._render_turn(len(grids), is_first)
+        ids, tokens = self._plain_text.encode_around(before, question, after)
+        return expand_images(ids, tokens, grids, self.model.config)
+
+    def _render_turn(self, images: int, is_first: bool) -> tuple[str, str]:
+        """The chat template's text before and after the question of a user turn."""
+        content: list[dict[str, str]] = [{"type": "image"}] * images
+        content = [*content, {"type": "text", "text": _PROMPT_SLOT}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if not is_first:
+            said = [{"type": "text", "text": _ANSWER_SLOT}]
+            earlier = [{"type": "text", "text": "question"}]
+            messages.insert(0, {"role": "assistant", "content": said})
+            messages.insert(0, {"role": "user", "content": earlier})
+        rendered = self.processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        parts = rendered.rpartition(_ANSWER_SLOT)[2].split(_PROMPT_SLOT)
+        if len(parts) != 2:
+            raise ValueError(
+                f"the chat template writes the prompt {len(parts) - 1} times: it must once"
+            )
+        return parts[0], parts[1]
+
+    def _locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
+        ids = torch.tensor([list(input_ids)])
+        positions, _ = self.model.model.get_rope_index(
+            ids,
+            mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
+            image_grid_thw=torch.tensor([item.image_grid_thw for item in images]),
+        )
+        return positions[:, 0]
+
     def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
         merge = self.image_processor.merge_size
         _, grid_height, grid_width = image_input.image_grid_thw
         grid_hw = (grid_height // merge, grid_width // merge)
         ids, columns = self._encode_prompt(prompt, grid_hw)
-        input_ids = torch.tensor([ids])
-        positions, _ = self.model.model.get_rope_index(
-            input_ids,
-            mm_token_type_ids=(input_ids == self.model.config.image_token_id).int(),
-            image_grid_thw=torch.tensor([image_input.image_grid_thw]),
-        )
-        return PrefixInput(ids, positions[:, 0], grid_hw, columns, image_input)
+        return PrefixInput(ids, self._locate(ids, [image_input]), grid_hw, columns, image_input)
 
     def _prefill(
         self,
@@ -186,6 +204,25 @@ class FrozenQwen(FrozenVLM):
             use_cache=True,
         )
         return output.last_hidden_state
+
+    @frozen_call
+    def _read_turn(
+        self,
+        cache: Any,
+        input_ids: Sequence[int],
+        positions: Tensor,
+        images: Sequence[ImageInput],
+    ) -> Tensor:
+        grids = torch.tensor([item.image_grid_thw for item in images])
+        output = self.model.model(
+            input_ids=torch.tensor([input_ids], device=self.device),
+            pixel_values=torch.cat([self._patchify(item) for item in images]),
+            image_grid_thw=grids.to(self.device),
+            position_ids=positions[:, None].to(self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[0, -1]
 
     def _patchify(self, image_input: ImageInput) -> Tensor:
         """``[n_patches, C*T*p*p]`` on the device, checked against the grid."""
@@ -227,6 +264,46 @@ class FrozenQwen(FrozenVLM):
         if row_reader is None:
             return [output.last_hidden_state]
         return output.hidden_states[-self.num_layers :]
+
+
+def expand_images(
+    ids: Sequence[int],
+    tokens: Sequence[tuple[int, Span]],
+    grids: Sequence[tuple[int, int]],
+    config: Any,
+) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
+    """Every image placeholder as often as its grid has cells.
+
+    Args:
+        ids: token ids with one placeholder per picture.
+        tokens: places within ``ids``, each with something of its own.
+        grids: (h, w) of each picture.
+        config: of the model, with the id of the placeholder.
+
+    Returns:
+        the longer ids, where the image tokens of each picture are, and ``tokens`` moved.
+
+    Raises:
+        ValueError: there are not as many placeholders as pictures.
+    """
+    places = [place for place, index in enumerate(ids) if index == config.image_token_id]
+    if len(places) != len(grids):
+        raise ValueError(
+            f"the rendered turn holds {len(places)} image placeholders for {len(grids)} pictures: "
+            "the chat template must write exactly one for each"
+        )
+    expanded: list[int] = []
+    columns: list[slice] = []
+    moved: dict[int, int] = {}
+    for place, index in enumerate(ids):
+        moved[place] = len(expanded)
+        if index == config.image_token_id:
+            height, width = grids[len(columns)]
+            columns.append(slice(len(expanded), len(expanded) + height * width))
+            expanded += [index] * (height * width)
+        else:
+            expanded.append(index)
+    return expanded, columns, [(moved[place], span) for place, span in tokens]
 
 
 def check_image_span(ids: Sequence[int], grid_hw: tuple[int, int], config: Any) -> None:

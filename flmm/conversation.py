@@ -1,0 +1,381 @@
+"""A conversation whose words point at pixels.
+
+    chat = inferencer.chat("photo.jpg")
+    turn = chat.ask("What is in the picture?")
+    turn.text  # the frozen model's own answer, as without flmm
+    turn.phrases  # its words with a mask each
+
+In: a grounder, pictures, questions. Out: turns. The answer is the reader's (see vlms.dialogue), the
+choice of words the selectors', the masks the grounder's; this file joins them. Every picture and
+every token is read once; masks come from the rows of the words that were said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flmm.geometry import compute_boxes_xyxy
+from flmm.grounder import Grounder
+from flmm.heads import ImageEncoding
+from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
+from flmm.structures import ImageInput, PhraseAttention, Span, compute_scores, encode_mask
+from flmm.vlms import Prefix
+from flmm.vlms.dialogue import Dialogue
+
+BRACKETS = "brackets"
+
+
+@dataclass(frozen=True, eq=False)
+class PointedPhrase:
+    """Words of a turn and the pixels they point at.
+
+    Attributes:
+        text: the words.
+        span: half-open character range, in the turn's question or text.
+        role: ``"question"`` or ``"answer"``: whose words they are.
+        image: which picture of the conversation they point into, from 0.
+        mask: bool ``[H, W]``, pixels of that picture as given.
+        box_xyxy: float32 ``[4]`` of the mask, right and bottom edge exclusive; NaN where empty.
+        score: mean foreground probability inside the mask, in [0, 1]; 0 where it is empty.
+    """
+
+    text: str
+    span: Span
+    role: str
+    image: int
+    mask: np.ndarray = field(repr=False)
+    box_xyxy: np.ndarray
+    score: float
+
+    def to_coco(self) -> dict[str, Any]:
+        """``{"phrase", "span", "role", "image", "segmentation", "bbox", "score"}``, JSON ready.
+
+        ``segmentation`` is a compressed RLE, ``bbox`` is ``[x, y, w, h]`` in pixels, all zero
+        where the mask is empty.
+        """
+        x0, y0, x1, y1 = (float(edge) for edge in np.nan_to_num(self.box_xyxy))
+        return {
+            "phrase": self.text,
+            "span": list(self.span),
+            "role": self.role,
+            "image": self.image,
+            "segmentation": encode_mask(self.mask),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "score": self.score,
+        }
+
+
+@dataclass(frozen=True)
+class TurnToken:
+    """A token of a turn.
+
+    Attributes:
+        place: its position in the conversation.
+        span: its characters in the turn's question or text.
+        text: these characters.
+        role: ``"question"`` or ``"answer"``.
+    """
+
+    place: int
+    span: Span
+    text: str
+    role: str
+
+
+@dataclass(eq=False)
+class ChatTurn:
+    """A question, its answer, and where their words point.
+
+    Attributes:
+        question: as the reader read it, brackets removed.
+        text: the answer.
+        phrases: the question's, then the answer's, each in text order.
+        tokens: of question and answer.
+        end_reason: ``"end"`` of the answer; ``"max_new_tokens"`` or ``"context"`` where it was cut;
+            ``None`` where it was stopped.
+    """
+
+    question: str
+    text: str
+    phrases: list[PointedPhrase]
+    tokens: list[TurnToken] = field(repr=False)
+    end_reason: str | None
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """One record per phrase, see :meth:`PointedPhrase.to_coco`."""
+        return [phrase.to_coco() for phrase in self.phrases]
+
+
+class Chat:
+    """A conversation about one picture or more.
+
+    Args:
+        grounder: the model.
+        prefix: the first picture, read.
+        encoding: the refiner's ``encode_image`` of it, if there is one already.
+        selectors: which words of a turn are pointed at, see ``flmm.selectors.build_selector``;
+            ``"brackets"`` are those that the question marks: ``is [the red cup] full?``.
+
+    Attributes:
+        turns: so far.
+    """
+
+    def __init__(
+        self,
+        grounder: Grounder,
+        prefix: Prefix,
+        encoding: ImageEncoding | None = None,
+        selectors: Sequence[Any] = (BRACKETS,),
+    ) -> None:
+        self.grounder = grounder
+        self.turns: list[ChatTurn] = []
+        self.dialogue: Dialogue = grounder.vlm.converse(prefix)
+        self._encodings: dict[int, ImageEncoding | None] = {}
+        if encoding is not None:
+            self._encodings[0] = encoding
+        self._selectors = list(selectors)
+
+    @property
+    def images(self) -> list[ImageInput]:
+        """The pictures of the conversation."""
+        return [item.image_input for item in self.dialogue.images]
+
+    def ask(
+        self,
+        question: str,
+        images: Sequence[Any] = (),
+        select: Sequence[Any] | None = None,
+        max_new_tokens: int = 256,
+        on_text: Callable[[str], None] | None = None,
+        begin: str = "",
+    ) -> ChatTurn:
+        """One turn.
+
+        Args:
+            question: plain text; with the selector ``"brackets"`` the words in ``[ ]`` are
+                pointed at, and the reader reads the text without the brackets.
+            images: further pictures, shown before the question.
+            select: selectors of this turn; ``None``: the conversation's.
+            max_new_tokens: the longest answer.
+            on_text: called with each new piece of the answer.
+            begin: words that the answer begins with, whatever the reader would have said.
+
+        Raises:
+            TypeError, FileNotFoundError, ValueError: the question is blank or a bracket is not
+                closed; a picture cannot be read; or the model's context is full. The
+                conversation stays as it was.
+        """
+        for piece in self.stream(question, images, select, max_new_tokens, begin):
+            if on_text is not None:
+                on_text(piece)
+        return self.turns[-1]
+
+    def stream(
+        self,
+        question: str,
+        images: Sequence[Any] = (),
+        select: Sequence[Any] | None = None,
+        max_new_tokens: int = 256,
+        begin: str = "",
+    ) -> Iterator[str]:
+        """As :meth:`ask`, the answer piece by piece; the turn is the last of ``turns`` then.
+
+        A caller that stops half-way keeps the answer so far as a turn.
+        """
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"the question is {question!r}: give at least one word")
+        chosen = self._selectors if select is None else list(select)
+        marked: list[Span] = []
+        if BRACKETS in chosen:
+            question, marked = parse_brackets(question)
+        selectors = [build_selector(item, self.grounder) for item in chosen if item != BRACKETS]
+        encode = self.grounder.vlm.image_processor.encode
+        self.dialogue.ask(question, [encode(image) for image in images])
+        decoder = _TextDecoder(self.grounder.vlm.tokenizer)
+        written = 0
+        stopped = False
+        try:
+            for token in chain(self.dialogue.begin(begin), self.dialogue.write(max_new_tokens)):
+                text = decoder.add(token)
+                if len(text) > written:
+                    piece, written = text[written:], len(text)
+                    yield piece
+        except GeneratorExit:
+            stopped = True
+        except BaseException:
+            self.dialogue.undo()
+            raise
+        text = decoder.finish()
+        try:
+            turn = self._finish(question, marked, text, decoder.offsets, selectors)
+        except BaseException:
+            self.dialogue.undo()
+            raise
+        self.turns.append(turn)
+        if len(text) > written and not stopped:
+            yield text[written:]
+
+    def undo(self) -> ChatTurn:
+        """Take back the last turn, with the pictures it showed.
+
+        Raises:
+            ValueError: there is none.
+        """
+        self.dialogue.undo()
+        for index in [index for index in self._encodings if index >= len(self.images)]:
+            del self._encodings[index]
+        return self.turns.pop()
+
+    def look(self, spans: Sequence[Span]) -> list[PhraseAttention]:
+        """Per picture where tokens of the conversation looked, see ``Dialogue.look``."""
+        return self.dialogue.look(spans)
+
+    def ground(self, seen: PhraseAttention, image: int) -> tuple[Tensor, Tensor]:
+        """Masks of what :meth:`look` gave.
+
+        Args:
+            seen: one entry of it.
+            image: which picture it is of.
+
+        Returns:
+            bool ``[P, H, W]`` in pixels of the picture as given, and their scores ``[P]``.
+        """
+        with torch.inference_mode():
+            output = self.grounder.ground_seen(self.images[image], seen, self._encode(image))
+        logits = output.refined_mask_logits
+        return logits > 0, compute_scores(logits)
+
+    def _encode(self, image: int) -> ImageEncoding | None:
+        """What the refiner sees of a picture; computed once."""
+        if self.grounder.sam is None:
+            return None
+        if self._encodings.get(image) is None:
+            self._encodings[image] = self.grounder.encode_images([self.images[image]])[0]
+        return self._encodings[image]
+
+    def _finish(
+        self,
+        question: str,
+        marked: list[Span],
+        text: str,
+        offsets: list[Span],
+        selectors: Sequence[PhraseSelector],
+    ) -> ChatTurn:
+        """The turn that has been said: its tokens, the selectors' choice, masks."""
+        turn = self.dialogue.turns[-1]
+        tokens = [
+            TurnToken(place, span, question[slice(*span)], "question")
+            for place, span in turn.question_tokens
+        ]
+        tokens += [
+            TurnToken(place, span, text[slice(*span)], "answer")
+            for place, span in enumerate(offsets, start=turn.answer[0])
+        ]
+        answer = Answer(
+            text,
+            offsets,
+            lambda: self.dialogue.read_hidden_states(turn.answer),
+            self._ask_aside,
+        )
+        chosen = {span for selector in selectors if text for span in selector.select(answer)}
+        wanted = [("question", span) for span in sorted(set(marked))]
+        wanted += [("answer", span) for span in sorted(chosen)]
+        phrases = self._point(wanted, tokens, {"question": question, "answer": text})
+        return ChatTurn(question, text, phrases, tokens, turn.end_reason)
+
+    def _ask_aside(self, question: str) -> str:
+        """The reader's reply to a question that the conversation forgets."""
+        aside = self.dialogue.fork()
+        aside.ask(question)
+        ids = list(aside.write())
+        return self.grounder.vlm.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _point(
+        self,
+        wanted: Sequence[tuple[str, Span]],
+        tokens: Sequence[TurnToken],
+        texts: dict[str, str],
+    ) -> list[PointedPhrase]:
+        """Masks of character ranges, each in the picture that its words look at most."""
+        places = [find_places(tokens, role, span) for role, span in wanted]
+        rows = [index for index, place in enumerate(places) if place is not None]
+        if not rows:
+            return []
+        seen = self.look([place for place in places if place is not None])
+        # [images, P]: the attention on each picture, mean over layers and heads.
+        weights = torch.stack([item.maps.sum((-1, -2)).mean(1) for item in seen])
+        owners = weights.argmax(0).tolist()
+        phrases: dict[int, PointedPhrase] = {}
+        for image in sorted(set(owners)):
+            own = [index for index, owner in enumerate(owners) if owner == image]
+            part = PhraseAttention(
+                seen[image].maps[own],
+                [seen[image].text_features[index] for index in own],
+                [seen[image].input_ids[index] for index in own],
+            )
+            masks, scores = self.ground(part, image)
+            boxes = compute_boxes_xyxy(masks).cpu().numpy()
+            for number, index in enumerate(own):
+                role, span = wanted[rows[index]]
+                phrases[index] = PointedPhrase(
+                    text=texts[role][slice(*span)],
+                    span=span,
+                    role=role,
+                    image=image,
+                    mask=masks[number].cpu().numpy(),
+                    box_xyxy=boxes[number],
+                    score=float(scores[number]),
+                )
+        return [phrases[index] for index in range(len(rows))]
+
+
+def find_places(tokens: Sequence[TurnToken], role: str, span: Span) -> Span | None:
+    """Half-open range of the tokens that overlap characters of a turn; ``None``: there is none."""
+    inside = [
+        token.place
+        for token in tokens
+        if token.role == role and token.span[0] < span[1] and token.span[1] > span[0]
+    ]
+    return (inside[0], inside[-1] + 1) if inside else None
+
+
+class _TextDecoder:
+    """Tokens to text as they come; half a character waits for its other half.
+
+    Attributes:
+        offsets: per token the characters it added.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._text = ""
+        self.offsets: list[Span] = []
+
+    def add(self, token: int) -> str:
+        """The text so far."""
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        start = len(self._text)
+        if not text.endswith("�"):
+            self._text = text
+        self.offsets.append((start, max(start, len(self._text))))
+        return self._text
+
+    def finish(self) -> str:
+        """The whole text, with a replacement sign where the last character is incomplete."""
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        if self.offsets and len(text) > len(self._text):
+            self.offsets[-1] = (self.offsets[-1][0], len(text))
+        self._text = text
+        return text
+
+
+__all__ = ["BRACKETS", "Chat", "ChatTurn", "PointedPhrase", "TurnToken", "find_places"]

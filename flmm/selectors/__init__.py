@@ -1,0 +1,22 @@
+"""Which words of a conversation to point at: interchangeable choosers of phrases.
+
+In: an answer (text, tokens, what was thought). Out: character ranges. Knows no picture, no mask.
+"""
+
+from flmm.selectors.base import Answer, PhraseSelector
+from flmm.selectors.brackets import parse_brackets
+from flmm.selectors.building import SELECTORS, build_selector
+from flmm.selectors.keywords import KeywordSelector
+from flmm.selectors.noun_chunks import NounChunkSelector
+from flmm.selectors.reader import ReaderSelector
+
+__all__ = [
+    "SELECTORS",
+    "Answer",
+    "KeywordSelector",
+    "NounChunkSelector",
+    "PhraseSelector",
+    "ReaderSelector",
+    "build_selector",
+    "parse_brackets",
+]
