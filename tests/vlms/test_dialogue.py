@@ -1,4 +1,4 @@
-"""A conversation is transformers' own, token for token, and its maps are those of one eager pass."""
+"""Conversations: transformers' own, token for token, with the maps of one eager pass."""
 
 import pytest
 import torch

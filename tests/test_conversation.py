@@ -1,0 +1,198 @@
+"""Conversations that point: the embedded model on drawn scenes, and real tokenizers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from flmm import Continuation, FrozenQwen, GroundingInferencer
+from flmm.conversation import Chat, _TextDecoder, find_places
+from flmm.datasets.shape_sentences import render_samples
+from flmm.grounder import Grounder
+from flmm.heads import UNetHead
+from tests.small_models import build_small_model, load_processor
+
+PROMPT = "Please give me a description of the image."
+
+
+@pytest.fixture(scope="module")
+def inferencer():
+    return GroundingInferencer("configs/tiny/tiny_unet_sam_shapes.py", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return render_samples(4, seed=31)
+
+
+def every_noun(text):
+    """A selector that knows how the toy writes: "a big red circle top left, ..."."""
+    spans, start = [], 0
+    for part in text.split(", "):
+        words = part.split(" ")
+        end = next(i for i, word in enumerate(words) if word in ("top", "middle", "bottom"))
+        spans.append((start, start + len(" ".join(words[:end]))))
+        start += len(part) + 2
+    return spans
+
+
+class NounSelector:
+    def select(self, answer):
+        return every_noun(answer.text)
+
+
+def test_masks_of_an_answer_are_those_of_grounding_the_same_text(inferencer, scenes):
+    for scene in scenes:
+        chat = inferencer.chat(scene.image, [NounSelector()])
+        turn = chat.ask(PROMPT, begin="a")
+        assert turn.text.endswith(".") and turn.end_reason == "end"
+        spans = every_noun(turn.text)
+        assert [phrase.span for phrase in turn.phrases] == spans
+        result = inferencer(scene.image, [Continuation(turn.text, tuple(spans))])
+        for phrase, mask, score, box in zip(
+            turn.phrases, result.masks, result.scores, result.boxes_xyxy
+        ):
+            assert phrase.text == turn.text[slice(*phrase.span)]
+            assert (phrase.role, phrase.image) == ("answer", 0)
+            assert (phrase.mask != mask).sum() <= 2
+            assert abs(phrase.score - score) < 1e-3
+            np.testing.assert_allclose(phrase.box_xyxy, box, atol=1)
+
+
+def test_the_answer_is_the_readers_own(inferencer, scenes):
+    vlm = inferencer.model.vlm
+    pieces = []
+    turn = inferencer.chat(scenes[0].image, ["brackets"]).ask(PROMPT, on_text=pieces.append)
+    assert turn.text == vlm.generate(vlm.prefill(scenes[0].image, PROMPT))
+    assert "".join(pieces) == turn.text
+    assert turn.phrases == []
+
+
+def test_brackets_of_the_question_are_pointed_at_and_not_read(inferencer, scenes):
+    scene = scenes[1]
+    phrase = scene.phrases[0]
+    chat = inferencer.chat(scene.image, ["brackets"])
+    turn = chat.ask(f"Where is [{phrase}]?", max_new_tokens=4)
+    plain = inferencer.chat(scene.image, []).ask(f"Where is {phrase}?", max_new_tokens=4)
+    assert (turn.question, turn.text) == (f"Where is {phrase}?", plain.text)
+    (found,) = turn.phrases
+    assert (found.text, found.role) == (phrase, "question")
+    overlap = (found.mask & scene.masks[0]).sum() / (found.mask | scene.masks[0]).sum()
+    assert overlap > 0.5
+    assert inferencer.chat(scene.image, []).ask("a [b", max_new_tokens=1).question == "a [b"
+
+
+def test_records_are_json_that_pycocotools_reads(inferencer, scenes):
+    turn = inferencer.chat(scenes[0].image, [NounSelector()]).ask(PROMPT, begin="a")
+    records = json.loads(json.dumps(turn.to_coco()))
+    for record, phrase in zip(records, turn.phrases):
+        assert (coco_mask.decode(record["segmentation"]).astype(bool) == phrase.mask).all()
+        assert record["phrase"] == turn.text[slice(*record["span"])]
+
+
+def test_each_phrase_points_into_one_picture_of_its_own_size(inferencer, scenes):
+    first, second = (scene.image for scene in scenes[:2])
+    chat = inferencer.chat(first, ["brackets"])
+    chat.ask("What is [a circle]?", max_new_tokens=3)
+    turn = chat.ask("and [a square]?", images=[second], max_new_tokens=3)
+    assert len(chat.images) == 2
+    for phrase in [*chat.turns[0].phrases, *turn.phrases]:
+        assert phrase.mask.shape == chat.images[phrase.image].original_size
+    assert chat.turns[0].phrases[0].image == 0  # there was no other then
+    seen = chat.look([find_places(turn.tokens, "question", turn.phrases[0].span)])
+    weights = [float(item.maps.sum((-1, -2)).mean()) for item in seen]
+    assert turn.phrases[0].image == int(np.argmax(weights))
+
+
+def test_a_stopped_answer_is_a_turn_and_the_conversation_goes_on(inferencer, scenes):
+    chat = inferencer.chat(scenes[0].image, [NounSelector()])
+    pieces = chat.stream(PROMPT, begin="a", select=["brackets"])
+    said = "".join(piece for piece, _ in zip(pieces, range(3)))
+    pieces.close()
+    assert chat.turns[-1].text.startswith(said) and chat.turns[-1].end_reason is None
+    assert chat.ask(PROMPT, select=["brackets"], max_new_tokens=3).question == PROMPT
+    assert len(chat.turns) == len(chat.dialogue.turns) == 2
+
+
+class BrokenSelector:
+    def select(self, answer):
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "message"),
+    [
+        (" ", {}, "at least one word"),
+        ("the [cup", {}, "is not closed"),
+        ("x", {"select": ["nouns"]}, "no phrase selector 'nouns'"),
+        ("x", {"select": [BrokenSelector()], "max_new_tokens": 2}, "broken"),
+        ("x", {"images": ["no_such.png"]}, "no_such.png"),
+        ("word " * 3000, {}, "undo some turns"),
+        ("x", {"begin": "a " * 3000}, "undo some turns"),
+    ],
+)
+def test_what_fails_is_told_and_leaves_the_conversation_whole(
+    inferencer, scenes, question, options, message
+):
+    chat = inferencer.chat(scenes[0].image, ["brackets"])
+    chat.ask(PROMPT, max_new_tokens=3)
+    before = list(chat.dialogue.input_ids)
+    with pytest.raises((ValueError, RuntimeError, FileNotFoundError), match=message):
+        chat.ask(question, **options)
+    assert chat.dialogue.input_ids == before
+    assert len(chat.turns) == len(chat.dialogue.turns) == len(chat.images) == 1
+
+
+def test_undo_takes_turn_and_pictures_back(inferencer, scenes):
+    chat = inferencer.chat(scenes[0].image, ["brackets"])
+    first = chat.ask("Where is [a circle]?", max_new_tokens=4)
+    second = chat.ask("And [a square]?", images=[scenes[1].image], max_new_tokens=4)
+    assert chat.undo() is second
+    assert (chat.turns, len(chat.images)) == ([first], 1)
+    again = chat.ask("And [a square]?", images=[scenes[1].image], max_new_tokens=4)
+    assert again.text == second.text
+    assert (again.phrases[0].mask == second.phrases[0].mask).all()
+
+
+def test_a_picture_is_encoded_once(inferencer, scenes):
+    seen = []
+    encoder = inferencer.model.sam.sam.image_encoder
+    hook = encoder.register_forward_hook(lambda *_: seen.append(1))
+    try:
+        inferencer(scenes[2].image, ["a circle"])
+        chat = inferencer.chat(scenes[2].image, ["brackets"])
+        for _ in range(3):
+            chat.ask("Where is [a circle]?", max_new_tokens=2)
+    finally:
+        hook.remove()
+    assert len(seen) == 1
+
+
+def test_half_characters_wait_for_their_other_half(data_dir):
+    tokenizer = load_processor(data_dir, "qwen2_5_vl").tokenizer
+    text = "杯子 🦜🦜 é"
+    decoder = _TextDecoder(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    states = [decoder.add(token) for token in ids]
+    assert decoder.finish() == text
+    assert all(text.startswith(state) for state in states)
+    assert len(decoder.offsets) == len(ids) > len(text.split())
+    covered = "".join(text[start:end] for start, end in decoder.offsets)
+    assert covered == text
+
+
+def test_a_real_family_with_random_weights_points_without_a_refiner(data_dir):
+    reader = FrozenQwen.from_model(
+        build_small_model(data_dir, "qwen3_vl"), load_processor(data_dir, "qwen3_vl")
+    )
+    torch.manual_seed(0)
+    grounder = Grounder(reader, UNetHead(in_channels=reader.num_maps, base_channels=8))
+    picture = np.random.default_rng(0).integers(0, 255, (130, 90, 3), dtype=np.uint8)
+    chat = Chat(grounder.eval(), reader.prefill(picture), selectors=["brackets", "reader"])
+    turn = chat.ask("左边的[红色杯子]在哪里？", max_new_tokens=6)
+    assert [phrase.text for phrase in turn.phrases][0] == "红色杯子"
+    assert all(phrase.mask.shape == (130, 90) for phrase in turn.phrases)
+    assert turn.end_reason == "max_new_tokens"
+    assert "".join(token.text for token in turn.tokens if token.role == "question") == turn.question
