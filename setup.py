@@ -18,7 +18,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["flmm", "flmm.*"]),
-    package_data={"flmm": ["assets/**/*", "assets/*"]},
+    package_data={"flmm": ["assets/**/*", "assets/*", "**/*.css", "**/*.html", "**/*.js"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",  # segment-anything and qwen-vl-utils import it

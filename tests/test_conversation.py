@@ -192,7 +192,7 @@ def test_a_real_family_with_random_weights_points_without_a_refiner(data_dir):
     picture = np.random.default_rng(0).integers(0, 255, (130, 90, 3), dtype=np.uint8)
     chat = Chat(grounder.eval(), reader.prefill(picture), selectors=["brackets", "reader"])
     turn = chat.ask("左边的[红色杯子]在哪里？", max_new_tokens=6)
-    assert [phrase.text for phrase in turn.phrases][0] == "红色杯子"
+    assert turn.phrases[0].text == "红色杯子"
     assert all(phrase.mask.shape == (130, 90) for phrase in turn.phrases)
     assert turn.end_reason == "max_new_tokens"
     assert "".join(token.text for token in turn.tokens if token.role == "question") == turn.question

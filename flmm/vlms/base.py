@@ -464,6 +464,6 @@ class FrozenVLM(nn.Module, ABC):
             hidden_state: ``[D]``, of the last token.
             input_ids: all tokens so far, which the repetition penalty counts.
         """
-        logits = self.model.get_output_embeddings()(hidden_state[None]).float().cpu()
-        context: Any = torch.tensor([input_ids])
+        logits = self.model.get_output_embeddings()(hidden_state[None]).float()
+        context: Any = torch.tensor([input_ids], device=logits.device)
         return int(build_logits_processors(self)(context, logits).argmax(-1))
