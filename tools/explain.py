@@ -1,0 +1,76 @@
+"""Ask about a picture and see where every word looks; or which words look at a box.
+
+python tools/explain.py IMAGE --ask "What is in the picture?"
+python tools/explain.py IMAGE --ask "..." --word circle --box 40 30 120 90
+python tools/explain.py IMAGE --ask "..." --config CONFIG --checkpoint HEAD --heads heads.json
+
+Saves a page (.html), a sheet (.png) and all maps (.json). Numbers of pictures, layers, heads and
+tokens count from 0.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", nargs="+", help="pictures; all are shown before the question")
+    parser.add_argument("--ask", action="append", required=True, help="questions, one per turn")
+    parser.add_argument("--begin", default="", help="words that every answer begins with")
+    parser.add_argument(
+        "--word", action="append", default=[], help="also the mask of these words; repeatable"
+    )
+    parser.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        nargs=4,
+        type=float,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="which tokens look there, in pixels of the picture; repeatable",
+    )
+    parser.add_argument("--picture", type=int, default=0, help="of the boxes (default 0)")
+    parser.add_argument(
+        "--heads", help="JSON of tools/rank_heads.py: merge the best (default: all)"
+    )
+    parser.add_argument("--top", type=int, default=8, help="so many of them (default 8)")
+    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
+    parser.add_argument("--device", help="for example cuda:0; default: a GPU if there is one")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, help="of an answer (default 256)"
+    )
+    parser.add_argument("--out", default="outputs/explain", type=Path, help="folder of the files")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Ask, explain, save."""
+    from flmm import GroundingInferencer
+    from flmm.explanation import explain, load_head_ranking
+    from flmm.explanation.report import save_results
+
+    heads = load_head_ranking(args.heads).best(args.top) if args.heads else None
+    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    first, *others = args.image
+    chat = inferencer.chat(first)
+    for number, question in enumerate(args.ask):
+        images = others if number == 0 else []
+        chat.ask(question, images, max_new_tokens=args.max_new_tokens, begin=args.begin)
+    explanation = explain(chat, heads)
+    save_results(explanation, args.out, Path(first).stem, args.word, args.box, args.picture)
+
+
+if __name__ == "__main__":
+    from flmm.engine.command_line import run_tool
+
+    run_tool(main, parse_args())
