@@ -25,6 +25,7 @@ setup(
         "transformers>=5.0",
         "accelerate>=1.0",  # device_map
         "safetensors>=0.5",
+        "huggingface_hub>=1.0",  # shared heads; transformers brings it
         "mmengine>=0.10.7",
         "mmdet>=3.3",
         # mmdet 3.3 refuses mmcv >= 2.2; the lite build needs no compiler (see flmm/mmcv_ops.py).

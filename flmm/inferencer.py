@@ -10,6 +10,7 @@ nor mmcv, so that it starts fast.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from tqdm import tqdm
 
 from flmm.conversation import BRACKETS, Chat
 from flmm.engine.checkpoint import load_weights
-from flmm.engine.runner import load_config
+from flmm.engine.model_card import CardOptions
+from flmm.engine.sharing import load_config_or_head, load_pretrained, save_pretrained
 from flmm.geometry import compute_boxes_xyxy
 from flmm.grounder import Grounder
 from flmm.registry import MODELS
@@ -51,7 +53,8 @@ class GroundingInferencer:
     """Grounds phrases in pictures with a config's model.
 
     Args:
-        config: path of a config, or a ``Config``.
+        config: path of a config, folder of a shared head (see ``from_pretrained``), or a
+            ``Config``.
         checkpoint: trained weights (``.pth`` or ``.safetensors``); ``None``: the weights that
             the config names (``weights`` or ``load_from``).
         device: for example "cpu", "cuda:1"; ``None``: a GPU where there is one.
@@ -71,7 +74,7 @@ class GroundingInferencer:
         cfg_options: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(config, Config):
-            config = load_config(config, cfg_options)
+            config = load_config_or_head(config, cfg_options)
         elif cfg_options:
             config.merge_from_dict(cfg_options)
         checkpoint = checkpoint or config.get("weights") or config.get("load_from")
@@ -94,6 +97,56 @@ class GroundingInferencer:
         inferencer.config, inferencer.selectors = None, DEFAULT_SELECTORS
         inferencer._set_model(model, device)
         return inferencer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | Path,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        cfg_options: dict[str, Any] | None = None,
+    ) -> GroundingInferencer:
+        """A shared head with its frozen reader; see ``docs/sharing.md``.
+
+        Args:
+            folder_or_hub_id: what :meth:`save_pretrained` wrote, here or on the hub.
+            device: as in the constructor.
+            revision: branch, tag or commit of a hub repository.
+            cfg_options: as in the constructor; ``{"reader": FOLDER}`` is where the reader is,
+                ``{"model.sam.checkpoint": PATH}`` where SAM's weights are.
+
+        Raises:
+            OSError, ValueError: see :func:`flmm.engine.sharing.load_pretrained`.
+        """
+        return cls(load_pretrained(folder_or_hub_id, revision, cfg_options), device=device)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        results: Sequence[str | Path] = (),
+        overwrite: bool = False,
+        **card: str,
+    ) -> None:
+        """Write all that was trained and every setting, for :meth:`from_pretrained`.
+
+        Args:
+            folder: made if need be.
+            results: JSON reports of the evaluation tools, for the model card.
+            overwrite: replace a head that lies there.
+            card: ``repo_id``, ``license`` and ``base_model`` of the model card, see
+                :class:`flmm.engine.model_card.CardOptions`.
+
+        Raises:
+            OSError, TypeError, ValueError: see :func:`flmm.engine.sharing.save_pretrained`.
+        """
+        if self.config is None:
+            raise ValueError(
+                "this inferencer was made from a ready model, whose settings nobody has written "
+                "down: build it from a config, or call flmm.engine.sharing.save_pretrained with one"
+            )
+        config = copy.deepcopy(self.config)
+        config.selectors = list(self.selectors)
+        save_pretrained(self.model, config, folder, CardOptions(results, **card), overwrite)
 
     def _set_model(self, model: Grounder, device: str | torch.device) -> None:
         self.device = torch.device(device)

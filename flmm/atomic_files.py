@@ -1,0 +1,114 @@
+"""Files that are complete under their name, or not there.
+
+In: bytes and a path. Out: the file. It is written beside its place, flushed to the disk and then
+renamed, so that a process that dies, or a disk that fills up, leaves what was there before.
+Not its duty: what is in a file, and what to do where there is no room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
+# No space, no quota, or the file system's or the process's limit of one file.
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(OSError):
+    """A file did not find room; the message says which, and how much it needs.
+
+    Attributes:
+        reason: the system's own words, such as "No space left on device".
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error of the system's means that there is no room."""
+    return isinstance(error, OSError) and error.errno in _DISK_FULL_ERRORS
+
+
+def replace_file(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file so that it is complete under its name, or not there.
+
+    Args:
+        path: of the file; folders are made. Two processes must not write one name at once.
+        content: all of it.
+
+    Raises:
+        DiskFullError: there is no room; a file that had the name before is untouched.
+        OSError: it cannot be written for another reason; the same holds.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise _describe_full_disk(path, len(content), error) from error
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: str | Path, pattern: str, min_age_s: float = 0.0) -> list[Path]:
+    """Delete what processes that were killed while they wrote have left.
+
+    Args:
+        folder: that they wrote into.
+        pattern: of the files' own names, such as "*.pth".
+        min_age_s: seconds since the last byte; where others may be writing now, longer than any
+            write takes.
+
+    Returns:
+        what was deleted.
+    """
+    deleted = []
+    for path in sorted(Path(folder).glob(pattern + TEMPORARY_SUFFIX)):
+        with contextlib.suppress(FileNotFoundError):  # another process tidies up too
+            # A clock of another machine may be ahead: without a least age every file goes.
+            if min_age_s and time.time() - path.stat().st_mtime < min_age_s:
+                continue
+            path.unlink()
+            deleted.append(path)
+    return deleted
+
+
+def _describe_full_disk(path: Path, size: int, error: OSError) -> DiskFullError:
+    reason = error.strerror or str(error)
+    folder = path.parent.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return DiskFullError(
+        f"no room for {path.name} ({reason}): it needs {size:,} bytes, folder {path.parent} has "
+        f"{free:,} free; no partial file is left",
+        reason,
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name on the disk too, where the file system can be asked for it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+__all__ = ["TEMPORARY_SUFFIX", "DiskFullError", "is_disk_full", "remove_leftovers", "replace_file"]

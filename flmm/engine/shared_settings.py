@@ -1,0 +1,192 @@
+"""Settings of a model as plain JSON and back, so that a stranger's file can run no code.
+
+In: the ``model`` part of a config. Out: numbers, strings, lists and dicts, every default written
+out; and the same read back. A registered class is its registered name; another callable or type is
+``{"__python__": "torch.bfloat16"}``, where the name is a key of a fixed table. Nothing is imported
+because a file names it: mmengine's registries import any dotted ``type`` they do not know, so every
+name is looked up here before they see it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flmm.registry import IMAGE_PROCESSORS, MODELS
+
+PYTHON_KEY = "__python__"
+# Types that a class reads by itself, without a registry.
+LAYER_TYPES = ("GN", "GroupNorm", "InterpConv")
+# transformers also takes the name of a hub repository here, whose kernels it would run.
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_AUTO_CLASSES = ("AutoImageProcessor", "AutoProcessor")
+# What may be said to them; trust_remote_code may not.
+_AUTO_ARGUMENTS = ("pretrained_model_name_or_path", "revision", "min_pixels", "max_pixels")
+
+
+def encode_settings(value: Any, place: str) -> Any:
+    """Settings as JSON; a dict that builds a registered class gets all its defaults.
+
+    Args:
+        value: a setting or a dict of them.
+        place: its dotted name, for the messages.
+
+    Raises:
+        TypeError: it is an object that no JSON can name, such as a ready model.
+        ValueError: :func:`decode_settings` would refuse it.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [encode_settings(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        settings = _complete(dict(value))
+        encoded = {key: encode_settings(item, f"{place}.{key}") for key, item in settings.items()}
+        decode_settings(encoded, place)
+        return encoded
+    if callable(value) or isinstance(value, torch.dtype):
+        for name, known in list_python_names().items():
+            if known == value:
+                return {PYTHON_KEY: name}
+    raise TypeError(
+        f"{place} is {_name(value)}, which cannot be written into a JSON: give a name, a folder "
+        "or a dict of settings in its place"
+    )
+
+
+def decode_settings(value: Any, place: str) -> Any:
+    """What :func:`encode_settings` wrote, as a config has it; nothing is built yet.
+
+    Args:
+        value: parsed JSON, of any origin.
+        place: its dotted name, for the messages.
+
+    Raises:
+        ValueError: a type or a Python name is not one of those allowed, or a setting is unknown.
+    """
+    if isinstance(value, list):
+        return [decode_settings(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if PYTHON_KEY in value:
+        return _decode_python(value, place)
+    _check_names(value, place)
+    decoded = {key: decode_settings(item, f"{place}.{key}") for key, item in value.items()}
+    if "type" in decoded:
+        _check_type(decoded["type"], set(decoded) - {"type"}, place)
+    attention = decoded.get("attn_implementation")
+    if attention is not None and attention not in ATTENTIONS:
+        raise ValueError(
+            f"{place}.attn_implementation is {attention!r}, none of {', '.join(ATTENTIONS)}: it "
+            "is not loaded"
+        )
+    return decoded
+
+
+def list_allowed_types() -> dict[str, type]:
+    """Classes that a ``type`` may name, by name: those registered as parts of a model."""
+    found: dict[str, type] = {}
+    for registry in (MODELS, IMAGE_PROCESSORS):
+        registry.import_from_location()
+        found |= registry.module_dict
+    return found
+
+
+@cache
+def list_python_names() -> dict[str, Any]:
+    """Callables and types that are no registered classes but may stand in a file, by name."""
+    names: dict[str, Any] = {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
+    names["torch.nn.GroupNorm"] = nn.GroupNorm
+    return names | _list_auto_functions()
+
+
+@cache
+def _list_auto_functions() -> dict[str, Any]:
+    transformers = importlib.import_module("transformers")  # its door is vlms; here are only names
+    return {
+        f"transformers.{name}.from_pretrained": getattr(transformers, name).from_pretrained
+        for name in _AUTO_CLASSES
+    }
+
+
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the registered name of their type, and with its defaults."""
+    kind, allowed = settings.get("type"), list_allowed_types()
+    if isinstance(kind, str):  # perhaps dotted, as lazy configs write it
+        bare = kind.rpartition(".")[2]
+        if bare in LAYER_TYPES:
+            return settings | {"type": bare}
+        kind = allowed.get(bare)
+    name = next((name for name, known in allowed.items() if known is kind), None)
+    if name is None:
+        return settings
+    parameters = inspect.signature(allowed[name]).parameters.values()
+    defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+    return {"type": name, **defaults, **settings} | {"type": name}
+
+
+def _check_names(settings: dict[str, Any], place: str) -> None:
+    """mmengine takes keys such as ``_scope_`` for orders; no setting begins like this."""
+    for key in settings:
+        if not key.isidentifier() or key.startswith("_"):
+            raise ValueError(f"{place} has the setting {key!r}, which is no name of a setting")
+
+
+def _check_type(kind: Any, arguments: set[str], place: str) -> None:
+    """Only what is registered or in a table may be called, and only with what it knows."""
+    if kind is nn.GroupNorm or (isinstance(kind, str) and kind in LAYER_TYPES):
+        return
+    allowed = list_allowed_types()
+    if isinstance(kind, str) and kind in allowed:
+        parameters = inspect.signature(allowed[kind]).parameters
+        if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+            return
+        unknown, name = sorted(arguments - set(parameters)), kind
+    elif kind in _list_auto_functions().values():
+        unknown, name = sorted(arguments - set(_AUTO_ARGUMENTS)), _name(kind)
+    else:
+        raise ValueError(
+            f"{place}.type is {kind!r}, which is no part of a model that a file may name (these "
+            f"are {', '.join(sorted(allowed))}): it is not loaded"
+        )
+    if unknown:
+        raise ValueError(
+            f"{place} has the setting {unknown[0]!r}, which {name} does not take: the file is "
+            "damaged, or of a newer flmm than this"
+        )
+
+
+def _decode_python(value: dict[str, Any], place: str) -> Any:
+    name, names = value[PYTHON_KEY], list_python_names()
+    if len(value) != 1 or not isinstance(name, str) or name not in names:
+        raise ValueError(
+            f"{place} names {name!r}, which is none of the Python names that a file may give "
+            f"({', '.join(sorted(names))}): it is not loaded"
+        )
+    return names[name]
+
+
+def _name(value: Any) -> str:
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return f"a {type(value).__name__}"
+
+
+__all__ = [
+    "ATTENTIONS",
+    "PYTHON_KEY",
+    "decode_settings",
+    "encode_settings",
+    "list_allowed_types",
+    "list_python_names",
+]
