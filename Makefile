@@ -1,14 +1,16 @@
-# make demo | make test | make lint | make bench: four doors are all one must know.
+# make demo | make web | make test | make lint | make bench: five doors are all one must know.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.flmm-installed
+WEB_STAMP := $(VENV)/.flmm-web-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo web test lint bench clean
 
 help:
 	@echo "make demo   install into .venv, ground phrases in sample pictures, save outputs/demo"
+	@echo "make web    install into .venv, show the page on this machine: http://127.0.0.1:7860"
 	@echo "make test   install into .venv and run the tests"
 	@echo "make lint   format check, lint and type check"
 	@echo "make bench  what pointing costs, on random weights: outputs/benchmark (hours on two cores;"
@@ -25,6 +27,13 @@ $(STAMP): setup.py
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py
+
+$(WEB_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[web]"
+	@touch $@
+
+web: $(WEB_STAMP)
+	$(BIN)/python tools/web_demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

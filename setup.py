@@ -42,10 +42,11 @@ setup(
         "setuptools>=70",  # mmengine imports pkg_resources-era modules from it
     ],
     extras_require={
-        "web": ["gradio>=5"],  # tools/web_demo.py
+        # tools/web_demo.py; gr.HTML has events, js_on_load and watch of its own since 6.10
+        "web": ["gradio>=6.10"],
         "noun-chunks": ["spacy>=3.7"],  # the phrase selector of that name
         "dev": [
-            "gradio>=5",
+            "gradio>=6.10",
             "spacy>=3.7",
             "playwright>=1.45",  # drives a Chromium that is installed already, for the page's test
             "pytest>=8",

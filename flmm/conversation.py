@@ -12,7 +12,7 @@ every token is read once; masks come from the rows of the words that were said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -184,7 +184,7 @@ class Chat:
         select: Sequence[Any] | None = None,
         max_new_tokens: int = 256,
         begin: str = "",
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """As :meth:`ask`, the answer piece by piece; the turn is the last of ``turns`` then.
 
         A caller that stops half-way keeps the answer so far as a turn.

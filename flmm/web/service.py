@@ -1,0 +1,330 @@
+"""The page without a browser: requests of visitors in, updates of what they see out.
+
+Every request ends with an update that names it as done; whatever goes wrong in between becomes a
+message, and the conversation stays as it was. The model takes one step at a time; between two
+tokens of one visitor's answer another visitor's picture may be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+
+from flmm.explanation.regions import compute_region_coverage
+from flmm.explanation.tokens import list_tokens
+from flmm.inferencer import GroundingInferencer
+from flmm.web.downloads import build_coco, build_name, build_zip
+from flmm.web.drawing import encode_heat, encode_tint
+from flmm.web.limits import Limits
+from flmm.web.pictures import Picture, describe_large_file, draw_samples, read_upload
+from flmm.web.pointing import compute_excess, look_from_token, rank_words, read_turn_maps
+from flmm.web.selecting import find_selectors
+from flmm.web.views import LOOK_COLOR, build_picture_view, build_turn_view
+from flmm.web.visitors import Visitor, Visitors
+
+Update = dict[str, Any]
+_SHOWN_WORDS = 12
+_END_NOTES = {
+    "max_new_tokens": "The answer was cut after {limits.max_new_tokens} tokens.",
+    "context": "The answer was cut: the model's context is full.",
+}
+_logger = logging.getLogger(__name__)
+
+
+class PageService:
+    """Serves visitors with one model.
+
+    Args:
+        inferencer: the model.
+        limits: what a visitor may ask for.
+
+    Attributes:
+        samples: pictures to begin with.
+        visitors: who is there.
+    """
+
+    def __init__(self, inferencer: GroundingInferencer, limits: Limits | None = None) -> None:
+        self.inferencer = inferencer
+        self.limits = limits or Limits()
+        self.samples = draw_samples()
+        self.visitors = Visitors(self.limits)
+        self._step = threading.Lock()
+        self._actions: dict[str, Callable[[str, Update], Iterator[Update]]] = {
+            "open_sample": self._open_sample,
+            "open_upload": self._open_upload,
+            "ask": self._ask,
+            "undo": self._undo,
+            "look_from": self._look_from,
+            "look_at": self._look_at,
+            "save": self._save,
+        }
+
+    @property
+    def actions(self) -> list[str]:
+        """Names that :meth:`answer` knows."""
+        return list(self._actions)
+
+    def answer(self, key: str, action: str, request: Update) -> Iterator[Update]:
+        """Serve one request.
+
+        Args:
+            key: the visitor's, of the browser tab's session.
+            action: one of :attr:`actions`.
+            request: what it needs, see the methods; its ``id`` comes back with the last
+                update, as ``answered`` or, of all actions but ``ask``, as ``served``.
+
+        Yields:
+            changed properties of the page; never raises an ``Exception``.
+        """
+        identity = request.get("id", 0)
+        try:
+            yield from self._actions[action](key, request)
+        except (ValueError, ImportError) as error:
+            yield _tell(str(error), identity, "error")
+        except Exception:
+            _logger.exception("the request %r failed", action)
+            text = "Something went wrong with this request; the page goes on. Try another one."
+            yield _tell(text, identity, "error")
+        yield {"answered" if action == "ask" else "served": identity}
+
+    def stop(self, key: str) -> None:
+        """End the answer that is written to a visitor; what was said is kept."""
+        visitor = self.visitors.find(key)
+        if visitor is not None:
+            visitor.stop.set()
+
+    def leave(self, key: str) -> None:
+        """The visitor is gone: forget picture and conversation."""
+        self.visitors.drop(key)
+
+    # -- pictures --------------------------------------------------------------------------
+
+    def _open_sample(self, key: str, request: Update) -> Iterator[Update]:
+        """``index`` of a sample."""
+        index = _read(request, "index", int)
+        if not 0 <= index < len(self.samples):
+            raise ValueError(f"there is no sample {index}: choose one that the page shows")
+        yield self._open(key, self.samples[index], request)
+
+    def _open_upload(self, key: str, request: Update) -> Iterator[Update]:
+        """``name`` and ``data`` (base64) of a file."""
+        name, text = _read(request, "name", str), _read(request, "data", str)
+        size_bytes = len(text) * 3 // 4
+        if size_bytes > self.limits.max_upload_bytes + 2:
+            raise ValueError(describe_large_file(name, size_bytes, self.limits))
+        try:
+            data = base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise ValueError("the upload was damaged on its way: try again") from error
+        yield self._open(key, read_upload(data, name, self.limits), request)
+
+    def _open(self, key: str, picture: Picture, request: Update) -> Update:
+        """Read a picture; only then the conversation before it ends."""
+        with self._step:
+            chat = self.inferencer.chat(picture.image)
+        identity = request.get("id", 0)
+        visitor = Visitor(chat, picture.name, identity)
+        self.visitors.put(key, visitor)
+        update = {"picture": build_picture_view(picture, identity), "draft": {}, "look": {}}
+        return {**update, **self._show_turns(visitor), **_tell(picture.note, identity)}
+
+    # -- conversation ----------------------------------------------------------------------
+
+    def _ask(self, key: str, request: Update) -> Iterator[Update]:
+        """``question``, ``begin`` (first words of the answer), ``select`` (name of a choice)."""
+        visitor = self._find(key)
+        question, begin = _read(request, "question", str), _read(request, "begin", str)
+        longest = self.limits.max_question_characters
+        if max(len(question), len(begin)) > longest:
+            raise ValueError(f"the question is longer than {longest} characters: shorten it")
+        selectors = find_selectors(_read(request, "select", str))
+        pieces = visitor.chat.stream(
+            question, select=selectors, max_new_tokens=self.limits.max_new_tokens, begin=begin
+        )
+        stream = cast("Generator[str, None, None]", pieces)
+        with _Hold(visitor):
+            yield {**self._show_draft(visitor, question), "look": {}, **_tell("", 0)}
+            note = yield from self._write(visitor, question, stream)
+            if not visitor.gone:
+                yield {**self._show_turns(visitor, note), "draft": {}}
+
+    def _write(
+        self, visitor: Visitor, question: str, stream: Generator[str, None, None]
+    ) -> Generator[Update, None, str]:
+        """The answer as it grows; returns why it was stopped, if it was."""
+        deadline = time.monotonic() + self.limits.time_limit_s
+        text = ""
+        try:
+            while True:
+                with self._step:
+                    piece = next(stream, None)
+                if piece is None:
+                    return ""
+                text += piece
+                if not visitor.gone:
+                    yield self._show_draft(visitor, question, text)
+                if visitor.stop.is_set():
+                    return "You stopped the answer here."
+                if time.monotonic() > deadline:
+                    return f"The answer was cut after {self.limits.time_limit_s:g} seconds."
+        finally:  # also where nobody asks for the next update any more
+            with self._step:
+                stream.close()
+
+    def _show_draft(self, visitor: Visitor, question: str, text: str = "") -> Update:
+        return {"draft": {"picture": visitor.picture, "question": question, "text": text}}
+
+    def _show_turns(self, visitor: Visitor, note: str = "") -> Update:
+        """The turns so far; ``note`` is about the last."""
+        for turn in visitor.chat.turns[len(visitor.views) :]:
+            end = _END_NOTES.get(turn.end_reason or "", "").format(limits=self.limits)
+            visitor.views.append(build_turn_view(turn, note or end))
+        return {"turns": {"picture": visitor.picture, "items": list(visitor.views)}}
+
+    def _undo(self, key: str, request: Update) -> Iterator[Update]:
+        """Take back the last turn."""
+        visitor = self._find(key)
+        with _Hold(visitor):
+            visitor.chat.undo()
+            del visitor.views[len(visitor.chat.turns) :]
+            del visitor.maps[len(visitor.chat.turns) :]
+            yield {**self._show_turns(visitor), "look": {}, **_tell("", 0)}
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def _look_from(self, key: str, request: Update) -> Iterator[Update]:
+        """``turn`` and ``token``: where it looks."""
+        visitor = self._find(key)
+        number, index = _read(request, "turn", int), _read(request, "token", int)
+        with _Hold(visitor):
+            turns = visitor.chat.turns
+            if not (0 <= number < len(turns) and 0 <= index < len(turns[number].tokens)):
+                raise ValueError("this word is no longer part of the conversation")
+            token = turns[number].tokens[index]
+            with self._step:
+                look = look_from_token(visitor.chat, token)
+            size = visitor.chat.images[0].original_size
+            layers = {
+                "all": encode_heat(look.all_heads, size),
+                "best": encode_heat(look.best_heads, size),
+                "mask": encode_tint(look.mask, LOOK_COLOR),
+            }
+        place = {"turn": number, "token": index, "text": token.text.strip()}
+        yield {"look": {"kind": "token", "id": request.get("id", 0), **place, "layers": layers}}
+
+    def _look_at(self, key: str, request: Update) -> Iterator[Update]:
+        """``box``: [x0, y0, x1, y1] in pixels of the picture; which words look there."""
+        visitor = self._find(key)
+        chat = visitor.chat
+        height, width = chat.images[0].original_size
+        box = _read_box(request, width, height)
+        with _Hold(visitor):
+            if not chat.turns:
+                raise ValueError("there are no words yet: ask something first")
+            for turn in range(len(visitor.maps), len(chat.turns)):
+                with self._step:
+                    visitor.maps.append(read_turn_maps(chat, turn))
+            tokens, maps = list_tokens(chat.turns), np.concatenate(visitor.maps)
+            grid = (maps.shape[1], maps.shape[2])
+            coverage = compute_region_coverage((height, width), grid, box)
+            words = rank_words(tokens, maps, coverage)
+            excess = compute_excess(tokens, maps, coverage)
+        found = {
+            "box": box,
+            "share": float(coverage.mean()),
+            "words": [asdict(word) for word in words[:_SHOWN_WORDS] if word.excess > 0],
+            "excess": [[round(value, 4) for value in row] for row in excess],
+        }
+        yield {"look": {"kind": "region", "id": request.get("id", 0), **found}}
+
+    # -- downloads -------------------------------------------------------------------------
+
+    def _save(self, key: str, request: Update) -> Iterator[Update]:
+        """``kind``: ``"png"`` (a zip) or ``"coco"`` (JSON)."""
+        visitor = self._find(key)
+        with _Hold(visitor):
+            turns = list(visitor.chat.turns)
+            size = visitor.chat.images[0].original_size
+        if not any(turn.phrases for turn in turns):
+            raise ValueError("there are no masks yet: ask something first")
+        coco = build_coco(turns, visitor.name, size)
+        if _read(request, "kind", str) == "coco":
+            data, ending = json.dumps(coco, ensure_ascii=False).encode(), "json"
+        else:
+            data, ending = build_zip(turns, coco), "zip"
+        text = base64.b64encode(data).decode("ascii")
+        name = build_name(visitor.name, ending)
+        yield {"saved": {"id": request.get("id", 0), "name": name, "data": text}}
+
+    def _find(self, key: str) -> Visitor:
+        visitor = self.visitors.find(key)
+        if visitor is None:
+            raise ValueError(
+                "There is no picture here (a conversation is put away after "
+                f"{self.limits.idle_s / 60:g} idle minutes, or when many others came): choose one "
+                "to begin"
+            )
+        return visitor
+
+
+class _Hold:
+    """A visitor's conversation while it must not change: one request at a time.
+
+    Raises:
+        ValueError: another one is going on.
+    """
+
+    def __init__(self, visitor: Visitor) -> None:
+        self._visitor = visitor
+
+    def __enter__(self) -> None:
+        if not self._visitor.busy.acquire(blocking=False):
+            raise ValueError("an answer is being written: wait for its end, or stop it")
+        self._visitor.stop.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._visitor.busy.release()
+
+
+def _tell(text: str, identity: Any, kind: str = "note") -> Update:
+    """A message to the visitor; an empty one takes the last away."""
+    text = text[:1].upper() + text[1:]
+    return {"message": {"text": text[:600], "kind": kind, "id": identity}}
+
+
+def _read(request: Update, name: str, kind: type) -> Any:
+    """A field of a request.
+
+    Raises:
+        ValueError: it is missing or of another kind.
+    """
+    value = request.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"the request has no {name!r}: load the page again")
+    return value
+
+
+def _read_box(request: Update, width: int, height: int) -> list[int]:
+    """[x0, y0, x1, y1] in whole pixels within the picture, at least one pixel each way."""
+    try:
+        x0, y0, x1, y1 = (float(edge) for edge in _read(request, "box", list))
+        left, right = sorted((min(max(x0, 0), width), min(max(x1, 0), width)))
+        top, bottom = sorted((min(max(y0, 0), height), min(max(y1, 0), height)))
+        box = [int(left), int(top), int(right + 0.999), int(bottom + 0.999)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("the box is no box: draw it across the picture again") from error
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise ValueError("the box is empty: draw it across the picture")
+    return box
+
+
+__all__ = ["PageService", "Update"]

@@ -1,0 +1,104 @@
+"""A page to try a model on: choose or upload a picture, ask, and see where the words point.
+
+python tools/web_demo.py                                     # the embedded toy model
+python tools/web_demo.py --config CONFIG --checkpoint TRAINED_HEAD
+python tools/web_demo.py --host 0.0.0.0 --port 8080          # for others on the network, too
+
+Needs the extra "web": pip install -e ".[web]". Nothing is loaded from another host.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
+QUESTION = "Please give me a description of the image."
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    from mmengine.config import DictAction
+
+    from flmm.web.limits import Limits
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
+    parser.add_argument(
+        "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, help="override the config: key=value"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="default 7860; 0: any free one")
+    parser.add_argument("--question", default=QUESTION, help="that stands in the field at first")
+    parser.add_argument("--begin", help="first words of every answer (toy model: a)")
+    parser.add_argument(
+        "--select",
+        help="which words point at first: config, list, noun_chunks, reader or brackets "
+        "(default: those of the config; toy model: list)",
+    )
+    bounds = Limits()
+    upload_mib = bounds.max_upload_bytes / 2**20
+    for name, kind, default, text in [
+        ("--max-upload-mib", float, upload_mib, "greatest file that may be uploaded"),
+        ("--max-pixels", int, bounds.max_pixels, "greatest width times height of a picture"),
+        ("--max-side", int, bounds.max_side_px, "pictures with a longer side are shrunk to it"),
+        ("--max-new-tokens", int, bounds.max_new_tokens, "longest answer"),
+        ("--time-limit", float, bounds.time_limit_s, "seconds that an answer may take"),
+        ("--queue-size", int, bounds.queue_size, "requests that wait at once"),
+        ("--max-visitors", int, bounds.max_visitors, "conversations that are held at once"),
+        ("--idle-minutes", float, bounds.idle_s / 60, "a conversation is dropped after them"),
+    ]:
+        parser.add_argument(
+            name, type=kind, default=default, help=f"{text} (default {default:,.0f})"
+        )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load the model, show the page."""
+    from flmm import GroundingInferencer
+    from flmm.web.limits import Limits
+    from flmm.web.service import PageService
+
+    try:
+        from flmm.web.page import build_page, serve
+    except ImportError as error:
+        raise ImportError(
+            f"the page needs Gradio ({error}): pip install -e '.[web]', or talk in the terminal "
+            "with tools/chat.py"
+        ) from error
+    limits = Limits(
+        max_upload_bytes=int(args.max_upload_mib * 2**20),
+        max_pixels=args.max_pixels,
+        max_side_px=args.max_side,
+        max_new_tokens=args.max_new_tokens,
+        time_limit_s=args.time_limit,
+        queue_size=args.queue_size,
+        max_visitors=args.max_visitors,
+        idle_s=args.idle_minutes * 60,
+    )
+    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device, args.cfg_options)
+    # The toy writes captions that begin so, and nothing else (see docs/tiny_model.md).
+    is_toy = inferencer.config is not None and inferencer.config.get("weights") == "tiny"
+    begin = ("a" if is_toy else "") if args.begin is None else args.begin
+    select = args.select or ("list" if is_toy else "config")
+    service = PageService(inferencer, limits)
+    page = build_page(service, question=args.question, begin=begin, select=select)
+    serve(page, service, args.host, args.port)
+
+
+if __name__ == "__main__":
+    from flmm.engine.command_line import run_tool
+
+    run_tool(main, parse_args())
