@@ -157,14 +157,17 @@ def test_the_recipe_is_f_lmms() -> None:
         warm_up, cosine = config.param_scheduler
         assert warm_up.end == cosine.begin == pytest.approx(0.03 * 8)
         assert config.model.mask_head.upsample_input == 64
-        assert config.train_dataloader.batch_size == 1
-        # 8 images per step: of 8 processes, or of one that spreads its reader.
+        # 8 images per step: of one process, or one of each of 8.
+        assert config.train_dataloader.batch_size == 8
+        assert config.optim_wrapper.get("accumulative_counts", 1) == 1
+        assert config.val_dataloader.batch_size == config.test_dataloader.batch_size == 4
         spread = config.model.model.get("device_map") == "auto"
-        assert config.optim_wrapper.get("accumulative_counts", 1) == (8 if spread else 1)
         assert spread == any(size in config.reader for size in ("-32B-", "-72B-"))
         docstring = ast.get_docstring(ast.parse(path.read_text()))
         assert ("device_map" in docstring) == spread
         assert "Train:    " + ("python" if spread else "torchrun --nproc_per_node=8") in docstring
+        command = docstring.partition("Evaluate:")[0]
+        assert command.strip().endswith("train_dataloader.batch_size=1") != spread
 
 
 def test_the_mixture_is_f_lmms() -> None:
@@ -258,23 +261,54 @@ class OneWeight(BaseModel):
         raise NotImplementedError
 
 
-def test_optimiser_and_schedule_build(leaf: Path, tmp_path: Path) -> None:
-    config = load(leaf)
+def build_schedule(config: Config, records: int, folder: Path) -> GroundingRunner:
+    """A runner up to its schedulers, on so many records in the config's batches."""
+    loader = config.train_dataloader
     runner = GroundingRunner(
         model=OneWeight(),
-        work_dir=str(tmp_path),
-        train_dataloader=torch.utils.data.DataLoader(list(range(100))),
+        work_dir=str(folder),
+        train_dataloader=torch.utils.data.DataLoader(range(records), loader.batch_size),
         train_cfg=config.train_cfg,
         optim_wrapper=config.optim_wrapper,
         param_scheduler=config.param_scheduler,
         log_level="ERROR",
         default_scope=config.default_scope,
-        experiment_name=f"{leaf.stem}_build",
+        experiment_name=folder.name,
     )
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    names = [type(item).__name__ for item in runner.build_param_scheduler(runner.param_schedulers)]
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    return runner
+
+
+def test_optimiser_and_schedule_build(leaf: Path, tmp_path: Path) -> None:
+    runner = build_schedule(load(leaf), 100, tmp_path)
+    names = [type(item).__name__ for item in runner.param_schedulers]
     assert names == ["LinearLR", "CosineAnnealingLR"]
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `scheduler.step")
+@pytest.mark.parametrize(("batch_size", "iterations"), [(8, 2125), (1, 16994)])
+def test_the_schedule_follows_the_iterations_of_an_epoch(
+    tmp_path: Path, batch_size: int, iterations: int
+) -> None:
+    """RefCOCO's 16,994 images: whatever the batch, the same share of the training is warm-up."""
+    config = load_config(LARGE[0], {"train_dataloader.batch_size": batch_size})
+    runner = build_schedule(config, 16994, tmp_path)
+    warm_up, cosine = runner.param_schedulers
+    assert runner.train_loop.max_iters == 8 * iterations
+    assert (warm_up.begin, warm_up.end) == (0, int(0.24 * iterations))
+    assert (cosine.begin, cosine.end) == (int(0.24 * iterations), 8 * iterations)
+    assert not warm_up.by_epoch and not cosine.by_epoch
+    learning_rates = []
+    for _ in range(8 * iterations):
+        learning_rates += runner.optim_wrapper.get_lr()["lr"]
+        warm_up.step()
+        cosine.step()
+    assert learning_rates[0] == pytest.approx(1e-9)
+    assert max(learning_rates) == pytest.approx(1e-4, rel=0.01)
+    assert learning_rates.index(max(learning_rates)) == pytest.approx(0.24 * iterations, abs=2)
+    assert learning_rates[-1] < 1e-9
 
 
 def test_the_model_builds_with_shrunken_stand_ins(leaf: Path) -> None:
@@ -345,17 +379,17 @@ def published_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_mixture_loads_from_the_published_layout(published_layout: Path) -> None:
     config = load_config(MIXED[0], {"data_root": f"{published_layout}/", "reader": "tiny"})
-    config.train_dataloader.update(num_workers=0, persistent_workers=False)
+    config.train_dataloader.update(num_workers=0, persistent_workers=False, pin_memory=False)
     loader = GroundingRunner.build_dataloader(config.train_dataloader, seed=0)
     dataset = loader.dataset
     assert isinstance(dataset, ConcatDataset)
     parts = [len(part) for part in dataset.datasets]
-    assert len(dataset) == len(loader) == sum(parts) and min(parts) > 0
+    assert len(dataset) == sum(parts) and min(parts) > 0
+    assert len(loader) == -(-sum(parts) // 8)
     loader.sampler.set_epoch(3)
     assert {int(part._epoch) for part in dataset.datasets} == {3}
     captions = joined = 0
-    for batch in loader:
-        (sample,) = batch["data_samples"]
+    for sample in (sample for batch in loader for sample in batch["data_samples"]):
         (continuation,) = sample.continuations
         assert len(sample.gt_masks) == len(continuation.phrases) <= 16
         captions += "expression_groups" in sample

@@ -1,6 +1,6 @@
 """What pointing costs, as ratios of one run: python tools/benchmark.py [read refine ask ...].
 
-read       F-LMM's way and ours against a bare SDPA prefill: time, memory, largest tensor
+read       F-LMM's way and ours against a bare SDPA prefill: time, its parts, memory, GPU
 refine     30 masks refined on one image against 1
 ask        a second question about an image against the first
 evaluate   a split of 7 expressions per image, read once against one by one
@@ -27,6 +27,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="of the language model (default: all)")
     parser.add_argument("--tokens", type=int, nargs="+", default=default.tokens)
     parser.add_argument("--expressions", type=int, nargs="+", default=default.expressions)
+    parser.add_argument(
+        "--every-pair", action="store_true", help="all sizes with all numbers (always on a GPU)"
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=default.ways)
     parser.add_argument("--repeats", type=int, default=default.repeats)
     parser.add_argument("--max-passes", type=int, default=default.max_passes)

@@ -12,7 +12,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", nargs="?", help="trained weights (default: those the config names)"
     )
-    parser.add_argument("--out", help="JSON file for metrics, rows per kind, and counts")
+    parser.add_argument("--out", help="JSON file: metrics, rows per kind, counts, what is skipped")
     add_common_arguments(parser)
     return parser.parse_args()
 

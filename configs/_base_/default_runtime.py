@@ -6,6 +6,9 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="nccl"),  # without a GPU, flmm's runner takes gloo
 )
+# True, or arguments of torch.compile (dict(mode="reduce-overhead")): the mask head's blocks are
+# compiled when a training first runs them. Minutes, once; what it saves on a GPU is not measured.
+compile_mask_head = False
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=20, log_metric_by_epoch=False),

@@ -4,9 +4,9 @@ Train:    python tools/train.py configs/qwen2_5_vl/qwen2_5_vl_32b_unet_sam_l_ref
 Evaluate: python tools/eval_refcoco.py \
             configs/qwen2_5_vl/qwen2_5_vl_32b_unet_sam_l_refcoco_png.py CHECKPOINT
 Hardware: one process spreads the reader (67 GB in bfloat16) over its GPUs by device_map
-          and gathers the recipe's 8 images per step; memory and time not measured yet
+          and takes the recipe's 8 images per step; memory and time not measured yet
           (GPUs that hold it whole: torchrun, --cfg-options model.model.device_map=None
-          optim_wrapper.accumulative_counts=1)
+          train_dataloader.batch_size=1)
 Expected: not measured yet
 """
 
@@ -14,4 +14,3 @@ _base_ = ["../_base_/recipes/unet_sam_l_refcoco_png.py"]
 
 reader = "Qwen/Qwen2.5-VL-32B-Instruct"
 model = dict(model=dict(device_map="auto"))
-optim_wrapper = dict(accumulative_counts=8)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 Row = dict[str, Any]
 PANELS = (
     ("image_tokens", "median_s", "seconds"),
@@ -18,22 +20,30 @@ def plot_reading(rows: Sequence[Row], path: Path) -> None:
     """Save the curves of the rows of :func:`flmm.benchmarks.reading.measure_reading`.
 
     Args:
-        rows: those that were not run are left out.
+        rows: see :func:`draw_reading`; where none was run, nothing is written.
         path: of the picture; folders are made.
     """
-    import matplotlib
+    if all(row["why_not"] is not None for row in rows):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_reading(rows).savefig(path, dpi=110)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
+def draw_reading(rows: Sequence[Row]) -> Figure:
+    """One panel of ``PANELS`` beside the other, a curve for each way in each.
+
+    Args:
+        rows: those that were not run are left out; one at least was.
+    """
     done = [row for row in rows if row["why_not"] is None]
     # What the other axis is held at: near the field's usual 7 expressions and 1000 tokens.
     held = {
         "image_tokens": ("expressions", _find_nearest(done, "expressions", 7)),
         "expressions": ("image_tokens", _find_nearest(done, "image_tokens", 1000)),
     }
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 4.5), layout="constrained")
-    for axis, (x_key, y_key, label) in zip(axes, PANELS):
+    # No pyplot: its state is the process's, and it would ask for a screen.
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    for axis, (x_key, y_key, label) in zip(figure.subplots(1, len(PANELS)), PANELS):
         held_key, value = held[x_key]
         for way in dict.fromkeys(row["way"] for row in done):
             points = _list_points(done, way, (x_key, y_key), (held_key, value))
@@ -44,15 +54,14 @@ def plot_reading(rows: Sequence[Row], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=x_key.replace("_", " "), ylabel=label)
         axis.set_title(f"{value} {held_key.replace('_', ' ')}")
         axis.grid(alpha=0.3, which="both")
-    axes[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.axes[0].legend()
+    return figure
 
 
 def _find_nearest(rows: Sequence[Row], key: str, wanted: int) -> int:
     """The value of ``key`` that most rows can be compared at; the floor has no expressions."""
-    values = {row[key] for row in rows if not (key == "expressions" and row["way"] == "floor")}
+    asking = [row for row in rows if not (key == "expressions" and row["way"] == "floor")]
+    values = {row[key] for row in asking or rows}
     return min(values, key=lambda value: abs(value - wanted))
 
 
@@ -69,4 +78,4 @@ def _list_points(
     )
 
 
-__all__ = ["plot_reading"]
+__all__ = ["draw_reading", "plot_reading"]

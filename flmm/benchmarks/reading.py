@@ -1,17 +1,18 @@
 """Cost of reading attention: F-LMM's way, ours and the bare prefill, as ratios of one run.
 
-In: a layout, numbers of image tokens and expressions. Out: rows with median seconds, spread, peak
-extra memory, the largest tensor, ratios against ours and against the floor; a plot of cost against
-image tokens and against expressions. Every case runs in a process of its own.
+In: a layout, numbers of image tokens and expressions. Out: rows with median seconds, spread, where
+the seconds go, peak extra memory, the largest tensor, and ratios against ours and the floor. Every
+case runs in a process of its own. Not its duty: tables and plots of the rows.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,32 +29,34 @@ from flmm.vlms.layouts import build_layout_config
 Row = dict[str, Any]
 # The same results within float32's rounding; half precision rounds far coarser.
 TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
+_OUT_OF_MEMORY = "ran out of memory"
 
 
 def measure_reading(cases: Iterable[ReadingCase]) -> list[Row]:
     """Run cases, one process each, and compare those with the same inputs.
 
     Returns:
-        one row per case: its fields, ``median_s``, ``low_s``, ``high_s``, ``extra_mb``,
-        ``largest_mb``, ``largest_shape``, ``extrapolated``, ``why_not`` (a reason, where the case
-        was not run), and, where ours is there too, ``time_over_ours``, ``memory_over_ours``,
-        ``time_over_floor`` and ``difference`` (relative, of the maps).
+        one row per case, see :func:`build_row`; of a case that did not run, its fields and
+        ``why_not``, the reason; where ours is there too, with the ratios of
+        :func:`compare_rows`.
 
     Raises:
         RuntimeError: a case failed; its own message is told.
         ValueError: two ways disagree about the maps.
     """
-    rows, maps = [], {}
+    rows: list[Row] = []
+    maps: dict[int, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         for index, case in enumerate(tqdm(list(cases), desc="reading", unit="case")):
             why_not = find_obstacle(case)
+            result = None
             if why_not is None:
-                row, maps[index] = _run_case(case, Path(folder) / str(index))
-            else:
-                row = {**asdict(case), "why_not": why_not}
-            rows.append(row)
-    for index, row in enumerate(rows):
-        _compare(row, maps.get(index), rows, maps)
+                result, found = _run_case(case, Path(folder) / str(index))
+                why_not = _OUT_OF_MEMORY if result is None else None
+                if found is not None:
+                    maps[index] = found
+            rows.append(build_row(case, result, why_not))
+    compare_rows(rows, maps)
     return rows
 
 
@@ -76,98 +79,112 @@ def find_obstacle(case: ReadingCase) -> str | None:
     return f"needs about {needed / 2**30:.0f} GiB, {available / 2**30:.0f} GiB are free"
 
 
-def _run_case(case: ReadingCase, path: Path) -> tuple[Row, np.ndarray | None]:
-    case_path, result_path = path.with_suffix(".case.json"), path.with_suffix(".result.json")
-    case_path.write_text(json.dumps(asdict(case)))
-    command = [sys.executable, "-m", "flmm.benchmarks.reading_ways", case_path, result_path]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise RuntimeError(f"{case} failed: {lines[-1] if lines else 'no message'}")
-    result = json.loads(result_path.read_text())
-    maps_path = result_path.with_suffix(".npy")
-    maps = np.load(maps_path) if maps_path.exists() else None
-    seconds, extra = result["seconds"], result["extra_bytes"]
-    row = {
+def build_row(
+    case: ReadingCase, result: Mapping[str, Any] | None, why_not: str | None = None
+) -> Row:
+    """What a case cost.
+
+    Args:
+        case: what was run.
+        result: the plain values of :func:`flmm.benchmarks.reading_ways.measure_case`.
+        why_not: the reason, where there is no result.
+
+    Returns:
+        the case's fields (``image_tokens`` as they really were), ``median_s``, ``low_s``,
+        ``high_s``; of one run ``vision_s``, ``layers_s``, ``head_s`` and ``rest_s``;
+        ``images_per_s``, ``expressions_per_s`` (``None`` for the floor), ``gpu_percent``,
+        ``extra_mb``, ``largest_mb``, ``largest_shape``, ``extrapolated`` and ``why_not``.
+    """
+    if result is None:
+        return {**asdict(case), "why_not": why_not}
+    times = describe_seconds(result["seconds"])
+    extra = result["extra_bytes"]
+    asks = case.way != "floor"
+    return {
         **asdict(case),
         "image_tokens": result["image_tokens"],
-        **describe_seconds(seconds),
+        **times,
+        **{f"{part}_s": value for part, value in result["parts"].items()},
+        "images_per_s": 1 / times["median_s"],
+        "expressions_per_s": case.expressions / times["median_s"] if asks else None,
+        "gpu_percent": result["gpu_percent"],
         "extra_mb": None if extra is None else extra / 2**20,
         "largest_mb": result["largest_bytes"] / 2**20,
         "largest_shape": result["largest_shape"],
         "extrapolated": result["extrapolated"],
         "why_not": None,
     }
-    return row, maps
 
 
-def _compare(
-    row: Row, maps: np.ndarray | None, rows: Sequence[Row], all_maps: dict[int, np.ndarray | None]
+def _run_case(case: ReadingCase, path: Path) -> tuple[Row | None, np.ndarray | None]:
+    """The result and the maps of a case; nothing of one that ran out of memory."""
+    case_path, result_path = path.with_suffix(".case.json"), path.with_suffix(".result.json")
+    case_path.write_text(json.dumps(asdict(case)))
+    command = [sys.executable, "-m", "flmm.benchmarks.reading_ways", case_path, result_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    # The kernel kills a process that takes too much, torch raises on a GPU and where malloc fails.
+    if done.returncode == -signal.SIGKILL or any(
+        word in lines[-1] for word in ("OutOfMemoryError", "can't allocate memory")
+    ):
+        return None, None
+    if done.returncode:
+        raise RuntimeError(f"{case} failed: {lines[-1]}")
+    maps_path = result_path.with_suffix(".npy")
+    maps = np.load(maps_path) if maps_path.exists() else None
+    return json.loads(result_path.read_text()), maps
+
+
+def compare_rows(rows: Sequence[Row], maps: Mapping[int, np.ndarray]) -> None:
+    """Add the ratios against ours and the floor of the same inputs to the rows.
+
+    Args:
+        rows: of :func:`build_row`; get ``time_over_ours``, ``memory_over_ours``,
+            ``time_over_floor`` and, F-LMM's, ``difference`` (relative, of the maps).
+        maps: of the rows, by their place.
+
+    Raises:
+        ValueError: F-LMM's way and ours disagree about the maps.
+    """
+    done = [index for index, row in enumerate(rows) if row["why_not"] is None]
+    for index in done:
+        row = rows[index]
+        same = [other for other in done if _have_same_inputs(rows[other], row)]
+        for other in same:
+            if rows[other]["way"] == "floor":
+                row["time_over_floor"] = row["median_s"] / rows[other]["median_s"]
+            if _is_twin(rows[other], row):
+                _compare_with_ours(row, rows[other], maps.get(index), maps.get(other))
+
+
+def _have_same_inputs(row: Row, other: Row) -> bool:
+    keys = ("layout", "layers", "image_tokens", "device", "dtype")
+    return all(row[key] == other[key] for key in keys)
+
+
+def _is_twin(ours: Row, row: Row) -> bool:
+    """Whether the first is our way of what the second does."""
+    way = "ours joined" if "joined" in row["way"] else "ours"
+    return ours["way"] == way and ours["expressions"] == row["expressions"]
+
+
+def _compare_with_ours(
+    row: Row, ours: Row, maps: np.ndarray | None, our_maps: np.ndarray | None
 ) -> None:
-    """Add the ratios against ours and the floor of the same inputs."""
-    if row["why_not"] is not None:
+    row["time_over_ours"] = row["median_s"] / ours["median_s"]
+    if row["extra_mb"] and ours["extra_mb"]:
+        row["memory_over_ours"] = row["extra_mb"] / ours["extra_mb"]
+    if not row["way"].startswith("flmm"):
         return
-    same = [
-        index
-        for index, other in enumerate(rows)
-        if other["why_not"] is None
-        and all(other[k] == row[k] for k in ("layout", "layers", "image_tokens", "device", "dtype"))
-    ]
-    twin = "ours joined" if "joined" in row["way"] else "ours"
-    for index in same:
-        other = rows[index]
-        if other["way"] == "floor":
-            row["time_over_floor"] = row["median_s"] / other["median_s"]
-        if other["way"] == twin and other["expressions"] == row["expressions"]:
-            row["time_over_ours"] = row["median_s"] / other["median_s"]
-            if row["extra_mb"] and other["extra_mb"]:
-                row["memory_over_ours"] = row["extra_mb"] / other["extra_mb"]
-            if maps is not None and row["way"].startswith("flmm"):
-                row["difference"] = _compute_difference(maps, all_maps[index])
-                if row["difference"] > TOLERANCES[row["dtype"]]:
-                    raise ValueError(
-                        f"{row['way']} and ours differ by {row['difference']:.1e} (relative): "
-                        "their speeds cannot be compared"
-                    )
-
-
-def _compute_difference(maps: np.ndarray, ours: np.ndarray | None) -> float:
-    if ours is None:
-        raise ValueError("ours gave no maps")
-    expected = ours[: len(maps)]
-    return float(np.linalg.norm(maps - expected) / np.linalg.norm(expected))
-
-
-def list_columns(rows: Sequence[Row]) -> list[list[str]]:
-    """Header and cells of the table."""
-    header = ["image tokens", "expressions", "way", "median s", "spread s", "x ours", "x floor"]
-    header += ["extra MB", "x ours", "largest tensor", "difference"]
-    table = [header]
-    for row in rows:
-        start = [str(row["image_tokens"]), str(row["expressions"]), row["way"]]
-        if row["why_not"]:
-            table.append([*start, row["why_not"], *["-"] * (len(header) - 4)])
-            continue
-        about = "~" if row["extrapolated"] else ""
-        shape = "x".join(map(str, row["largest_shape"]))
-        table.append(
-            [
-                *start,
-                f"{about}{row['median_s']:.2f}",
-                f"{row['low_s']:.2f}-{row['high_s']:.2f}",
-                _format_ratio(row.get("time_over_ours")),
-                _format_ratio(row.get("time_over_floor")),
-                "-" if row["extra_mb"] is None else f"{row['extra_mb']:.0f}",
-                _format_ratio(row.get("memory_over_ours")),
-                f"{shape} ({row['largest_mb']:.0f} MB)",
-                "-" if "difference" not in row else f"{row['difference']:.0e}",
-            ]
+    if maps is None or our_maps is None:
+        raise ValueError(f"{row['way']} or ours gave no maps: their speeds cannot be compared")
+    expected = our_maps[: len(maps)]
+    row["difference"] = float(np.linalg.norm(maps - expected) / np.linalg.norm(expected))
+    if not row["difference"] <= TOLERANCES[row["dtype"]]:
+        raise ValueError(
+            f"{row['way']} and ours differ by {row['difference']:.1e} (relative): their speeds "
+            "cannot be compared"
         )
-    return table
 
 
-def _format_ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-__all__ = ["find_obstacle", "list_columns", "measure_reading"]
+__all__ = ["build_row", "compare_rows", "find_obstacle", "measure_reading"]

@@ -1,8 +1,9 @@
 """The ways of reading attention that are compared, each on the same weights and inputs.
 
-In: a case (layout, image tokens, expressions, way). Out: seconds of every run, peak extra memory,
-the largest tensor, and the maps, so that speed is only ever compared between equal results. Every
-way has a process of its own: ``python -m flmm.benchmarks.reading_ways CASE.json RESULT.json``.
+In: a case (layout, image tokens, expressions, way). Out: seconds of every run and of the reader's
+parts, peak extra memory, the largest tensor, and the maps, so that speed is only ever compared
+between equal results. Every way has a process of its own:
+``python -m flmm.benchmarks.reading_ways CASE.json RESULT.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flmm.benchmarks.breakdown import measure_parts, measure_utilization
 from flmm.benchmarks.memory import LargestTensor, PeakMemory
 from flmm.benchmarks.timing import time_call
 from flmm.structures import Continuation, ImageInput
@@ -90,14 +92,16 @@ def measure_case(case: ReadingCase) -> tuple[dict[str, Any], Tensor | None]:
     """Run one case.
 
     Returns:
-        (plain values, maps ``[passes or P, L*A, h, w]``); the floor has no maps.
+        (plain values, maps ``[passes or P, L*A, h, w]``); the floor has no maps. ``seconds`` and
+        ``parts`` are of all expressions, ``gpu_percent`` is ``None`` without a GPU or NVML.
     """
     if case.threads:
         torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     implementation = "eager" if case.way.startswith("flmm") else "sdpa"
-    vlm = build_layout_reader(case.layout, case.layers, case.dtype, implementation)
-    vlm.to(device)
+    vlm = build_layout_reader(
+        case.layout, case.layers, case.dtype, implementation, device=device
+    )
     factor = vlm.image_processor.patch_size * vlm.image_processor.merge_size
     image = vlm.image_processor.encode(make_image(case.image_tokens, factor))
     run = build_run(case, vlm, image)
@@ -105,12 +109,16 @@ def measure_case(case: ReadingCase) -> tuple[dict[str, Any], Tensor | None]:
         with PeakMemory(device) as memory:  # the first run: nothing is left over from others
             maps = run()
         seconds = [time_call(run, device) for _ in range(case.repeats)]
+        parts = measure_parts(vlm, run, device)
+        gpu_percent = measure_utilization(run, device)
         with LargestTensor() as largest:
             run()
     scale = case.expressions / case.passes if case.way == "flmm" else 1
     grid_h, grid_w = image.image_grid_thw[1:]
     result = {
         "seconds": [value * scale for value in seconds],
+        "parts": {part: value * scale for part, value in parts.items()},
+        "gpu_percent": gpu_percent,
         "extrapolated": scale != 1,
         "extra_bytes": memory.extra_bytes,
         "largest_bytes": largest.bytes,

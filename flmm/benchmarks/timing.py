@@ -12,10 +12,10 @@ import torch
 
 def time_call(call: Callable[[], Any], device: torch.device) -> float:
     """Seconds of one call, everything that it started on the device included."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     call()
-    _synchronise(device)
+    synchronise(device)
     return time.perf_counter() - start
 
 
@@ -57,9 +57,10 @@ def build_rows(what: str, seconds: dict[str, list[float]]) -> list[dict[str, Any
     return rows
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done everything that was started on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-__all__ = ["build_rows", "describe_seconds", "time_alternately", "time_call"]
+__all__ = ["build_rows", "describe_seconds", "synchronise", "time_alternately", "time_call"]

@@ -140,6 +140,7 @@ def evaluate_split(
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_keep,
+        pin_memory=torch.cuda.is_available(),
     )
     predict = predict_one_by_one if one_by_one else type(model).predict_images
     start = time.perf_counter()

@@ -12,9 +12,15 @@ from typing import Any
 
 from mmengine.config import Config
 
-from flmm.engine.checkpoint_files import DiskFullError, find_latest_checkpoint, is_disk_full
+from flmm.engine.checkpoint_files import (
+    DiskFullError,
+    describe_latest_checkpoint,
+    is_disk_full,
+)
+from flmm.engine.compiling import compile_mask_head
 from flmm.engine.feature_caching import caching_features
 from flmm.engine.grounding_runner import GroundingRunner
+from flmm.engine.skipped_records import SkippedRecordsHook
 
 # Types of configs that name the frozen reader, and the argument that does.
 _READER_ARGUMENTS = {"FrozenQwen": "name_or_path", "QwenImageProcessorWrapper": "processor"}
@@ -65,6 +71,7 @@ def run_training(
 
     Raises:
         ValueError: two different checkpoints are named.
+        TypeError: ``compile_mask_head`` of the config cannot be had.
         DiskFullError: a file finds no room; the latest checkpoint is whole.
     """
     if resume not in (None, "auto"):
@@ -79,6 +86,8 @@ def run_training(
         config.optim_wrapper.setdefault("dtype", "bfloat16")
     try:
         runner = GroundingRunner.from_cfg(config)
+        runner.register_hook(SkippedRecordsHook())
+        compile_mask_head(runner.trained_model, config.get("compile_mask_head", False))
         with caching_features(runner):
             runner.train()
     except OSError as error:
@@ -97,7 +106,8 @@ def run_test(
         config: as :func:`load_config` gives it.
         checkpoint: path or name of embedded weights; None: the config's ``load_from`` or
             ``weights``.
-        out: JSON file for metrics, rows per kind of expression, and counts.
+        out: JSON file for metrics, rows per kind of expression, counts, and the expressions that
+            were skipped with their reasons.
 
     Raises:
         ValueError: no weights are named, or ``out`` is given and the evaluator is no single one.
@@ -110,13 +120,14 @@ def run_test(
         if not isinstance(config.test_evaluator, dict):
             raise ValueError("--out needs a config with a single test_evaluator, a RefSegMetric")
         config.test_evaluator["out_file"] = out
-    return GroundingRunner.from_cfg(config).test()
+    runner = GroundingRunner.from_cfg(config)
+    runner.register_hook(SkippedRecordsHook())
+    return runner.test()
 
 
 def _describe_full_disk(folder: str) -> str:
     """For files that are not checkpoints, whose size nobody knows beforehand."""
-    whole = find_latest_checkpoint(folder, warn=lambda message: None)
-    kept = f"{whole.name} is whole" if whole else "there is no complete checkpoint yet"
+    kept = describe_latest_checkpoint(folder)
     return (
         f"no room for the logs in {folder}, which has {shutil.disk_usage(folder).free:,} bytes "
         f"free. Training has stopped and {kept}: make room, then go on with --resume"

@@ -7,7 +7,6 @@ into the same folder; what they have written counts as soon as it is there.
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from pathlib import Path
@@ -17,8 +16,6 @@ from mmengine.logging import print_log
 GIGABYTE = 10**9
 # Left free for checkpoints and logs, which a training cannot do without.
 RESERVE_BYTES = 2 * GIGABYTE
-# No space, no quota, or the file system's or the process's limit of one file.
-_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskBudget:
@@ -89,15 +86,10 @@ class DiskBudget:
         return shutil.disk_usage(folder).free
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether the system refused to write for want of room."""
-    return error.errno in _DISK_FULL_ERRORS
-
-
 def format_gb(size: float) -> str:
     """Bytes as text: "12.3 GB", small sizes with more digits."""
     amount = size / GIGABYTE
     return f"{amount:.1f} GB" if amount >= 1 or not size else f"{amount:.2g} GB"
 
 
-__all__ = ["GIGABYTE", "DiskBudget", "format_gb", "is_disk_full"]
+__all__ = ["GIGABYTE", "DiskBudget", "format_gb"]

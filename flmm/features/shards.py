@@ -8,11 +8,8 @@ Not its duty: what a key means, how much room there is (see budget).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import time
 import uuid
 import zlib
 from pathlib import Path
@@ -24,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from flmm.features.budget import DiskBudget, is_disk_full
+from flmm.atomic_files import DiskFullError, remove_leftovers, replace_file
+from flmm.features.budget import DiskBudget
 
 Entry = dict[str, Tensor]
 
 SUFFIX = ".safetensors"
-TEMPORARY_SUFFIX = ".tmp"
 _CHECKSUMS = "checksums"
 _LEFTOVER_SECONDS = 3600.0  # no write takes as long
 
@@ -53,7 +50,7 @@ class ShardFolder:
         self._sizes: dict[str, int] = {}
         self._unwritten: dict[str, Entry] = {}
         self._unwritten_bytes = 0
-        _remove_leftovers(folder)
+        remove_leftovers(folder, f"*{SUFFIX}", _LEFTOVER_SECONDS)
         self.refresh()
 
     def __len__(self) -> int:
@@ -101,12 +98,9 @@ class ShardFolder:
             return
         name = uuid.uuid4().hex + SUFFIX
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(self.folder / name, content)
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            self.budget.spend(f"the system refuses to write ({error.strerror})")
+            replace_file(self.folder / name, content)
+        except DiskFullError as error:
+            self.budget.spend(f"the system refuses to write ({error.reason})")
         else:
             self._open(name)
 
@@ -182,28 +176,6 @@ def _group_by_key(names: list[str]) -> dict[str, list[str]]:
         key, _, part = name.partition("/")
         groups.setdefault(key, []).append(part)
     return groups
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed while they wrote have left."""
-    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
-                path.unlink()
 
 
 __all__ = ["ShardFolder", "compute_checksum"]

@@ -102,19 +102,21 @@ def build_layout_reader(
     dtype: str = "float32",
     attn_implementation: str = "sdpa",
     max_pixels: int = 16384 * 32 * 32,
+    device: str | torch.device = "cpu",
 ) -> FrozenQwen:
-    """A reader of a published layout with random weights; always the same ones.
+    """A reader of a published layout with random weights; always the same ones on a kind of device.
 
     Args:
         name, layers: see :func:`build_layout_config`.
         dtype: of the weights.
         attn_implementation: of the prefill.
         max_pixels: greatest H'*W' of the input; smaller pictures keep their size.
+        device: where the weights are drawn; each kind of device draws its own.
     """
     config = build_layout_config(name, layers)
     processor = AutoProcessor.from_pretrained(TINY_FOLDER)
     processor.image_processor.patch_size = config.vision_config.patch_size
-    with torch.device("cpu"):
+    with torch.device(device):
         model = build_random_model(config, dtype, attn_implementation, seed=0)
     return FrozenQwen.from_model(model, processor, min_pixels=32 * 32, max_pixels=max_pixels)
 

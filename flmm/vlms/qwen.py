@@ -226,7 +226,8 @@ class FrozenQwen(FrozenVLM):
 
     def _patchify(self, image_input: ImageInput) -> Tensor:
         """``[n_patches, C*T*p*p]`` on the device, checked against the grid."""
-        pixel_values = image_input.pixel_values.to(self.device, self.dtype, non_blocking=True)
+        # Converted there: a cast on the way would go through memory that is not pinned.
+        pixel_values = image_input.pixel_values.to(self.device, non_blocking=True).to(self.dtype)
         frames, grid_height, grid_width = image_input.image_grid_thw
         patch = self.image_processor.patch_size
         if tuple(pixel_values.shape[-2:]) != (grid_height * patch, grid_width * patch):

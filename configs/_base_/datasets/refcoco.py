@@ -6,6 +6,12 @@ tools/eval_refcoco.py the same of refcoco+ and refcocog; ``docs/data.md`` has th
 Training draws one sentence per ref and joins an image's phrases, as F-LMM does; validation and
 test follow the standard protocol: every sentence of every ref, each isolated. A record that cannot
 be used is skipped and counted. The image processor is that of the config's ``reader``.
+
+Batches are per process. 8 images a step are F-LMM's; its recipe has 8 GPUs with one image each:
+``--cfg-options train_dataloader.batch_size=1`` on 8 processes. The mean is over all phrases of a
+step, so that both are the same step. Within a batch the reader reads images of similar token
+counts together. What tools/eval_*.py read together is ``test_dataloader.batch_size`` too, unless
+``--batch-size`` says otherwise.
 """
 
 data_root = "{{$FLMM_DATA_ROOT:data/coco/}}"
@@ -20,25 +26,28 @@ dataset = dict(
 )
 
 train_dataloader = dict(
-    batch_size=1,
+    batch_size=8,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,  # pixels go to the GPU while it works
     sampler=dict(type="EpochSampler", shuffle=True),
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="train", text_mode="random", joined=True, max_expressions=16, **dataset),
 )
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=4,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="val", text_mode="all", test_mode=True, **dataset),
 )
 test_dataloader = dict(
-    batch_size=1,
+    batch_size=4,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="testA", text_mode="all", test_mode=True, **dataset),

@@ -1,5 +1,7 @@
 """F-LMM's recipe: 8 epochs, AdamW 1e-4, 3 % warm-up, cosine to 0, bfloat16.
 
+Lengths are in epochs; a run counts its own iterations per epoch, whatever the batch size.
+
 Source: F-LMM configs/llava/frozen_llava_1_5_vicuna_7b_unet_sam_l_refcoco_png.py.
 """
 
