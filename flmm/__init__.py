@@ -6,7 +6,7 @@ flmm can be used without loading the others.
 
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Continuation", "FrozenQwen", "GroundingInferencer", "QwenImageProcessorWrapper"]
 
 _HOMES = {

@@ -27,7 +27,7 @@ from flmm.heads import ImageEncoding
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
 from flmm.structures import ImageInput, PhraseAttention, Span, compute_scores, encode_mask
 from flmm.vlms import Prefix
-from flmm.vlms.dialogue import Dialogue
+from flmm.vlms.dialogue import ConversationFullError, Dialogue
 
 BRACKETS = "brackets"
 
@@ -100,6 +100,7 @@ class ChatTurn:
         tokens: of question and answer.
         end_reason: ``"end"`` of the answer; ``"max_new_tokens"`` or ``"context"`` where it was cut;
             ``None`` where it was stopped.
+        notes: why words that were to be chosen are not pointed at, a sentence each.
     """
 
     question: str
@@ -107,6 +108,7 @@ class ChatTurn:
     phrases: list[PointedPhrase]
     tokens: list[TurnToken] = field(repr=False)
     end_reason: str | None
+    notes: list[str] = field(default_factory=list)
 
     def to_coco(self) -> list[dict[str, Any]]:
         """One record per phrase, see :meth:`PointedPhrase.to_coco`."""
@@ -141,6 +143,7 @@ class Chat:
         if encoding is not None:
             self._encodings[0] = encoding
         self._selectors = list(selectors)
+        self._notes: list[str] = []  # of the turn in progress
 
     @property
     def images(self) -> list[ImageInput]:
@@ -278,6 +281,7 @@ class Chat:
             TurnToken(place, span, text[slice(*span)], "answer")
             for place, span in enumerate(offsets, start=turn.answer[0])
         ]
+        self._notes = []
         answer = Answer(
             text,
             offsets,
@@ -288,12 +292,23 @@ class Chat:
         wanted = [("question", span) for span in sorted(set(marked))]
         wanted += [("answer", span) for span in sorted(chosen)]
         phrases = self._point(wanted, tokens, {"question": question, "answer": text})
-        return ChatTurn(question, text, phrases, tokens, turn.end_reason)
+        return ChatTurn(question, text, phrases, tokens, turn.end_reason, self._notes)
 
     def _ask_aside(self, question: str) -> str:
-        """The reader's reply to a question that the conversation forgets."""
+        """The reader's reply to a question that the conversation forgets.
+
+        Empty where the model's context has no room for it: the answer stands without its phrases,
+        and a note says why.
+        """
         aside = self.dialogue.fork()
-        aside.ask(question)
+        try:
+            aside.ask(question)
+        except ConversationFullError:
+            self._notes.append(
+                "the model's context has no room to ask which objects the answer names: undo some "
+                "turns, or choose another selector"
+            )
+            return ""
         ids = list(aside.write())
         return self.grounder.vlm.tokenizer.decode(ids, skip_special_tokens=True)
 

@@ -20,6 +20,7 @@ from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps, res
 from flmm.heads import ImageEncoding
 from flmm.mmcv_ops import build_loss
 from flmm.registry import MODELS
+from flmm.selectors import compute_keyword_figures, keep_hidden_states
 from flmm.structures import (
     Continuation,
     GroundingOutput,
@@ -27,11 +28,13 @@ from flmm.structures import (
     ImageInput,
     MaskPrediction,
     PhraseAttention,
+    Span,
     compute_scores,
 )
 
 if TYPE_CHECKING:
     from flmm.heads import SAMRefiner, UNetHead
+    from flmm.selectors import KeywordSelector
     from flmm.vlms.base import FrozenVLM, Prefix
 
 _DEFAULT_LOSS_MASK = {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True}
@@ -56,14 +59,15 @@ class Grounder(BaseModel):
         loss_mask: config of the pixel loss; default mmdet's sigmoid ``CrossEntropyLoss``.
         loss_dice: config of the region loss; default mmdet's naive ``DiceLoss`` with eps 1.
         data_preprocessor: as in mmengine; it only moves tensors here.
+        keyword_selector: tells the names in an answer, or its config; trained on captions.
 
     Attributes:
         feature_cache: what the frozen models computed before, asked wherever they would run and
             given what they compute; ``None``: they always run. The engine sets it.
 
-    Only the mask head, the text projection, the layer weights and the refiner's prompt encoder
-    and mask decoder are trained and appear in ``state_dict()``. The losses (and mmdet with
-    them) are built at the first call in mode "loss".
+    Only the mask head, the text projection, the layer weights, the selector and the refiner's
+    prompt encoder and mask decoder are trained and appear in ``state_dict()``. The losses (and
+    mmdet with them) are built at the first call in mode "loss".
 
     Source: F-LMM, flmm/models/frozen_deepseek_vl.py. Deviations: attention comes from the
     reader's continuations instead of a full eager pass; true masks are resized without F-LMM's
@@ -78,6 +82,7 @@ class Grounder(BaseModel):
         loss_mask: dict[str, Any] | None = None,
         loss_dice: dict[str, Any] | None = None,
         data_preprocessor: Any = None,
+        keyword_selector: Any = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
@@ -88,6 +93,9 @@ class Grounder(BaseModel):
         if self.sam is not None and self.sam.use_text:
             self.text_proj = nn.Linear(self.vlm.hidden_size, self.sam.embed_dim)
             self.text_layer_weights = nn.Parameter(torch.ones(self.vlm.num_layers))
+        self.keyword_selector: KeywordSelector | None = None
+        if keyword_selector is not None:
+            self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
         self._loss_cfgs = (loss_mask or _DEFAULT_LOSS_MASK, loss_dice or _DEFAULT_LOSS_DICE)
         self._losses: tuple[nn.Module, nn.Module] | None = None
         self.feature_cache: FeatureCache | None = None
@@ -142,7 +150,7 @@ class Grounder(BaseModel):
             seen = self.vlm.attend(prefix, continuations)
         if encoding is None and self.sam is not None:
             encoding = self.encode_images([image])[0]
-        return self._ground_seen(image, seen, encoding)
+        return self.ground_seen(image, seen, encoding)
 
     def ground_images(
         self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
@@ -153,9 +161,13 @@ class Grounder(BaseModel):
             images: B pictures of any sizes.
             continuations: of each; the results are those of one picture at a time.
         """
-        seen = self.read_phrases(images, continuations)
+        return self._ground_read(images, self.read_phrases(images, continuations))
+
+    def _ground_read(
+        self, images: Sequence[ImageInput], seen: Sequence[PhraseAttention]
+    ) -> list[GroundingOutput]:
         encodings = [None] * len(images) if self.sam is None else self.encode_images(images)
-        return [self._ground_seen(*row) for row in zip(images, seen, encodings)]
+        return [self.ground_seen(*row) for row in zip(images, seen, encodings)]
 
     @torch.no_grad()
     def read_phrases(
@@ -176,8 +188,11 @@ class Grounder(BaseModel):
         computed: dict[int, PhraseAttention] = {}
         if unread:
             prefixes = self.vlm.prefill([images[index] for index in unread])
-            seen = self.vlm.attend(prefixes, [lookups[index].missing for index in unread])
-            computed = dict(zip(unread, seen))
+            missing = [lookups[index].missing for index in unread]
+            seen = self.vlm.attend(prefixes, missing)
+            selector = self.keyword_selector
+            kept = [keep_hidden_states(selector, *row) for row in zip(seen, missing)]
+            computed = dict(zip(unread, kept))
         return [lookup.complete(computed.get(index)) for index, lookup in enumerate(lookups)]
 
     @torch.no_grad()
@@ -212,10 +227,16 @@ class Grounder(BaseModel):
             encodings.append(encoding)
         return encodings
 
-    def _ground_seen(
+    def ground_seen(
         self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
     ) -> GroundingOutput:
-        """Masks of phrases that were read; without a refiner there is no ``encoding``."""
+        """Masks of phrases that were read.
+
+        Args:
+            image: the picture.
+            seen: where its phrases look in it.
+            encoding: the refiner's ``encode_image`` of it; ``None`` without a refiner.
+        """
         device = self.mask_head.conv_seg.weight.device
         maps = seen.maps.to(device)
         logits = self.mask_head(maps.to(self.mask_head.dtype))[:, 0].float()
@@ -289,7 +310,7 @@ class Grounder(BaseModel):
     def _predict_seen(
         self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
     ) -> MaskPrediction:
-        output = self._ground_seen(image, seen, encoding)
+        output = self.ground_seen(image, seen, encoding)
         coarse = resize_maps(output.coarse_mask_logits, image.original_size)
         masks = output.refined_mask_logits > 0
         scores = compute_scores(output.refined_mask_logits)
@@ -304,12 +325,14 @@ class Grounder(BaseModel):
 
         Returns:
             ``loss_mask``, ``loss_dice``, ``accuracy``, ``aiou`` of the coarse masks and, with a
-            refiner, the same with the prefix ``refined_``.
+            refiner, the same with the prefix ``refined_``; with a keyword selector that is not
+            frozen also what ``compute_keyword_figures`` gives.
         """
         totals: dict[str, Tensor] = {}
         count = 0
-        outputs = self.ground_images(inputs, [sample.continuations for sample in data_samples])
-        for output, sample in zip(outputs, data_samples):
+        continuations = [sample.continuations for sample in data_samples]
+        seen = self.read_phrases(inputs, continuations)
+        for output, sample in zip(self._ground_read(inputs, seen), data_samples):
             figures = self._compute_figures(output.coarse_mask_logits, sample.gt_masks)
             if self.sam is not None:
                 refined = self._compute_figures(output.refined_mask_logits, sample.gt_masks)
@@ -318,7 +341,12 @@ class Grounder(BaseModel):
             count += phrases
             for key, value in figures.items():
                 totals[key] = totals.get(key, 0) + value * phrases
-        return _average(totals, count)
+        selector = self.keyword_selector
+        learnt = compute_keyword_figures(selector, seen, continuations, self._locate)
+        return _average(totals, count) | learnt
+
+    def _locate(self, text: str, spans: tuple[Span, ...]) -> list[Span]:
+        return self.vlm._plain_text.encode_continuation(Continuation(text, spans)).token_spans
 
     def _compute_figures(self, mask_logits: Tensor, gt_masks: Tensor) -> dict[str, Tensor]:
         """Both losses, pixel accuracy and mean IoU of ``[P, h, w]`` logits."""

@@ -29,17 +29,22 @@ class Continuation:
         spans: half-open character ranges of the phrases in ``text``, in output order;
             ``None`` makes the whole text one phrase. A phrase sees the text before it in
             the same continuation; it never sees another continuation.
+        keyword_spans: half-open character ranges of all names in ``text``, what a keyword
+            selector learns; ``None``: the phrases are all of them. Read in training only.
     """
 
     text: str
     spans: tuple[Span, ...] | None = None
+    keyword_spans: tuple[Span, ...] | None = None
 
     def __post_init__(self) -> None:
         spans = ((0, len(self.text)),) if self.spans is None else tuple(map(tuple, self.spans))
         object.__setattr__(self, "spans", spans)
+        keywords = None if self.keyword_spans is None else tuple(map(tuple, self.keyword_spans))
+        object.__setattr__(self, "keyword_spans", keywords)
         if not spans:
             raise ValueError(f"no phrase span given for {self.text!r}: pass at least one")
-        for start, end in spans:
+        for start, end in (*spans, *(keywords or ())):
             if not (0 <= start < end <= len(self.text)) or not self.text[start:end].strip():
                 raise ValueError(
                     f"phrase span ({start}, {end}) of {self.text!r} is empty or reaches outside "
@@ -63,11 +68,14 @@ class PhraseAttention:
             ``l``.
         text_features: per phrase ``[L, T, D]``: the output of each of the L layers.
         input_ids: per continuation ``[R]`` int64: what was fed after the prefix.
+        hidden_states: per continuation ``[R, D]``: what was thought at each of its tokens, after
+            the final norm; ``None``, or an empty list, where nobody kept it.
     """
 
     maps: Tensor
     text_features: list[Tensor]
     input_ids: list[Tensor]
+    hidden_states: list[Tensor | None] = field(default_factory=list)
 
 
 @dataclass

@@ -116,6 +116,17 @@ def test_a_stopped_answer_is_a_turn_and_the_conversation_goes_on(inferencer, sce
     assert len(chat.turns) == len(chat.dialogue.turns) == 2
 
 
+def test_a_context_too_full_to_ask_aside_keeps_the_answer(inferencer, scenes, monkeypatch):
+    chat = inferencer.chat(scenes[0].image, ["reader"])
+    expected = chat.ask(PROMPT, begin="a")
+    full = len(chat.dialogue) + 3
+    again = inferencer.chat(scenes[0].image, ["reader"])
+    monkeypatch.setattr(inferencer.model.vlm.text_config, "max_position_embeddings", full)
+    turn = again.ask(PROMPT, begin="a")
+    assert (turn.text, turn.phrases, len(again.turns)) == (expected.text, [], 1)
+    assert len(turn.notes) == 1 and "no room" in turn.notes[0] and not expected.notes
+
+
 class BrokenSelector:
     def select(self, answer):
         raise RuntimeError("broken")

@@ -6,6 +6,7 @@ ask        a second question about an image against the first
 evaluate   a split of 7 expressions per image, read once against one by one
 cache      a training epoch from the feature cache against one without
 precision  how far bfloat16 and float16 stray from float32
+point      how many masks hit what their words name, for each phrase selector
 """
 
 import argparse

@@ -18,6 +18,7 @@ import torch
 from flmm.benchmarks.caching import measure_caching
 from flmm.benchmarks.evaluating import measure_evaluation
 from flmm.benchmarks.plots import plot_reading
+from flmm.benchmarks.pointing import measure_pointing
 from flmm.benchmarks.precision import measure_layout_precision, measure_tiny_precision
 from flmm.benchmarks.reading import TOLERANCES, measure_reading
 from flmm.benchmarks.reading_tables import list_columns, list_remarks
@@ -179,6 +180,10 @@ def _precision(settings: BenchmarkSettings) -> list[Row]:
     return rows + measure_layout_precision(settings.model, settings.layers, device)
 
 
+def _point(settings: BenchmarkSettings) -> list[Row]:
+    return measure_pointing(TINY_CONFIG, settings.torch_device)
+
+
 def list_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Header and cells of plain rows; a column that a row has not is "-"."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -200,6 +205,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkSettings], list[Row]]] = {
     "evaluate": _evaluate,
     "cache": _cache,
     "precision": _precision,
+    "point": _point,
 }
 
 __all__ = ["BENCHMARKS", "BenchmarkSettings", "list_cases", "list_cells", "run_benchmarks"]

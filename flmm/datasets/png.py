@@ -131,12 +131,14 @@ class PanopticNarrativeDataset(BadRecordsMixin):
     def build_record(self, idx: int) -> dict[str, Any]:
         """Caption, chosen phrases and paths of narrative ``idx``."""
         record = self.get_data_info(idx)
-        phrases: list[Phrase] = self._choose(record.pop("phrases"), idx)
+        every: list[Phrase] = record.pop("phrases")
+        names = tuple((start, end) for _, start, end, _, _ in every)
+        phrases = self._choose(every, idx)
         caption, spans = record.pop("caption"), [(start, end) for _, start, end, _, _ in phrases]
         if self.isolated:
             record["continuations"] = [Continuation(caption[start:end]) for start, end in spans]
         else:
-            record["continuations"] = [Continuation(caption, tuple(spans))]
+            record["continuations"] = [Continuation(caption, tuple(spans), keyword_spans=names)]
         record["expression_ids"] = [expression_id for expression_id, *_ in phrases]
         record["segment_ids"] = [list(segment_ids) for *_, segment_ids, _ in phrases]
         record["expression_groups"] = [groups for *_, groups in phrases]

@@ -56,7 +56,7 @@ def keep_phrases(record: dict[str, Any], kept: list[bool]) -> dict[str, Any]:
         position += len(item.spans)
         spans = tuple(span for span, mark in zip(item.spans, marks) if mark)
         if spans:
-            continuations.append(Continuation(item.text, spans))
+            continuations.append(Continuation(item.text, spans, item.keyword_spans))
     lists = {
         key: [entry for entry, mark in zip(record[key], kept) if mark]
         for key in PHRASE_KEYS

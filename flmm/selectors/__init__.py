@@ -6,6 +6,7 @@ In: an answer (text, tokens, what was thought). Out: character ranges. Knows no 
 from flmm.selectors.base import Answer, PhraseSelector
 from flmm.selectors.brackets import parse_brackets
 from flmm.selectors.building import SELECTORS, build_selector
+from flmm.selectors.keyword_training import compute_keyword_figures, keep_hidden_states
 from flmm.selectors.keywords import KeywordSelector
 from flmm.selectors.noun_chunks import NounChunkSelector
 from flmm.selectors.reader import ReaderSelector
@@ -18,5 +19,7 @@ __all__ = [
     "PhraseSelector",
     "ReaderSelector",
     "build_selector",
+    "compute_keyword_figures",
+    "keep_hidden_states",
     "parse_brackets",
 ]

@@ -19,7 +19,8 @@ class Answer:
         text: the answer.
         tokens: per token the half-open range of its characters in ``text``; a token that only
             begins a character has the empty range before it.
-        read_hidden_states: gives ``[R, D]``, what the reader thought at each token.
+        read_hidden_states: gives ``[R, D]``, what the reader thought at each token, after the final
+            norm.
         ask: gives the reader's reply to a further question, which the conversation forgets.
     """
 
@@ -33,7 +34,7 @@ class PhraseSelector(Protocol):
     """Chooses the phrases of an answer."""
 
     def select(self, answer: Answer) -> list[Span]:
-        """Half-open character ranges of ``answer.text``, in its order; they may nest."""
+        """Half-open character ranges of ``answer.text``, in its order, each once; they may nest."""
         ...
 
 

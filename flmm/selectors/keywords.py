@@ -1,54 +1,106 @@
-"""The trainable selector: which tokens of an answer belong to a name, from what was thought there.
+"""The trainable selector: which words of an answer are names, from what was thought at them.
 
-Source: F-LMM (arXiv 2406.05821), section 3.3 and appendix: a linear layer over the hidden states,
-trained with the noun segments of Panoptic Narrative Grounding.
+In: the reader's hidden states of an answer. Out: the runs of words that are keywords. How it learns
+is :mod:`flmm.selectors.keyword_training`'s part.
+Source: F-LMM (arXiv 2406.05821): a linear layer on the hidden states, trained with the noun
+segments of Panoptic Narrative Grounding. Deviation: words, not tokens, are chosen, so that no
+phrase begins or ends within a word.
 """
 
 from __future__ import annotations
 
+import re
+
+import torch
 from torch import Tensor, nn
 
 from flmm.registry import MODELS
 from flmm.selectors.base import Answer
-from flmm.selectors.clean import drop_unpointable
+from flmm.selectors.clean import CJK, drop_unpointable
 from flmm.structures import Span
+
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:['’-][^\W{CJK}]+)*")
 
 
 @MODELS.register_module()
 class KeywordSelector(nn.Module):
-    """One linear layer on hidden states; neighbouring keyword tokens make a phrase.
+    """One linear layer on hidden states; neighbouring keywords make a phrase.
+
+    Its weights are zero until it is trained.
 
     Args:
-        hidden_size: D, of the reader.
-        threshold: a token is a keyword where its probability is greater.
+        hidden_size: D of the reader; the grounder knows it.
+        threshold: a word is a keyword where the mean probability of its tokens is greater.
+        frozen: keep the weights as a checkpoint brings them, in a training without captions.
     """
 
-    def __init__(self, hidden_size: int, threshold: float = 0.5) -> None:
+    def __init__(self, hidden_size: int, threshold: float = 0.5, frozen: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.linear.requires_grad_(not frozen)
         self.threshold = threshold
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a training leaves it as it is."""
+        return not self.linear.weight.requires_grad
+
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Logits ``[R]`` of hidden states ``[R, D]``."""
-        return self.linear(hidden_states.to(self.linear.weight))[:, 0]
+        """Float32 logits ``[R]`` of hidden states ``[R, D]`` of any dtype and device."""
+        return self.linear(hidden_states.to(self.linear.weight))[:, 0].float()
 
+    @torch.no_grad()
     def select(self, answer: Answer) -> list[Span]:
-        """See ``PhraseSelector``."""
-        chosen = self(answer.read_hidden_states()).sigmoid() > self.threshold
-        return drop_unpointable(answer.text, join_tokens(answer.tokens, chosen.tolist()))
+        """See ``PhraseSelector``.
+
+        Raises:
+            ValueError: it was never trained.
+        """
+        self.check_trained()
+        probabilities = self(answer.read_hidden_states()).sigmoid().tolist()
+        spans = join_keywords(answer.text, answer.tokens, probabilities, self.threshold)
+        return drop_unpointable(answer.text, spans)
+
+    def check_trained(self) -> None:
+        """Refuse to choose at random.
+
+        Raises:
+            ValueError: it was never trained.
+        """
+        if not self.linear.weight.any():
+            raise ValueError(
+                "this model's keyword selector was never trained: train it on captions "
+                "(docs/conversation.md), load weights that have it, or choose the selector 'reader'"
+            )
 
 
-def join_tokens(tokens: list[Span], chosen: list[bool]) -> list[Span]:
-    """Character ranges of the runs of chosen tokens."""
+def join_keywords(
+    text: str, tokens: list[Span], probabilities: list[float], threshold: float
+) -> list[Span]:
+    """Character ranges of the runs of keywords.
+
+    A word's probability is the mean of those of its tokens; only blanks may stand between the words
+    of a run.
+
+    Args:
+        text: the answer.
+        tokens: per token the half-open range of its characters.
+        probabilities: per token, in [0, 1].
+        threshold: of a keyword.
+    """
     spans: list[Span] = []
-    before = False
-    for (start, end), is_chosen in zip(tokens, chosen):
-        if is_chosen and before:
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        own = [p for (a, b), p in zip(tokens, probabilities) if a < end and b > start]
+        if not own or sum(own) / len(own) <= threshold:
+            continue
+        if spans and not text[spans[-1][1] : start].strip():
             spans[-1] = (spans[-1][0], end)
-        elif is_chosen:
+        else:
             spans.append((start, end))
-        before = is_chosen
     return spans
 
 
-__all__ = ["KeywordSelector", "join_tokens"]
+__all__ = ["KeywordSelector", "join_keywords"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from flmm.selectors.base import Answer
 from flmm.selectors.clean import drop_unpointable
 from flmm.structures import Span
+
+DEFAULT_MODEL = "en_core_web_sm"
 
 
 class NounChunkSelector:
@@ -19,16 +22,37 @@ class NounChunkSelector:
         ImportError: spaCy, or the pipeline, is not installed.
     """
 
-    def __init__(self, model: Any = "en_core_web_sm") -> None:
+    def __init__(self, model: Any = DEFAULT_MODEL) -> None:
         self.pipeline = _load_pipeline(model) if isinstance(model, str) else model
 
     def select(self, answer: Answer) -> list[Span]:
-        """See ``PhraseSelector``."""
-        chunks = self.pipeline(answer.text).noun_chunks
-        spans = [(chunk.start_char, chunk.end_char) for chunk in chunks]
+        """See ``PhraseSelector``.
+
+        Raises:
+            ValueError: the pipeline parses nothing, or its language has no noun chunks.
+        """
+        parsed = self.pipeline(answer.text)
+        if not parsed.has_annotation("DEP"):
+            raise ValueError(
+                f"the spaCy pipeline {self._name} has no parser, so it finds no noun chunks: give "
+                f"one with a parser, such as {DEFAULT_MODEL}"
+            )
+        try:
+            spans = [(chunk.start_char, chunk.end_char) for chunk in parsed.noun_chunks]
+        except NotImplementedError as error:
+            raise ValueError(
+                f"spaCy knows no noun chunks in the language of the pipeline {self._name}: choose "
+                "the selector 'reader'"
+            ) from error
         return drop_unpointable(answer.text, spans)
 
+    @property
+    def _name(self) -> str:
+        meta = self.pipeline.meta
+        return f"{meta['lang']}_{meta['name']}"
 
+
+@functools.lru_cache(maxsize=4)  # a selector is built for every turn
 def _load_pipeline(name: str) -> Any:
     try:
         import spacy
@@ -46,4 +70,4 @@ def _load_pipeline(name: str) -> Any:
         ) from error
 
 
-__all__ = ["NounChunkSelector"]
+__all__ = ["DEFAULT_MODEL", "NounChunkSelector"]

@@ -51,14 +51,17 @@ def attend_packs(
     mask = build_continuation_mask(owners, prefix_mask, vlm.dtype)
     layers = vlm._decode(cache, input_ids, positions, attention_mask=mask, row_reader=reader)
     features = torch.stack([layer.to(vlm.device) for layer in layers])
+    lengths = [count_tokens(pack) for pack in packs]
     return [
         PhraseAttention(
             maps=maps.unflatten(-1, prefix.grid_hw),
             text_features=[features[:, row, start:end] for start, end in own_spans],
-            input_ids=list(input_ids[row, : sum(count_tokens(pack))].split(count_tokens(pack))),
+            input_ids=list(input_ids[row, : sum(own)].split(own)),
+            # Views, like the text features: they cost no memory of their own.
+            hidden_states=list(features[-1, row, : sum(own)].split(own)),
         )
-        for row, (prefix, pack, own_spans, maps) in enumerate(
-            zip(prefixes, packs, spans, reader.finish())
+        for row, (prefix, own, own_spans, maps) in enumerate(
+            zip(prefixes, lengths, spans, reader.finish())
         )
     ]
 
@@ -123,4 +126,5 @@ def join_attention(seen: Sequence[PhraseAttention]) -> PhraseAttention:
         maps=torch.cat([item.maps for item in seen]),
         text_features=[features for item in seen for features in item.text_features],
         input_ids=[ids for item in seen for ids in item.input_ids],
+        hidden_states=[states for item in seen for states in item.hidden_states],
     )

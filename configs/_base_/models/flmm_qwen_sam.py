@@ -40,3 +40,5 @@ model = dict(
         eps=1.0,
     ),
 )
+# Which words of a conversation are pointed at, see docs/conversation.md.
+selectors = ("brackets", "reader")

@@ -19,4 +19,7 @@ model = dict(
         log_input=True,
     ),
     sam=dict(model_name="tiny", checkpoint=None),
+    # It learns from captions alone, in configs/tiny/tiny_keywords_shapes.py.
+    keyword_selector=dict(type="KeywordSelector", frozen=True),
 )
+selectors = ("brackets", "keywords")
