@@ -14,7 +14,7 @@ help:
 	@echo "make test   install into .venv and run the tests"
 	@echo "make lint   format check, lint and type check"
 	@echo "make bench  what pointing costs, on random weights: outputs/benchmark (hours on two cores;"
-	@echo "            one part: python tools/benchmark.py read, refine, ask, evaluate, cache, precision)"
+	@echo "            one part: python tools/benchmark.py read, refine, ask, converse, evaluate, cache, precision)"
 
 # Installed again only when the metadata changes.
 $(STAMP): setup.py

@@ -12,6 +12,7 @@ every token is read once; masks come from the rows of the words that were said.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,11 +26,20 @@ from flmm.geometry import compute_boxes_xyxy
 from flmm.grounder import Grounder
 from flmm.heads import ImageEncoding
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
-from flmm.structures import ImageInput, PhraseAttention, Span, compute_scores, encode_mask
+from flmm.structures import (
+    ImageInput,
+    PhraseAttention,
+    Span,
+    compute_scores,
+    decode_mask,
+    encode_mask,
+)
 from flmm.vlms import Prefix
 from flmm.vlms.dialogue import ConversationFullError, Dialogue
 
 BRACKETS = "brackets"
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for half a character
+_MAX_HALVES = 3  # a character has at most four bytes: what is before these three stays as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +51,8 @@ class PointedPhrase:
         span: half-open character range, in the turn's question or text.
         role: ``"question"`` or ``"answer"``: whose words they are.
         image: which picture of the conversation they point into, from 0.
-        mask: bool ``[H, W]``, pixels of that picture as given.
+        segmentation: the mask as COCO's compressed RLE: a conversation keeps its masks, and a
+            picture of 12 megapixels would be 12 MB for each.
         box_xyxy: float32 ``[4]`` of the mask, right and bottom edge exclusive; NaN where empty.
         score: mean foreground probability inside the mask, in [0, 1]; 0 where it is empty.
     """
@@ -50,9 +61,14 @@ class PointedPhrase:
     span: Span
     role: str
     image: int
-    mask: np.ndarray = field(repr=False)
+    segmentation: dict[str, Any] = field(repr=False)
     box_xyxy: np.ndarray
     score: float
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool ``[H, W]``, pixels of that picture as given."""
+        return decode_mask(self.segmentation)
 
     def to_coco(self) -> dict[str, Any]:
         """``{"phrase", "span", "role", "image", "segmentation", "bbox", "score"}``, JSON ready.
@@ -66,7 +82,7 @@ class PointedPhrase:
             "span": list(self.span),
             "role": self.role,
             "image": self.image,
-            "segmentation": encode_mask(self.mask),
+            "segmentation": self.segmentation,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "score": self.score,
         }
@@ -144,6 +160,8 @@ class Chat:
             self._encodings[0] = encoding
         self._selectors = list(selectors)
         self._notes: list[str] = []  # of the turn in progress
+        # The answer that is being written.
+        self._open: weakref.ref[Generator[str, None, None]] | None = None
 
     @property
     def images(self) -> list[ImageInput]:
@@ -188,10 +206,31 @@ class Chat:
         max_new_tokens: int = 256,
         begin: str = "",
     ) -> Generator[str, None, None]:
-        """As :meth:`ask`, the answer piece by piece; the turn is the last of ``turns`` then.
+        """As :meth:`ask`, the answer token by token; the turn is the last of ``turns`` then.
 
-        A caller that stops half-way keeps the answer so far as a turn.
+        A piece is empty where a token adds no text, so that a caller can stop at any token. One
+        that stops half-way (``close()``) keeps the answer so far as a turn; so does one that asks
+        again, or calls :meth:`undo`, before the end.
         """
+        self._end_stream()
+        pieces = self._stream(question, images, select, max_new_tokens, begin)
+        self._open = weakref.ref(pieces)
+        return pieces
+
+    def _end_stream(self) -> None:
+        """Two answers cannot be written at once: the one that was begun is a turn as it is."""
+        pieces = None if self._open is None else self._open()
+        if pieces is not None:
+            pieces.close()
+
+    def _stream(
+        self,
+        question: str,
+        images: Sequence[Any],
+        select: Sequence[Any] | None,
+        max_new_tokens: int,
+        begin: str,
+    ) -> Generator[str, None, None]:
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"the question is {question!r}: give at least one word")
         chosen = self._selectors if select is None else list(select)
@@ -205,21 +244,23 @@ class Chat:
         written = 0
         stopped = False
         try:
-            for token in chain(self.dialogue.begin(begin), self.dialogue.write(max_new_tokens)):
-                text = decoder.add(token)
-                if len(text) > written:
-                    piece, written = text[written:], len(text)
+            # The beginning is one piece: the reader has all of it, wherever a caller stops.
+            begun = [self.dialogue.begin(begin)]
+            for tokens in chain(begun, ([token] for token in self.dialogue.write(max_new_tokens))):
+                text = decoder.add(*tokens)
+                piece, written = text[written:], len(text)
+                if tokens:
                     yield piece
         except GeneratorExit:
             stopped = True
         except BaseException:
-            self.dialogue.undo()
+            self._forget_turn()
             raise
         text = decoder.finish()
         try:
             turn = self._finish(question, marked, text, decoder.offsets, selectors)
         except BaseException:
-            self.dialogue.undo()
+            self._forget_turn()
             raise
         self.turns.append(turn)
         if len(text) > written and not stopped:
@@ -231,10 +272,15 @@ class Chat:
         Raises:
             ValueError: there is none.
         """
+        self._end_stream()
+        self._forget_turn()
+        return self.turns.pop()
+
+    def _forget_turn(self) -> None:
+        """The dialogue's last turn, and what the refiner saw of the pictures it showed."""
         self.dialogue.undo()
         for index in [index for index in self._encodings if index >= len(self.images)]:
             del self._encodings[index]
-        return self.turns.pop()
 
     def look(self, spans: Sequence[Span]) -> list[PhraseAttention]:
         """Per picture where tokens of the conversation looked, see ``Dialogue.look``."""
@@ -344,7 +390,7 @@ class Chat:
                     span=span,
                     role=role,
                     image=image,
-                    mask=masks[number].cpu().numpy(),
+                    segmentation=encode_mask(masks[number].cpu().numpy()),
                     box_xyxy=boxes[number],
                     score=float(scores[number]),
                 )
@@ -365,32 +411,44 @@ class _TextDecoder:
     """Tokens to text as they come; half a character waits for its other half.
 
     Attributes:
-        offsets: per token the characters it added.
+        offsets: per token the characters it has a part in, as the tokenizer's own offsets: several
+            tokens of one character all have that character.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._text = ""
+        self._waiting: list[int] = []  # tokens that end within a character
         self.offsets: list[Span] = []
 
-    def add(self, token: int) -> str:
+    def add(self, *tokens: int) -> str:
         """The text so far."""
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        start = len(self._text)
-        if not text.endswith("�"):
-            self._text = text
-        self.offsets.append((start, max(start, len(self._text))))
+        for token in tokens:
+            self._ids.append(token)
+            text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+            waiting = len(text) - len(text.rstrip(_HALF))
+            self._extend(text[: len(text) - min(waiting, _MAX_HALVES)])
+            if text.endswith(_HALF):
+                self._waiting.append(len(self.offsets) - 1)
         return self._text
 
     def finish(self) -> str:
         """The whole text, with a replacement sign where the last character is incomplete."""
         text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        if self.offsets and len(text) > len(self._text):
-            self.offsets[-1] = (self.offsets[-1][0], len(text))
-        self._text = text
+        for place in self._waiting:
+            self.offsets[place] = (self.offsets[place][0], len(text))
+        self._text, self._waiting = text, []
         return text
+
+    def _extend(self, text: str) -> None:
+        """One token more; those that waited have a part in the first new character."""
+        start = len(self._text)
+        if len(text) > start:
+            for place in self._waiting:
+                self.offsets[place] = (self.offsets[place][0], start + 1)
+            self._text, self._waiting = text, []
+        self.offsets.append((start, len(self._text)))
 
 
 __all__ = ["BRACKETS", "Chat", "ChatTurn", "PointedPhrase", "TurnToken", "find_places"]

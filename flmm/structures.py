@@ -232,6 +232,13 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     }
 
 
+def decode_mask(rle: dict[str, Any]) -> np.ndarray:
+    """Bool ``[H, W]`` of what :func:`encode_mask` gave."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(rle).astype(bool)
+
+
 def as_continuations(
     phrases: Sequence[str | Continuation] | str | Continuation,
 ) -> list[Continuation]:
@@ -286,5 +293,6 @@ __all__ = [
     "Span",
     "as_continuations",
     "compute_scores",
+    "decode_mask",
     "encode_mask",
 ]

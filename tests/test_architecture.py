@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"structures", "registry", "geometry", "mmcv_ops"},
+    {"structures", "registry", "geometry", "atomic_files", "mmcv_ops"},
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation"},
     {"grounder", "box_baseline"},
     {"engine", "visualization", "conversation"},
     {"inferencer", "explanation"},
-    {"tiny_model", "demo", "benchmarks", "visual_cot", "web"},
+    {"tiny_model", "demo", "benchmarks", "terminal_chat", "visual_cot", "web"},
     {"tools"},
 ]
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

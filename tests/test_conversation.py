@@ -181,17 +181,106 @@ def test_a_picture_is_encoded_once(inferencer, scenes):
     assert len(seen) == 1
 
 
-def test_half_characters_wait_for_their_other_half(data_dir):
-    tokenizer = load_processor(data_dir, "qwen2_5_vl").tokenizer
-    text = "杯子 🦜🦜 é"
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("text", ["杯子 🦜🦜 é", " 🦜", "龘靐 and a cup", "the 𠮷野家 sign"])
+def test_half_characters_wait_for_their_other_half(data_dir, family, text):
+    tokenizer = load_processor(data_dir, family).tokenizer
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     decoder = _TextDecoder(tokenizer)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    states = [decoder.add(token) for token in ids]
+    states = [decoder.add(token) for token in encoding.input_ids]
     assert decoder.finish() == text
     assert all(text.startswith(state) for state in states)
-    assert len(decoder.offsets) == len(ids) > len(text.split())
-    covered = "".join(text[start:end] for start, end in decoder.offsets)
-    assert covered == text
+    # As "attend" counts them, so that a phrase has the same rows in an answer.
+    assert decoder.offsets == encoding.offset_mapping
+
+
+def test_an_answer_that_ends_within_a_character(data_dir):
+    tokenizer = load_processor(data_dir, "qwen2_5_vl").tokenizer
+    decoder = _TextDecoder(tokenizer)
+    ids = tokenizer("a 🦜", add_special_tokens=False).input_ids[:-1]
+    assert decoder.add(*ids) == "a "
+    text = decoder.finish()
+    assert text.startswith("a �") and decoder.offsets[-1][1] == len(text)
+
+
+def test_bytes_that_never_make_a_character_do_not_wait(data_dir):
+    tokenizer = load_processor(data_dir, "qwen2_5_vl").tokenizer
+    half = tokenizer("🦜", add_special_tokens=False).input_ids[0]
+    decoder = _TextDecoder(tokenizer)
+    states = [decoder.add(half) for _ in range(10)]
+    text = decoder.finish()
+    assert set(text) == {"�"} and all(text.startswith(state) for state in states)
+    assert 0 < len(states[-1]) == len(text) - 3
+
+
+def test_a_caller_can_stop_at_any_token(inferencer, scenes):
+    chat = inferencer.chat(scenes[0].image, ["brackets"])
+    pieces = list(chat.stream(PROMPT))
+    said = [token for token in chat.turns[-1].tokens if token.role == "answer"]
+    assert len(pieces) == len(said) and "".join(pieces) == chat.turns[-1].text
+
+
+def test_the_beginning_is_the_answers_wherever_a_caller_stops(inferencer, scenes):
+    chat = inferencer.chat(scenes[0].image, ["brackets"])
+    begin = "a big red circle"
+    pieces = chat.stream(PROMPT, begin=begin)
+    assert next(pieces) == begin
+    pieces.close()
+    turn, said = chat.turns[-1], chat.dialogue.turns[-1].answer
+    assert turn.text == begin
+    own = [token.place for token in turn.tokens if token.role == "answer"]
+    assert own == list(range(*said))
+
+
+def test_a_further_question_ends_an_answer_that_is_still_written(inferencer, scenes):
+    chat = inferencer.chat(scenes[0].image, ["brackets"])
+    pieces = chat.stream(PROMPT, begin="a")
+    said = next(pieces) + next(pieces)
+    chat.ask("Where is [a circle]?", max_new_tokens=3)
+    assert list(pieces) == []
+    assert [turn.question for turn in chat.turns] == [PROMPT, "Where is a circle?"]
+    assert chat.turns[0].text == said
+    pieces = chat.stream(PROMPT, begin="a")
+    next(pieces)
+    assert chat.undo().question == PROMPT
+    assert len(chat.turns) == len(chat.dialogue.turns) == 2
+
+
+def test_an_answer_that_ends_at_once_is_empty(inferencer, scenes, monkeypatch):
+    chat = inferencer.chat(scenes[0].image, ["brackets", NounSelector(), "reader"])
+    chat.ask(PROMPT, select=[], max_new_tokens=1)
+    first = chat.dialogue.input_ids[-1]
+    chat.undo()
+    config = inferencer.model.vlm.model.generation_config
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "eos_token_id", [config.eos_token_id, first])
+        assert list(chat.stream(PROMPT)) == []
+    turn = chat.turns[-1]
+    assert (turn.text, turn.phrases, turn.end_reason) == ("", [], "end")
+    turn = chat.ask("[a circle]", select=["brackets"], max_new_tokens=2)
+    assert (turn.question, turn.phrases[0].span) == ("a circle", (0, 8))
+    said = inferencer.model.vlm.tokenizer.decode(chat.dialogue.input_ids)
+    assert "assistant\n<|im_end|>\n<|im_start|>user\na circle<|im_end|>" in said
+
+
+def test_a_turn_that_failed_leaves_no_encoding_of_its_picture(inferencer, scenes, monkeypatch):
+    shown = {"images": [scenes[3].image], "max_new_tokens": 3}
+    expected = inferencer.chat(scenes[0].image, ["brackets"]).ask("[a small square]", **shown)
+    assert expected.phrases[0].image == 1
+    chat = inferencer.chat(scenes[0].image, ["brackets"])
+    ground = inferencer.model.ground_seen
+
+    def fail(image, seen, encoding):
+        if image is chat.images[0]:
+            return ground(image, seen, encoding)
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inferencer.model, "ground_seen", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            chat.ask("Where is [a circle] and [a square]?", images=[scenes[1].image])
+    found = chat.ask("[a small square]", **shown)
+    assert (found.phrases[0].mask == expected.phrases[0].mask).all()
 
 
 def test_a_real_family_with_random_weights_points_without_a_refiner(data_dir):

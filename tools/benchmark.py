@@ -3,6 +3,7 @@
 read       F-LMM's way and ours against a bare SDPA prefill: time, its parts, memory, GPU
 refine     30 masks refined on one image against 1
 ask        a second question about an image against the first
+converse   the third turn of a conversation against a fresh start; memory over 50 turns
 evaluate   a split of 7 expressions per image, read once against one by one
 cache      a training epoch from the feature cache against one without
 precision  how far bfloat16 and float16 stray from float32

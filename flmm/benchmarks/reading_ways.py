@@ -99,9 +99,7 @@ def measure_case(case: ReadingCase) -> tuple[dict[str, Any], Tensor | None]:
         torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     implementation = "eager" if case.way.startswith("flmm") else "sdpa"
-    vlm = build_layout_reader(
-        case.layout, case.layers, case.dtype, implementation, device=device
-    )
+    vlm = build_layout_reader(case.layout, case.layers, case.dtype, implementation, device=device)
     factor = vlm.image_processor.patch_size * vlm.image_processor.merge_size
     image = vlm.image_processor.encode(make_image(case.image_tokens, factor))
     run = build_run(case, vlm, image)

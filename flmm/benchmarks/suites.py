@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from flmm.benchmarks.caching import measure_caching
+from flmm.benchmarks.conversing import measure_conversing
 from flmm.benchmarks.evaluating import measure_evaluation
 from flmm.benchmarks.plots import plot_reading
 from flmm.benchmarks.pointing import measure_pointing
@@ -162,6 +163,15 @@ def _ask(settings: BenchmarkSettings) -> list[Row]:
     )
 
 
+def _converse(settings: BenchmarkSettings) -> list[Row]:
+    return measure_conversing(
+        *(settings.model, settings.layers, settings.torch_device),
+        image_tokens=settings.tokens[0],
+        dtype=settings.dtype,
+        repeats=settings.repeats,
+    )
+
+
 def _evaluate(settings: BenchmarkSettings) -> list[Row]:
     return measure_evaluation(TINY_CONFIG, settings.torch_device, 10, settings.repeats)
 
@@ -202,6 +212,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkSettings], list[Row]]] = {
     "read": _read,
     "refine": _refine,
     "ask": _ask,
+    "converse": _converse,
     "evaluate": _evaluate,
     "cache": _cache,
     "precision": _precision,

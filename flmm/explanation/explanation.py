@@ -26,7 +26,7 @@ from flmm.explanation.regions import RankedToken, compute_region_coverage, rank_
 from flmm.explanation.report import build_report
 from flmm.explanation.tokens import ExplainedToken, find_text, join_text, list_tokens
 from flmm.geometry import compute_boxes_xyxy
-from flmm.structures import Span
+from flmm.structures import Span, encode_mask
 
 # A token by its index, a half-open range of them, a token, or words that stand in the text once.
 TokenChoice = int | Span | ExplainedToken | str
@@ -181,7 +181,7 @@ class Explanation:
             span=span,
             role=self.tokens[start].role,
             image=image,
-            mask=masks[0].cpu().numpy(),
+            segmentation=encode_mask(masks[0].cpu().numpy()),
             box_xyxy=compute_boxes_xyxy(masks)[0].cpu().numpy(),
             score=float(scores[0]),
         )

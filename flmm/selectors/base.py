@@ -17,8 +17,8 @@ class Answer:
 
     Attributes:
         text: the answer.
-        tokens: per token the half-open range of its characters in ``text``; a token that only
-            begins a character has the empty range before it.
+        tokens: per token the half-open range of its characters in ``text``; where several
+            make one character, each of them has it.
         read_hidden_states: gives ``[R, D]``, what the reader thought at each token, after the final
             norm.
         ask: gives the reader's reply to a further question, which the conversation forgets.

@@ -9,7 +9,8 @@ Not its duty: which words are worth pointing at, masks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -193,7 +194,8 @@ class Dialogue:
         """The same conversation again; what is asked there is not heard here."""
         other = object.__new__(Dialogue)
         other.__dict__.update(self.__dict__)
-        other.images, other.turns = list(self.images), list(self.turns)
+        other.images = list(self.images)
+        other.turns = [replace(turn) for turn in self.turns]  # an answer may grow there
         other.input_ids = list(self.input_ids)
         other._cache = view_cache(self._cache, 0, slice(0, self._fed))
         return other
@@ -251,21 +253,30 @@ class Dialogue:
     def _read(self, ids: list[int], columns: Sequence[slice], images: Sequence[ImageInput]) -> None:
         """Feed what is pending and a turn; after an error the conversation is as it was."""
         fed, tokens = self._fed, len(self)
-        held = [(layer.keys, layer.values) for layer in self._cache.layers]
         positions = self._positions
         try:
             self._append(ids)
             if images:
                 shown = [*(item.image_input for item in self.images), *images]
                 self._positions = self.vlm._locate(self.input_ids, shown)
-                self._last_hidden_state = self.vlm._read_turn(
-                    self._cache, self.input_ids[fed:], self._positions[:, fed:], images
-                )
+                with self._whole_or_not():
+                    self._last_hidden_state = self.vlm._read_turn(
+                        self._cache, self.input_ids[fed:], self._positions[:, fed:], images
+                    )
             else:
                 self._feed_pending()
         except BaseException:
             del self.input_ids[tokens:]
             self._positions = positions
+            raise
+
+    @contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        """A pass that ends between two layers, by an error or Ctrl-C, leaves nothing behind."""
+        held = [(layer.keys, layer.values) for layer in self._cache.layers]
+        try:
+            yield
+        except BaseException:
             for layer, (keys, values) in zip(self._cache.layers, held):
                 layer.keys, layer.values = keys, values
             raise
@@ -274,8 +285,9 @@ class Dialogue:
         """Feed the tokens at the end whose keys and values are not there yet."""
         fed = self._fed
         if fed < len(self):
-            output = self._decode_text(self._cache, self.input_ids[fed:], self._positions[:, fed:])
-            self._last_hidden_state = output[-1]
+            rows = (self.input_ids[fed:], self._positions[:, fed:])
+            with self._whole_or_not():
+                self._last_hidden_state = self._decode_text(self._cache, *rows)[-1]
 
     def _decode_text(self, cache: Any, ids: Sequence[int], positions: Tensor) -> Tensor:
         return self.vlm._decode_rows(cache, ids, positions, None)[-1][0]

@@ -57,7 +57,12 @@ def _open_stream(stream: Any, name: str) -> Image.Image:
     try:
         image = Image.open(stream)
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+    ) as error:
         raise ValueError(f"{name} cannot be read as an image ({error})") from error
     return image
 

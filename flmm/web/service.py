@@ -187,7 +187,8 @@ class PageService:
         """The turns so far; ``note`` is about the last."""
         for turn in visitor.chat.turns[len(visitor.views) :]:
             end = _END_NOTES.get(turn.end_reason or "", "").format(limits=self.limits)
-            visitor.views.append(build_turn_view(turn, note or end))
+            sentences = [note or end, *turn.notes]
+            visitor.views.append(build_turn_view(turn, " ".join(filter(None, sentences))))
         return {"turns": {"picture": visitor.picture, "items": list(visitor.views)}}
 
     def _undo(self, key: str, request: Update) -> Iterator[Update]:

@@ -17,6 +17,7 @@ from flmm.benchmarks.pointing import (
 from flmm.conversation import PointedPhrase
 from flmm.datasets.shapes import Scene, ShapeObject, render_scene
 from flmm.engine import load_config
+from flmm.structures import encode_mask
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 LARGE = "configs/qwen2_5_vl/qwen2_5_vl_3b_unet_sam_l_refcoco.py"
@@ -128,7 +129,7 @@ def test_names_are_counted_by_what_they_fit():
     def point(words, mask, start=0):
         first = text.index(words, start)
         span = (first, first + len(words))
-        return PointedPhrase(words, span, "answer", 0, mask, np.zeros(4), 1.0)
+        return PointedPhrase(words, span, "answer", 0, encode_mask(mask), np.zeros(4), 1.0)
 
     nothing = np.zeros((90, 90), bool)
     phrases = [

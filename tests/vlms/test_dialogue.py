@@ -214,6 +214,37 @@ def test_an_aside_is_not_heard(vlm, pictures):
     assert len(dialogue.turns) == 2
 
 
+def test_an_answer_written_aside_is_not_the_conversations(vlm, pictures):
+    dialogue = vlm.converse(pictures[0])
+    dialogue.ask(QUESTIONS[0])
+    aside = dialogue.fork()
+    expected = write(aside, 5)
+    turn = dialogue.turns[-1]
+    assert turn.answer == (len(dialogue), len(dialogue)) and turn.end_reason is None
+    assert aside.turns[-1].answer == (len(dialogue), len(dialogue) + len(expected))
+    assert write(dialogue, 5) == expected
+
+
+def test_ctrl_c_between_two_layers_leaves_the_conversation_whole(vlm, pictures):
+    dialogue = vlm.converse(pictures[0])
+    dialogue.ask(QUESTIONS[0])
+    expected = write(dialogue.fork(), 5)
+    answer = dialogue.write(5)
+    begun = [next(answer), next(answer)]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = vlm.model.model.language_model.layers[1].register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(answer)
+    finally:
+        hook.remove()
+    assert len({layer.keys.shape for layer in dialogue._cache.layers}) == 1
+    assert begun + write(dialogue, 3) == expected
+
+
 def test_an_answer_that_is_stopped_stays_as_far_as_it_went(vlm, eager, pictures):
     dialogue = vlm.converse(pictures[0])
     dialogue.ask(QUESTIONS[0])

@@ -1,0 +1,66 @@
+"""Converse about a picture in a terminal: words of question and answer point at pixels.
+
+python tools/chat.py                                   # a drawn scene, the embedded toy model
+python tools/chat.py IMAGE --config CONFIG --checkpoint TRAINED_HEAD
+python tools/chat.py IMAGE --select brackets keywords  # which words point
+echo "Where is [the red cup]?" | python tools/chat.py IMAGE
+
+Words in [brackets] are pointed at; /help lists the commands.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", nargs="?", help="picture; without it, a sample scene is drawn")
+    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
+    parser.add_argument(
+        "--select",
+        nargs="+",
+        metavar="NAME",
+        help="words that point: brackets, noun_chunks, reader, keywords (default: the config's)",
+    )
+    parser.add_argument("--out", default="outputs/chat", type=Path, help="folder for the pictures")
+    parser.add_argument(
+        "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="the longest answer")
+    parser.add_argument("--begin", default="", help="words that every answer begins with")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Converse up to the end of the input; from a pipe, a mistake makes the exit code 1."""
+    from flmm import GroundingInferencer
+    from flmm.terminal_chat import ChatSettings, TerminalChat, open_terminal
+
+    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    terminal = open_terminal()
+    settings = ChatSettings(args.out, args.select, args.max_new_tokens, args.begin)
+    chat = TerminalChat(inferencer, settings, terminal)
+    if args.image:
+        chat.open(args.image)
+    else:
+        chat.open_sample()
+    chat.run()
+    if chat.mistakes and terminal.echo:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    from flmm.engine.command_line import run_tool
+
+    run_tool(main, parse_args())
