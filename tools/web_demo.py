@@ -43,8 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--begin", help="first words of every answer (toy model: a)")
     parser.add_argument(
         "--select",
+        default="config",
         help="which words point at first: config, list, noun_chunks, reader or brackets "
-        "(default: those of the config; toy model: list)",
+        "(default: config, those of the config)",
     )
     bounds = Limits()
     upload_mib = bounds.max_upload_bytes / 2**20
@@ -92,9 +93,8 @@ def main(args: argparse.Namespace) -> None:
     # The toy writes captions that begin so, and nothing else (see docs/tiny_model.md).
     is_toy = inferencer.config is not None and inferencer.config.get("weights") == "tiny"
     begin = ("a" if is_toy else "") if args.begin is None else args.begin
-    select = args.select or ("list" if is_toy else "config")
     service = PageService(inferencer, limits)
-    page = build_page(service, question=args.question, begin=begin, select=select)
+    page = build_page(service, question=args.question, begin=begin, select=args.select)
     serve(page, service, args.host, args.port)
 
 

@@ -52,6 +52,9 @@ def draw_reading(rows: Sequence[Row]) -> Figure:
             elif points:
                 axis.plot(*zip(*points), marker="o", label=way)
         axis.set(xscale="log", yscale="log", xlabel=x_key.replace("_", " "), ylabel=label)
+        ticks = sorted({row[x_key] for row in done if row[held_key] == value})
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.minorticks_off()
         axis.set_title(f"{value} {held_key.replace('_', ' ')}")
         axis.grid(alpha=0.3, which="both")
     figure.axes[0].legend()

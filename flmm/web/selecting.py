@@ -1,7 +1,7 @@
 """Which words of an answer the page points at: the visitor's choice among flmm's selectors.
 
-The embedded toy lists coloured shapes and cannot name them again when asked; for it, and for a
-machine without spaCy, a list's own items are the phrases.
+For a reader that answers with a list and cannot name its items again when asked, and without spaCy,
+the list's own items are the phrases.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def send(service: PageService, key: str, action: str, **request: Any) -> dict[st
 
 
 def ask(service: PageService, key: str, question: str = QUESTION, **request: Any) -> dict[str, Any]:
-    asked = {"question": question, "begin": "a", "select": "list"} | request
+    asked = {"question": question, "begin": "a", "select": "config"} | request
     return send(service, key, "ask", **asked)
 
 
