@@ -81,7 +81,7 @@ def test_visitors_are_kept_apart(service: PageService) -> None:
     keys = ["anna", "ben"]
     for key, index in zip(keys, (0, 5)):
         send(service, key, "open_sample", index=index)
-    asked = {"id": 1, "question": QUESTION, "begin": "a", "select": "list"}
+    asked = {"id": 1, "question": QUESTION, "begin": "a", "select": "config"}
     running = {key: service.answer(key, "ask", asked) for key in keys}
     last: dict[str, list] = {}
     while running:
