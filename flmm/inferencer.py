@@ -236,14 +236,15 @@ class GroundingInferencer:
         picture = image if isinstance(image, ImageInput) else load_image(image)
         pixels = picture.image if isinstance(picture, ImageInput) else np.asarray(picture)
         key = (pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
-        if self._last is None or self._last.key != key:
-            self._last = None  # frees it before the next one is read
+        reading = self._last  # once: another thread may put its own picture there at any time
+        if reading is None or reading.key != key:
+            self._last = reading = None  # frees it before the next one is read
             encoded = self.model.vlm.image_processor.encode(picture)
             prefix = self.model.vlm.prefill(encoded)
             refiner = self.model.sam
             encoding = None if refiner is None else refiner.encode_image(encoded.image)
-            self._last = _Reading(key, encoded, prefix, encoding)
-        return self._last
+            self._last = reading = _Reading(key, encoded, prefix, encoding)
+        return reading
 
 
 @dataclass(frozen=True)
