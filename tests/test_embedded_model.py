@@ -31,6 +31,10 @@ def test_assets_are_small():
     assert size < 12e6
 
 
+def test_it_says_that_it_is_a_toy(grounder):
+    assert grounder.model.vlm.notice.startswith("This is the toy embedded in flmm")
+
+
 def test_phrases_become_their_masks_and_others_do_not(grounder):
     samples = render_samples(25, seed=77)
     masks, truths, swapped = [], [], []

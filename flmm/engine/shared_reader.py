@@ -20,7 +20,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from flmm.features.fingerprints import hash_json
-from flmm.vlms.loading import TINY_FOLDER, load_config
+from flmm.vlms.loading import TINY_FOLDER, is_embedded, load_config
 from flmm.vlms.qwen import FAMILIES
 
 CONFIG_FILE = "config.json"
@@ -180,7 +180,7 @@ def _format_sizes(sizes: dict[str, Any]) -> str:
 def _locate(name: str) -> tuple[str, str, str | None]:
     """Source, name to write down, and commit of a reader."""
     path = Path(name).expanduser().resolve()
-    if name == "tiny" or path == TINY_FOLDER:
+    if is_embedded(name):
         return "embedded", "tiny", None
     if path.is_dir():
         repository = path.parent.parent.name

@@ -27,6 +27,7 @@ from flmm.structures import (
 from flmm.vlms.attention import TOKEN_MERGES, RowReader, build_continuation_mask
 from flmm.vlms.dialogue import Dialogue
 from flmm.vlms.generation import answer_pack, build_logits_processors, continue_prefix
+from flmm.vlms.loading import TOY_NOTICE, is_embedded
 from flmm.vlms.packing import attend_packs, join_attention, split_into_packs
 from flmm.vlms.prefixes import (
     PADDING_SIDES,
@@ -121,6 +122,11 @@ class FrozenVLM(nn.Module, ABC):
     def model(self) -> Any:
         """The frozen transformers model."""
         return self._held.model
+
+    @property
+    def notice(self) -> str:
+        """What people must know beside every answer, a sentence; empty: nothing."""
+        return TOY_NOTICE if is_embedded(self.model.name_or_path) else ""
 
     @property
     def text_config(self) -> Any:

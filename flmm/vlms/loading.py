@@ -13,11 +13,20 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "tiny_vlm"
+TOY_NOTICE = (
+    "This is the toy embedded in flmm: it knows drawn shapes and their colours alone, and its "
+    "answer to any other picture means nothing."
+)
 
 
 def resolve_source(name: str | Path) -> str:
     """Folder or hub id of ``name``; ``"tiny"`` is the model embedded in the package."""
     return str(TINY_FOLDER) if str(name) == "tiny" else str(name)
+
+
+def is_embedded(name: str | Path) -> bool:
+    """Whether ``name`` is the model embedded in the package: ``"tiny"``, or its folder."""
+    return Path(resolve_source(name)).expanduser().resolve() == TINY_FOLDER
 
 
 def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -42,6 +42,7 @@ def test_a_folder_is_read_as_the_model_that_was_saved(folder, reader):
     assert isinstance(loaded, FrozenVLM)
     got = loaded.attend(loaded.prefill(IMAGE), ["a dog"]).maps
     assert torch.allclose(got, reader.attend(reader.prefill(IMAGE), ["a dog"]).maps, atol=1e-6)
+    assert loaded.notice == reader.notice == ""  # only the embedded toy has to be warned of
 
 
 def test_sizes_come_from_the_config(reader):
