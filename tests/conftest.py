@@ -13,7 +13,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the co
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+FUZZ_COUNT = 40  # in the ordinary suite: seconds in all
 QWEN_FOLDERS = {"qwen2_vl": "Qwen2_VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3_VL"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which inputs the tests in tests/fuzz judge; see its conftest."""
+    group = parser.getgroup("fuzz", "random inputs (pytest -m fuzz)")
+    group.addoption("--fuzz-seed", type=int, default=0, help="of the random inputs (default: 0)")
+    group.addoption("--fuzz-first", type=int, default=0, help="number of the first input")
+    group.addoption("--fuzz-count", type=int, default=FUZZ_COUNT, help="inputs of each test")
 
 
 @pytest.fixture(scope="session")
