@@ -30,6 +30,7 @@ from flmm.engine.model_card import CardOptions
 from flmm.engine.sharing import load_config_or_head, load_pretrained, save_pretrained
 from flmm.geometry import compute_boxes_xyxy
 from flmm.grounder import Grounder
+from flmm.images import load_image
 from flmm.registry import MODELS
 from flmm.structures import (
     Continuation,
@@ -39,7 +40,6 @@ from flmm.structures import (
     as_continuations,
     compute_scores,
 )
-from flmm.vlms import load_image
 
 if TYPE_CHECKING:
     from flmm.heads import ImageEncoding

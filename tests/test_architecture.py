@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"structures", "registry", "geometry", "atomic_files", "mmcv_ops"},
+    {"structures", "registry", "geometry", "images", "atomic_files", "mmcv_ops"},
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation"},
     {"grounder", "box_baseline"},
     {"engine", "visualization", "conversation"},

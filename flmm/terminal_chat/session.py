@@ -21,11 +21,11 @@ from flmm.atomic_files import replace_file
 from flmm.conversation import BRACKETS, Chat, ChatTurn
 from flmm.datasets.shape_sentences import render_samples
 from flmm.engine.command_line import USER_ERRORS, summarise_error
+from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
 from flmm.selectors import SELECTORS, build_selector
 from flmm.terminal_chat.phrases import describe_chat, draw_phrases, format_phrases, mark_phrases
 from flmm.terminal_chat.terminal import PROMPT, Terminal, clean_controls, watch_interrupts
-from flmm.vlms import load_image
 
 # Command -> (argument, what it does).
 COMMANDS = {

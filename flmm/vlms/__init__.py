@@ -4,8 +4,7 @@ The only door to transformers.
 """
 
 from flmm.vlms.base import FrozenVLM, Prefix
-from flmm.vlms.image_loading import load_image
 from flmm.vlms.qwen import FrozenQwen
 from flmm.vlms.qwen_image_processor import QwenImageProcessorWrapper
 
-__all__ = ["FrozenQwen", "FrozenVLM", "Prefix", "QwenImageProcessorWrapper", "load_image"]
+__all__ = ["FrozenQwen", "FrozenVLM", "Prefix", "QwenImageProcessorWrapper"]

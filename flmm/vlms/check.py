@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flmm.images import load_image
 from flmm.vlms.base import Prefix
-from flmm.vlms.image_loading import load_image
 from flmm.vlms.qwen import FrozenQwen, check_image_span
 
 PHRASES = ("person", "the man in the white shirt on the left", "左边的红色杯子")

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import AutoProcessor
 
 from flmm.geometry import build_meta_data
+from flmm.images import load_image
 from flmm.registry import IMAGE_PROCESSORS
 from flmm.structures import ImageInput
-from flmm.vlms.image_loading import load_image
 from flmm.vlms.loading import resolve_source
 
 MAX_ASPECT_RATIO = 200  # the limit of transformers' own smart_resize

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from flmm.datasets.shape_sentences import render_samples
-from flmm.vlms.image_loading import load_image
+from flmm.images import load_image
 from flmm.vlms.qwen_image_processor import MAX_ASPECT_RATIO
 from flmm.web.limits import Limits
 

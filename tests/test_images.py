@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flmm.vlms import load_image
+from flmm.images import load_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
