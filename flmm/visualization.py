@@ -142,10 +142,46 @@ def draw_panels(
         _draw_row(np.array(scaled), picture.size, result, index, iou)
         for index, iou in enumerate(known_ious)
     ]
-    width, height = rows[0].width, sum(row.height for row in rows)
-    sheet = Image.new("RGB", (width, height + _GAP * (len(rows) - 1)), _PAPER)
-    for index, row in enumerate(rows):
-        sheet.paste(row, (0, index * (row.height + _GAP)))
+    return stack_rows(rows)
+
+
+def draw_masks(
+    image: np.ndarray, masks: dict[str, np.ndarray], phrase: str, note: str, color: Color
+) -> Image.Image:
+    """One row: the picture, then the picture under each mask.
+
+    Args:
+        image: uint8 RGB ``[H, W, 3]``.
+        masks: caption -> bool mask, on any grid over the picture's frame.
+        phrase: the title, to the left.
+        note: to the right of it.
+        color: of the masks, RGB.
+
+    Returns:
+        RGB picture, its panels as in :func:`draw_panels`.
+    """
+    size = compute_panel_size((image.shape[0], image.shape[1]))
+    scaled = np.array(Image.fromarray(image).resize(size[::-1]))
+    panels = {"image": scaled}
+    for caption, mask in masks.items():
+        fitting = resize_masks(_to_masks(mask), size)[0].numpy()
+        panels[caption] = overlay_mask(scaled, fitting, color)
+    return _compose_row(panels, phrase, note, color)
+
+
+def stack_rows(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, on white.
+
+    Args:
+        rows: one or more, of any widths.
+    """
+    width = max(row.width for row in rows)
+    height = sum(row.height for row in rows) + _GAP * (len(rows) - 1)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + _GAP
     return sheet
 
 

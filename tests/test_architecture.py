@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"structures", "registry", "geometry", "images", "atomic_files", "mmcv_ops"},
-    {"vlms", "heads", "features", "selectors", "datasets", "evaluation"},
+    {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
     {"grounder", "box_baseline"},
-    {"engine", "visualization", "conversation"},
+    {"engine", "conversation"},
     {"inferencer", "explanation"},
     {"tiny_model", "demo", "benchmarks", "terminal_chat", "visual_cot", "web"},
     {"tools"},

@@ -1,4 +1,4 @@
-"""Test a config: python tools/test.py CONFIG [CHECKPOINT] [--out metrics.json]."""
+"""Test a config: python tools/test.py CONFIG [CHECKPOINT] [--out metrics.json] [--show N]."""
 
 import argparse
 
@@ -13,6 +13,12 @@ def parse_args() -> argparse.Namespace:
         "checkpoint", nargs="?", help="trained weights (default: those the config names)"
     )
     parser.add_argument("--out", help="JSON file: metrics, rows per kind, counts, what is skipped")
+    parser.add_argument(
+        "--show",
+        type=int,
+        metavar="N",
+        help="draw the N worst and the N best expressions into WORK_DIR/shown",
+    )
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -20,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Load the config and test it."""
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    run_test(config, checkpoint=args.checkpoint, out=args.out)
+    run_test(config, checkpoint=args.checkpoint, out=args.out, show=args.show)
 
 
 if __name__ == "__main__":

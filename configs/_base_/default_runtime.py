@@ -22,6 +22,8 @@ default_hooks = dict(
         rule="greater",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    # Pictures of the worst and the best masks after each validation, in TensorBoard and vis_data/.
+    examples=dict(type="ExampleImagesHook", count=4),
 )
 # cIoU of the refined masks; the coarse masks' figures are beside it as coarse/cIoU.
 val_evaluator = dict(type="RefSegMetric")

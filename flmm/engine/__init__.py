@@ -10,6 +10,7 @@ from flmm.engine.checkpoint import (
 from flmm.engine.checkpoint_files import DiskFullError, find_latest_checkpoint
 from flmm.engine.checkpoint_hook import SafeCheckpointHook
 from flmm.engine.command_line import add_common_arguments, run_tool
+from flmm.engine.example_images import ExampleImagesHook
 from flmm.engine.feature_caching import FeatureCacheHook
 from flmm.engine.grounding_runner import GroundingRunner
 from flmm.engine.loops import ResumableEpochLoop, ResumableIterLoop
@@ -19,6 +20,7 @@ from flmm.engine.runner import load_config, run_test, run_training
 __all__ = [
     "CpuAmpOptimWrapper",
     "DiskFullError",
+    "ExampleImagesHook",
     "FeatureCacheHook",
     "GroundingRunner",
     "ResumableEpochLoop",

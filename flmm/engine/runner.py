@@ -98,7 +98,7 @@ def run_training(
 
 
 def run_test(
-    config: Config, checkpoint: str | None = None, out: str | None = None
+    config: Config, checkpoint: str | None = None, out: str | None = None, show: int | None = None
 ) -> dict[str, float]:
     """Test a config and give its metrics, in percent.
 
@@ -108,9 +108,12 @@ def run_test(
             ``weights``.
         out: JSON file for metrics, rows per kind of expression, counts, and the expressions that
             were skipped with their reasons.
+        show: so many of the worst and of the best expressions are drawn, into ``shown`` in the
+            work folder; None: what the config's ``ExampleImagesHook`` does.
 
     Raises:
-        ValueError: no weights are named, or ``out`` is given and the evaluator is no single one.
+        ValueError: no weights are named, ``show`` is negative, or ``out`` is given and the
+            evaluator is no single one.
     """
     config.load_from = checkpoint or config.get("load_from") or config.get("weights")
     config.resume = False
@@ -120,6 +123,9 @@ def run_test(
         if not isinstance(config.test_evaluator, dict):
             raise ValueError("--out needs a config with a single test_evaluator, a RefSegMetric")
         config.test_evaluator["out_file"] = out
+    if show is not None:
+        hook = {"type": "ExampleImagesHook", "count": show, "folder": f"{config.work_dir}/shown"}
+        config.merge_from_dict({"default_hooks": {"examples": hook}})
     runner = GroundingRunner.from_cfg(config)
     runner.register_hook(SkippedRecordsHook())
     return runner.test()

@@ -1,0 +1,233 @@
+"""The worst and the best masks of a validation or a test, as pictures.
+
+In: batches and their predictions, as mmengine's loops hand them to hooks. Out: rows of picture,
+true, coarse and refined mask, for the visualizer (TensorBoard, files) and, where a folder is
+named, as a file each. What is kept meanwhile is small: as many scaled pictures as are shown.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from PIL import Image
+from torch import Tensor
+
+from flmm.evaluation.metrics import compute_ious
+from flmm.evaluation.scores import score_masks
+from flmm.geometry import resize_masks
+from flmm.registry import HOOKS
+from flmm.structures import GroundingSample
+from flmm.visualization import compute_panel_size, draw_masks, get_color, stack_rows
+
+BEST, WORST = "best", "worst"
+MAX_NAME_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Example:
+    """An expression with its masks, at the size at which it is drawn.
+
+    Attributes:
+        iou: of the refined mask with the true one, in [0, 1].
+        expression_id: unique in the data set.
+        image_id: of its picture.
+        phrase: its words.
+        image: uint8 RGB ``[h, w, 3]``.
+        masks: caption -> bool ``[h, w]``.
+    """
+
+    iou: float
+    expression_id: int | str
+    image_id: int | str
+    phrase: str
+    image: np.ndarray
+    masks: dict[str, np.ndarray]
+
+    def draw(self, note: str = "") -> Image.Image:
+        """One row; ``note`` stands beside the phrase, default the IoU."""
+        note = note or f"IoU {self.iou:.2f}   image {self.image_id}"
+        return draw_masks(self.image, self.masks, self.phrase, note, get_color(0))
+
+
+class ExtremeExamples:
+    """The expressions with the greatest and with the least IoU among all that are shown.
+
+    Which they are does not depend on the order: of equal IoUs the lesser id wins.
+
+    Args:
+        count: of each kind.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: dict[str, list[Example]] = {WORST: [], BEST: []}
+
+    def add_sample(self, image: np.ndarray, sample: GroundingSample) -> None:
+        """Look at the expressions of one picture.
+
+        Args:
+            image: uint8 RGB ``[H, W, 3]``, the picture as given.
+            sample: predicted, with ``gt_masks``; expressions without a true pixel are left out.
+        """
+        ids, phrases = sample.expression_ids, sample.phrases
+        scores = score_masks(ids, sample.gt_masks, sample.pred_masks)
+        ious = compute_ious(*zip(*(score.refined for score in scores))) if scores else []
+        rows = [row for row, score in enumerate(scores) if score.gt_pixels]
+        chosen = {
+            row
+            for kind in self._kept
+            for row in heapq.nsmallest(
+                self.count, rows, key=lambda row, kind=kind: _rank(kind, ious[row], ids[row])
+            )
+            if self._has_room(kind, ious[row], ids[row])
+        }
+        if not chosen:
+            return
+        size = compute_panel_size((image.shape[0], image.shape[1]))
+        scaled = np.array(Image.fromarray(image).resize(size[::-1]))
+        for row in sorted(chosen):
+            masks = {name: _scale(mask, size) for name, mask in _list_masks(sample, row)}
+            key = (ids[row], sample.image_id, phrases[row])
+            self.add(Example(ious[row], *key, scaled, masks))
+
+    def add(self, example: Example) -> None:
+        """Keep an example if it is among the extreme ones; an id is kept once."""
+        for kind, kept in self._kept.items():
+            if all(other.expression_id != example.expression_id for other in kept):
+                kept.append(example)
+                kept.sort(key=lambda item, kind=kind: _rank(kind, item.iou, item.expression_id))
+                del kept[self.count :]
+
+    def list(self, kind: str) -> list[Example]:
+        """The ``"worst"`` or the ``"best"``, the most extreme first."""
+        return list(self._kept[kind])
+
+    def gather(self) -> ExtremeExamples:
+        """Those of all processes together."""
+        merged = ExtremeExamples(self.count)
+        for part in all_gather_object(self._kept):
+            for example in (item for kept in part.values() for item in kept):
+                merged.add(example)
+        return merged
+
+    def _has_room(self, kind: str, iou: float, expression_id: int | str) -> bool:
+        kept = self._kept[kind]
+        if len(kept) < self.count:
+            return True
+        last = kept[-1]
+        return _rank(kind, iou, expression_id) < _rank(kind, last.iou, last.expression_id)
+
+
+@HOOKS.register_module()
+class ExampleImagesHook(Hook):
+    """Shows picture, true, coarse and refined mask of the worst and the best expressions.
+
+    After each validation and each test the visualizer is given two pictures, ``val_worst`` and
+    ``val_best`` (``test_``...): TensorBoard shows them over the iterations.
+
+    Args:
+        count: how many of the worst and how many of the best; 0: none.
+        folder: where each of them is also written as a file of its own; ``None``: nowhere.
+
+    Raises:
+        ValueError: ``count`` is negative.
+    """
+
+    def __init__(self, count: int = 4, folder: str | Path | None = None) -> None:
+        if count < 0:
+            raise ValueError(f"count is {count}: give how many examples are shown, 0 for none")
+        self.count = count
+        self.folder = None if folder is None else Path(folder)
+        self._examples = ExtremeExamples(count)
+
+    def after_val_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Look at a batch of a validation."""
+        self._look(data_batch, outputs)
+
+    def after_test_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Look at a batch of a test."""
+        self._look(data_batch, outputs)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Show what a validation found."""
+        self._show(runner, "val")
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Show what a test found."""
+        self._show(runner, "test")
+
+    def _look(self, data_batch: Any, outputs: Sequence[Any] | None) -> None:
+        if not self.count:
+            return
+        for image, sample in zip(data_batch["inputs"], outputs or ()):
+            if image is not None and isinstance(sample, GroundingSample):
+                self._examples.add_sample(image.image, sample)
+
+    def _show(self, runner: Any, stage: str) -> None:
+        if not self.count:
+            return
+        examples, self._examples = self._examples.gather(), ExtremeExamples(self.count)
+        if not is_main_process():
+            return
+        for kind in (WORST, BEST):
+            found = examples.list(kind)
+            if found:
+                sheet = stack_rows([example.draw() for example in found])
+                runner.visualizer.add_image(f"{stage}_{kind}", np.array(sheet), step=runner.iter)
+                self._write(kind, found)
+        if self.folder is not None:
+            print_log(f"Worst and best expressions: {self.folder}", logger="current")
+
+    def _write(self, kind: str, examples: Sequence[Example]) -> None:
+        """``worst_01_iou_0.03_the_red_circle_17.png``."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.glob(f"{kind}_[0-9]*_iou_*.png"):
+            old.unlink()
+        for rank, example in enumerate(examples, start=1):
+            words = re.sub(r"\W+", "_", f"{example.phrase[:MAX_NAME_LENGTH]}").strip("_")
+            key = re.sub(r"\W+", "_", str(example.expression_id)[-MAX_NAME_LENGTH:])
+            name = f"{kind}_{rank:02d}_iou_{example.iou:.2f}_{words}_{key}.png"
+            example.draw().save(self.folder / name)
+
+
+def _rank(kind: str, iou: float, expression_id: int | str) -> tuple[float, str]:
+    """The lesser, the more extreme."""
+    return (iou if kind == WORST else -iou), f"{expression_id:>20}"
+
+
+def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
+    yield "true mask", sample.gt_masks[row]
+    if sample.get("coarse_masks") is not None:
+        yield "coarse mask", sample.coarse_masks[row]
+    yield "refined mask", sample.pred_masks[row]
+
+
+def _scale(mask: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Bool ``[h, w]`` of a bool ``[H, W]`` tensor."""
+    return resize_masks(mask[None].cpu(), size)[0].numpy()
+
+
+__all__ = ["Example", "ExampleImagesHook", "ExtremeExamples"]
