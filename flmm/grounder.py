@@ -7,7 +7,7 @@ resizing is geometry's duty, attention the reader's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from flmm.selectors import KeywordSelector
     from flmm.vlms.base import FrozenVLM, Prefix
 
-_DEFAULT_LOSS_MASK = {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True}
-_DEFAULT_LOSS_DICE = {
+DEFAULT_LOSS_MASK = {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True}
+DEFAULT_LOSS_DICE = {
     "type": "mmdet.DiceLoss",
     "use_sigmoid": True,
     "activate": True,
@@ -56,8 +56,10 @@ class Grounder(BaseModel):
         mask_head: the mask head, or its config; ``in_channels`` is set from the reader's
             ``num_maps``.
         sam: the refiner, or its config; ``None`` grounds with the coarse mask alone.
-        loss_mask: config of the pixel loss; default mmdet's sigmoid ``CrossEntropyLoss``.
-        loss_dice: config of the region loss; default mmdet's naive ``DiceLoss`` with eps 1.
+        loss_mask: config of the pixel loss, where not given mmdet's sigmoid ``CrossEntropyLoss``;
+            ``None``: there is none.
+        loss_dice: config of the region loss, where not given mmdet's naive ``DiceLoss`` with
+            eps 1; ``None``: there is none.
         data_preprocessor: as in mmengine; it only moves tensors here.
         keyword_selector: tells the names in an answer, or its config; trained on captions.
 
@@ -79,8 +81,8 @@ class Grounder(BaseModel):
         model: Any,
         mask_head: Any,
         sam: Any = None,
-        loss_mask: dict[str, Any] | None = None,
-        loss_dice: dict[str, Any] | None = None,
+        loss_mask: Mapping[str, Any] | None = DEFAULT_LOSS_MASK,
+        loss_dice: Mapping[str, Any] | None = DEFAULT_LOSS_DICE,
         data_preprocessor: Any = None,
         keyword_selector: Any = None,
     ) -> None:
@@ -96,8 +98,9 @@ class Grounder(BaseModel):
         self.keyword_selector: KeywordSelector | None = None
         if keyword_selector is not None:
             self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
-        self._loss_cfgs = (loss_mask or _DEFAULT_LOSS_MASK, loss_dice or _DEFAULT_LOSS_DICE)
-        self._losses: tuple[nn.Module, nn.Module] | None = None
+        cfgs = {"loss_mask": loss_mask, "loss_dice": loss_dice}
+        self._loss_cfgs = {name: cfg for name, cfg in cfgs.items() if cfg is not None}
+        self._losses: dict[str, nn.Module] | None = None
         self.feature_cache: FeatureCache | None = None
 
     def forward(
@@ -324,10 +327,14 @@ class Grounder(BaseModel):
         With several processes the batch is that of all of them, and every one must call this.
 
         Returns:
-            ``loss_mask``, ``loss_dice``, ``accuracy``, ``aiou`` of the coarse masks and, with a
-            refiner, the same with the prefix ``refined_``; with a keyword selector that is not
-            frozen also what ``compute_keyword_figures`` gives.
+            ``loss_mask``, ``loss_dice`` (those that are on), ``accuracy``, ``aiou`` of the coarse
+            masks and, with a refiner, the same with the prefix ``refined_``; with a keyword
+            selector that is not frozen also what ``compute_keyword_figures`` gives.
+
+        Raises:
+            ValueError: every loss is off.
         """
+        self._check_losses()
         totals: dict[str, Tensor] = {}
         count = 0
         continuations = [sample.continuations for sample in data_samples]
@@ -345,15 +352,22 @@ class Grounder(BaseModel):
         learnt = compute_keyword_figures(selector, seen, continuations, self._locate)
         return _average(totals, count) | learnt
 
+    def _check_losses(self) -> None:
+        """Of a selector, a loss is computed where it is trained."""
+        selector = self.keyword_selector
+        if not self._loss_cfgs and (selector is None or selector.is_frozen):
+            raise ValueError(
+                "model.loss_mask and model.loss_dice are both None, so that nothing is trained: "
+                "leave one of them on"
+            )
+
     def _locate(self, text: str, spans: tuple[Span, ...]) -> list[Span]:
         return self.vlm._plain_text.encode_continuation(Continuation(text, spans)).token_spans
 
     def _compute_figures(self, mask_logits: Tensor, gt_masks: Tensor) -> dict[str, Tensor]:
-        """Both losses, pixel accuracy and mean IoU of ``[P, h, w]`` logits."""
+        """The losses, pixel accuracy and mean IoU of ``[P, h, w]`` logits."""
         if self._losses is None:
-            mask_cfg, dice_cfg = self._loss_cfgs
-            self._losses = build_loss(dict(mask_cfg)), build_loss(dict(dice_cfg))
-        loss_mask, loss_dice = self._losses
+            self._losses = {name: build_loss(dict(cfg)) for name, cfg in self._loss_cfgs.items()}
         size = (mask_logits.shape[-2], mask_logits.shape[-1])
         gt_masks = resize_masks(gt_masks.to(mask_logits.device), size)
         logits, target = mask_logits.flatten(1), gt_masks.flatten(1).to(mask_logits)
@@ -364,10 +378,11 @@ class Grounder(BaseModel):
                 "accuracy": (found == true).float().mean(),
                 "aiou": ((found & true).sum(1) / union).mean(),
             }
-        figures["loss_mask"] = loss_mask(
-            logits.flatten(), target.flatten(), avg_factor=logits.numel()
-        )
-        figures["loss_dice"] = loss_dice(logits, target, avg_factor=len(logits))
+        for name, loss in self._losses.items():
+            if name == "loss_mask":  # a mean over pixels, the other one over phrases
+                figures[name] = loss(logits.flatten(), target.flatten(), avg_factor=logits.numel())
+            else:
+                figures[name] = loss(logits, target, avg_factor=len(logits))
         return figures
 
 

@@ -86,6 +86,36 @@ def test_losses_equal_a_direct_computation(grounder, batch):
             assert float(figures[prefix + name].detach()) == pytest.approx(mean, rel=1e-4), name
 
 
+@pytest.mark.parametrize("off", ["loss_mask", "loss_dice"])
+def test_a_loss_that_is_none_is_neither_logged_nor_trained(grounder, batch, off):
+    """The gradient of a grounder without it is that of the other loss alone."""
+    config = Config.fromfile(TINY)
+    config.merge_from_dict({f"model.{off}": None})
+    ablated = MODELS.build(config.model)
+    ablated.load_state_dict(grounder.state_dict(), strict=False)
+    figures = ablated(*batch, mode="loss")
+    (kept,) = {"loss_mask", "loss_dice"} - {off}
+    assert {name for name in figures if "loss" in name} == {kept, f"refined_{kept}"}
+    ablated.parse_losses(figures)[0].backward()
+    whole = grounder(*batch, mode="loss")
+    (whole[kept] + whole[f"refined_{kept}"]).backward()
+    for name, weight in grounder.named_parameters():
+        own = ablated.get_parameter(name)
+        torch.testing.assert_close(own.grad, weight.grad, msg=name)
+    grounder.zero_grad()
+
+
+def test_no_loss_at_all_is_refused_in_training_alone(grounder, batch):
+    small = Grounder(grounder.vlm, grounder.mask_head, loss_mask=None, loss_dice=None)
+    assert len(small(*batch)) == len(batch[0])
+    with pytest.raises(
+        ValueError, match=r"loss_mask and model\.loss_dice are both None.*leave one"
+    ):
+        small(*batch, mode="loss")
+    names = Grounder(grounder.vlm, grounder.mask_head)(*batch, mode="loss").keys()
+    assert {"loss_mask", "loss_dice"} <= names  # what is not said is on
+
+
 def test_gradient_reaches_every_trained_part_and_nothing_else(grounder, batch):
     grounder.train()
     figures = grounder(*batch, mode="loss")

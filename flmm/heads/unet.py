@@ -11,7 +11,7 @@ keys, so that F-LMM's published heads load. The attribute names ``convs``, ``con
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flmm.registry import MODELS
+
+DEFAULT_NORM = {"type": "GN", "num_groups": 1}
+DEFAULT_UPSAMPLING = {"type": "InterpConv"}
 
 
 @MODELS.register_module()
@@ -37,7 +40,7 @@ class UNetHead(nn.Module):
         enc_dilations: per encoder stage, dilation of all its convolutions but the first.
         dec_dilations: the same per decoder stage.
         norm_cfg: ``dict(type="GN", num_groups=1)``, the default; ``type`` may also be
-            ``"GroupNorm"`` or the class.
+            ``"GroupNorm"`` or the class. There is no head without a norm: ``None`` is refused.
         upsample_cfg: ``dict(type="InterpConv")``, the default and the only choice.
         normalize_input: divide each map by its sum.
         upsample_input: side to which the longer side of a smaller map is upsampled (bilinear);
@@ -65,8 +68,8 @@ class UNetHead(nn.Module):
         downsamples: Sequence[bool] = (True, True, True),
         enc_dilations: Sequence[int] = (1, 1, 1, 1),
         dec_dilations: Sequence[int] = (1, 1, 1),
-        norm_cfg: dict[str, Any] | None = None,
-        upsample_cfg: dict[str, Any] | None = None,
+        norm_cfg: Mapping[str, Any] | None = DEFAULT_NORM,
+        upsample_cfg: Mapping[str, Any] | None = DEFAULT_UPSAMPLING,
         normalize_input: bool = True,
         upsample_input: int | None = 64,
         log_input: bool = False,
@@ -323,16 +326,16 @@ def _check_strides(strides: Sequence[int]) -> None:
         )
 
 
-def _read_type_name(cfg: dict[str, Any]) -> str:
+def _read_type_name(cfg: Mapping[str, Any]) -> str:
     """The bare class name that a config's ``type`` (a name, a dotted path or a class) means."""
     kind = cfg.get("type")
     return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
 
 
-def _read_num_groups(norm_cfg: dict[str, Any] | None) -> int:
-    cfg: dict[str, Any] = dict(norm_cfg or {"type": "GN", "num_groups": 1})
+def _read_num_groups(norm_cfg: Mapping[str, Any] | None) -> int:
+    cfg = None if norm_cfg is None else dict(norm_cfg)
     known = {"type", "num_groups"}
-    if _read_type_name(cfg) not in {"GN", "GroupNorm"} or not known.issuperset(cfg):
+    if cfg is None or _read_type_name(cfg) not in {"GN", "GroupNorm"} or not known.issuperset(cfg):
         raise ValueError(
             f"norm_cfg={cfg} is not supported: give dict(type='GN', num_groups=1), the norm of "
             "F-LMM's heads"
@@ -340,9 +343,9 @@ def _read_num_groups(norm_cfg: dict[str, Any] | None) -> int:
     return int(cfg.get("num_groups", 1))
 
 
-def _check_upsampling(upsample_cfg: dict[str, Any] | None) -> None:
-    cfg: dict[str, Any] = dict(upsample_cfg or {"type": "InterpConv"})
-    if _read_type_name(cfg) != "InterpConv" or set(cfg) != {"type"}:
+def _check_upsampling(upsample_cfg: Mapping[str, Any] | None) -> None:
+    cfg = None if upsample_cfg is None else dict(upsample_cfg)
+    if cfg is None or _read_type_name(cfg) != "InterpConv" or set(cfg) != {"type"}:
         raise ValueError(
             f"upsample_cfg={cfg} is not supported: give dict(type='InterpConv'), the upsampling "
             "of F-LMM's heads"

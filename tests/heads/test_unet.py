@@ -135,6 +135,8 @@ def test_gradient_reaches_every_weight():
         ({"num_stages": 3}, "strides=.* has 4 entries, expected 3"),
         ({"dec_num_convs": (2, 2)}, "dec_num_convs=.* has 2 entries, expected 3"),
         ({"strides": (2, 1, 1, 1)}, "the first must be 1"),
+        ({"norm_cfg": None}, "norm_cfg=None is not supported: give"),
+        ({"upsample_cfg": None}, "upsample_cfg=None is not supported: give"),
         ({"norm_cfg": {"type": "BN"}}, "norm_cfg=.* is not supported"),
         ({"norm_cfg": {"type": "GN", "num_groups": 1, "eps": 1e-3}}, "norm_cfg=.* not supported"),
         ({"upsample_cfg": {"type": "DeconvModule"}}, "upsample_cfg=.* is not supported"),
