@@ -25,14 +25,13 @@ from torch import Tensor
 from flmm.geometry import compute_boxes_xyxy
 from flmm.grounder import Grounder
 from flmm.heads import ImageEncoding
+from flmm.rle import decode_mask, encode_mask
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
 from flmm.structures import (
     ImageInput,
     PhraseAttention,
     Span,
     compute_scores,
-    decode_mask,
-    encode_mask,
 )
 from flmm.vlms import Prefix
 from flmm.vlms.dialogue import ConversationFullError, Dialogue

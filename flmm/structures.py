@@ -17,6 +17,8 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from flmm.rle import encode_mask
+
 Span = tuple[int, int]
 
 
@@ -221,24 +223,6 @@ class GroundingResult:
         return records
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A bool mask ``[H, W]`` as COCO's compressed RLE, ready for JSON: ``size`` and ``counts``."""
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {
-        "size": [int(side) for side in rle["size"]],
-        "counts": rle["counts"].decode("ascii"),
-    }
-
-
-def decode_mask(rle: dict[str, Any]) -> np.ndarray:
-    """Bool ``[H, W]`` of what :func:`encode_mask` gave."""
-    from pycocotools import mask as coco_mask
-
-    return coco_mask.decode(rle).astype(bool)
-
-
 def as_continuations(
     phrases: Sequence[str | Continuation] | str | Continuation,
 ) -> list[Continuation]:
@@ -293,6 +277,4 @@ __all__ = [
     "Span",
     "as_continuations",
     "compute_scores",
-    "decode_mask",
-    "encode_mask",
 ]

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"structures", "registry", "geometry", "images", "atomic_files", "mmcv_ops"},
+    {"rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops"},
+    {"structures"},
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
     {"grounder", "box_baseline"},
     {"engine", "conversation"},

@@ -1,7 +1,7 @@
 """COCO segmentations to bool masks, exactly as pycocotools decodes the sound ones.
 
-pycocotools trusts its input: runs that do not fill the picture give arbitrary pixels, a coordinate
-of 1e12 takes all memory. What is unsound is refused here, in words.
+pycocotools trusts its input: a coordinate of 1e12 or an outline without end takes all memory. What
+is unsound is refused here, in words; runs are the duty of :mod:`flmm.rle`.
 
 Data in: a ``segmentation`` as it stands in ``instances.json`` (polygons, uncompressed or
 compressed RLE, crowd or not) and the picture's size. Data out: one bool mask in the original
@@ -10,12 +10,17 @@ frame.
 
 from __future__ import annotations
 
+import reprlib
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from flmm.rle import MAX_PIXELS, decode_mask, read_runs
+
 _MAX_COORDINATE = 1e5  # px; pictures are smaller, polygons may reach outside them a little
+_MAX_OUTLINE = 2e6  # px; pycocotools keeps five points for each
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -32,82 +37,59 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     Raises:
         ValueError: see :func:`check_segmentation`.
     """
-    check_segmentation(segmentation, height, width)
     if isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, height, width)
-    else:
-        # Two points enclose no pixel; pycocotools would take four numbers for a box.
-        polygons = [polygon for polygon in segmentation if len(polygon) > 4]
-        if not polygons:
-            return np.zeros((height, width), dtype=bool)
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        return decode_mask(segmentation, (height, width))
+    check_segmentation(segmentation, height, width)
+    # Two points enclose no pixel; pycocotools would take four numbers for a box.
+    polygons = [polygon for polygon in segmentation if len(polygon) > 4]
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return coco_mask.decode(rle).astype(bool)
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
-    """Whether a segmentation can be decoded; nothing is decoded here.
+    """Whether a segmentation can be decoded; no mask is made here.
 
     Raises:
-        ValueError: neither form, coordinates that are no pixel positions, or an RLE whose runs do
-            not fill a picture of this size.
+        ValueError: neither form, coordinates that are no pixel positions, outlines longer than any
+            object's, a mask of more pixels than any picture, or an RLE that is refused (see
+            :func:`flmm.rle.read_runs`).
     """
     if isinstance(segmentation, dict):
-        _check_rle(segmentation, height, width)
+        read_runs(segmentation, (height, width))
     elif isinstance(segmentation, list) and all(isinstance(part, list) for part in segmentation):
-        for polygon in segmentation:
-            _check_polygon(polygon)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"the mask would be of {height} x {width} px, over {MAX_PIXELS:,} px")
+        _check_polygons(segmentation)
     else:
         raise ValueError(
-            f"a segmentation is a list of polygons or an RLE dict, got {segmentation!r:.80}"
+            f"a segmentation is a list of polygons or an RLE dict, got {reprlib.repr(segmentation)}"
         )
 
 
-def _check_polygon(polygon: list[Any]) -> None:
-    """A polygon is pairs of numbers within reach of a picture."""
-    if len(polygon) % 2:
-        raise ValueError(f"a polygon is pairs x, y; this one has {len(polygon)} numbers")
-    for value in polygon:
+def _check_polygons(polygons: list[list[Any]]) -> None:
+    """Polygons are pairs of numbers within reach of a picture, and go round some object."""
+    for polygon in polygons:
+        if len(polygon) % 2:
+            raise ValueError(f"a polygon is pairs x, y; this one has {len(polygon)} numbers")
+    for value in chain.from_iterable(polygons):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         # Written so that NaN fails too.
-        if not (isinstance(value, (int, float)) and abs(value) < _MAX_COORDINATE):
-            raise ValueError(f"a polygon has the coordinate {value!r}, which is no pixel position")
+        if not (is_number and abs(value) < _MAX_COORDINATE):
+            raise ValueError(
+                f"a polygon has the coordinate {reprlib.repr(value)}, which is no pixel position"
+            )
+    outline = sum(map(_measure_outline, polygons))
+    if outline > _MAX_OUTLINE:
+        raise ValueError(f"the polygons' outlines are {outline:,.0f} px long: they are no object's")
 
 
-def _check_rle(rle: dict[str, Any], height: int, width: int) -> None:
-    """An RLE has both keys, and its runs fill the picture."""
-    if not {"size", "counts"} <= set(rle):
-        raise ValueError(f"an RLE has the keys 'size' and 'counts', this one has {sorted(rle)}")
-    if rle["size"] not in ([height, width], (height, width)):
-        raise ValueError(
-            f"the RLE is of size {rle['size']} (h, w), its image of [{height}, {width}]"
-        )
-    counts = rle["counts"]
-    runs = counts if isinstance(counts, list) else _read_runs(counts)
-    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(f"the runs of the RLE do not fill its {height} x {width} px: it is broken")
-
-
-def _read_runs(counts: Any) -> list[int]:
-    """Run lengths of COCO's compressed counts.
-
-    Five bits per character, the lowest first; the sixth says that more follow, the last one's
-    fifth is the sign. From the fourth run on, the difference to the last but one is stored.
-    """
-    if not isinstance(counts, (str, bytes)):
-        raise ValueError(f"the counts of an RLE are a list or a string, got {counts!r:.80}")
-    runs: list[int] = []
-    value = shift = 0
-    for char in counts.encode("latin1", "replace") if isinstance(counts, str) else counts:
-        bits = char - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs
+def _measure_outline(polygon: list[float]) -> float:
+    """Length of a closed outline in px, an edge being as long as its longer side."""
+    points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    steps = points - np.roll(points, 1, axis=0)
+    return float(np.abs(steps).max(axis=1).sum()) if len(points) else 0.0
 
 
 __all__ = ["check_segmentation", "decode_segmentation"]

@@ -54,7 +54,7 @@ def load_json(path: str | Path, argument: str) -> Any:
         raise FileNotFoundError(
             f"{argument} {path} does not exist: check {argument} and data_root"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{argument} {path} is no readable JSON: {error}") from error
 
 

@@ -157,7 +157,7 @@ def load_instances(
             content = json.loads(
                 Path(path).read_text(encoding="utf-8-sig"), object_hook=drop_unwanted
             )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}") from error
     check_fields(content, ("images", "annotations"), str(path))
     images = _index_by_id(content["images"], f"{path}: an image")

@@ -25,13 +25,13 @@ from tqdm import tqdm
 from flmm.datasets.protocols import Protocol, Question
 from flmm.engine.journal import Journal
 from flmm.evaluation.scores import ExpressionScore, list_groups, score_masks
+from flmm.rle import encode_mask
 from flmm.structures import (
     Continuation,
     GroundingSample,
     ImageInput,
     MaskPrediction,
     SkippedExpression,
-    encode_mask,
 )
 
 Record = dict[str, Any]

@@ -26,7 +26,8 @@ from flmm.explanation.regions import RankedToken, compute_region_coverage, rank_
 from flmm.explanation.report import build_report
 from flmm.explanation.tokens import ExplainedToken, find_text, join_text, list_tokens
 from flmm.geometry import compute_boxes_xyxy
-from flmm.structures import Span, encode_mask
+from flmm.rle import encode_mask
+from flmm.structures import Span
 
 # A token by its index, a half-open range of them, a token, or words that stand in the text once.
 TokenChoice = int | Span | ExplainedToken | str

@@ -118,7 +118,7 @@ def _load_records(path: Path) -> list[Any]:
         if path.suffix == ".jsonl":
             return [_load_line(line) for line in text.splitlines() if line.strip()]
         records = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(records, list):
         raise ValueError(f"{path} holds a {type(records).__name__}: give a JSON list of questions")
@@ -128,7 +128,7 @@ def _load_records(path: Path) -> list[Any]:
 def _load_line(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
 
 

@@ -109,7 +109,19 @@ def test_a_line_beside_a_polygon_adds_nothing(line: list[float]) -> None:
         ({"size": [3, 4], "counts": [3, 500]}, "runs of the RLE do not fill"),
         ({"size": [3, 4], "counts": [20, -8]}, "runs of the RLE do not fill"),
         ({"size": [3, 4], "counts": ";"}, "runs of the RLE do not fill"),
-        ({"size": [3, 4], "counts": "漢字"}, "runs of the RLE do not fill"),
+        ({"size": [3, 4], "counts": [True, 11]}, "runs of the RLE do not fill"),
+        ({"size": [3, 4], "counts": [3.0, 9]}, "runs of the RLE do not fill"),
+        ({"size": [3, 4], "counts": [2**64, 12 - 2**64]}, "runs of the RLE do not fill"),
+        ({"size": [3, 4], "counts": "漢字"}, "characters that no run is written with: '漢字'"),
+        ({"size": [3, 4], "counts": "<p"}, "characters that no run is written with: '<p'"),
+        # Its runs, 12, fill the mask; pycocotools reads on behind the string, and breaks the heap.
+        ({"size": [3, 4], "counts": "<P"}, "end inside a number: they are cut off"),
+        ({"size": [3, 4], "counts": "<o"}, "end inside a number: they are cut off"),
+        ({"size": [3, 4], "counts": "\\PPPPPP0"}, "a number of more than 32 bits"),
+        ({"size": [3], "counts": "<"}, r"size of an RLE is \[h, w\] in px, this one has \[3\]"),
+        ([[1, 1, 5, 1, 5, True]], "has the coordinate True"),
+        ([[1, 1, 5, 1, 5, 10**400]], "has the coordinate 10000"),
+        ([[0, 0, 9e4, 9e4] * 20], "outlines are 3,600,000 px long: they are no object's"),
         ({"size": [3, 4], "counts": 12}, "counts of an RLE are a list or a string, got 12"),
     ],
 )
@@ -118,11 +130,17 @@ def test_wrong_segmentations_are_told(segmentation: Any, message: str) -> None:
         decode_segmentation(segmentation, 3, 4)
 
 
+def test_a_mask_larger_than_any_picture_takes_no_memory() -> None:
+    for segmentation in ([[0, 0, 9, 0, 9, 9]], {"size": [10**6, 10**6], "counts": [10**12]}):
+        with pytest.raises(ValueError, match="over 268,435,456 px"):
+            decode_segmentation(segmentation, 10**6, 10**6)
+
+
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_a_compressed_rle_that_is_cut_off_is_told(cut: int) -> None:
     """pycocotools fills what is missing with whatever lies in memory."""
     mask = np.random.default_rng(3).random((40, 30)) > 0.5
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     counts = rle["counts"].decode()[:-cut]
-    with pytest.raises(ValueError, match="runs of the RLE do not fill its 40 x 30 px"):
+    with pytest.raises(ValueError, match=r"do not fill its 40 x 30 px|end inside a number"):
         decode_segmentation({"size": [40, 30], "counts": counts}, 40, 30)

@@ -17,7 +17,7 @@ from flmm.benchmarks.pointing import (
 from flmm.conversation import PointedPhrase
 from flmm.datasets.shapes import Scene, ShapeObject, render_scene
 from flmm.engine import load_config
-from flmm.structures import encode_mask
+from flmm.rle import encode_mask
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 LARGE = "configs/qwen2_5_vl/qwen2_5_vl_3b_unet_sam_l_refcoco.py"
