@@ -15,7 +15,7 @@ LEVELS = [
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
     {"grounder", "box_baseline"},
     {"engine", "conversation"},
-    {"inferencer", "explanation"},
+    {"inferencer", "explanation", "comparison"},
     {"tiny_model", "demo", "benchmarks", "terminal_chat", "visual_cot", "web"},
     {"tools"},
 ]

@@ -70,14 +70,7 @@ def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[s
         ValueError: a name is unknown, or no weights are named.
         FileNotFoundError: a data set's file is missing; all missing ones are listed.
     """
-    base = config.test_dataloader.dataset
-    cfgs = {}
-    for name, entry in _choose(config.get("eval_datasets"), options.datasets, "--datasets").items():
-        for split in _choose_splits(name, entry["splits"], options.splits):
-            changes = {"ann_file": entry["ann_file"], "split_file": entry["split_file"]}
-            cfgs[name, split] = {**base, **changes, "split": split, "text_mode": "all"}
-            cfgs[name, split] |= {"joined": False, "max_expressions": None}
-    _check_any(cfgs, options.splits)
+    cfgs = list_referring_splits(config, options.datasets, options.splits)
     return _run(
         config,
         options,
@@ -96,15 +89,7 @@ def run_png_evaluation(config: Config, options: EvaluationOptions) -> dict[str, 
 
     Returns, Raises: as :func:`run_refcoco_evaluation`.
     """
-    base = {"image_processor": config.test_dataloader.dataset.image_processor}
-    chosen = _choose(config.get("eval_png_datasets"), options.datasets, "--datasets")
-    cfgs = {
-        (name, split): {**base, **cfg}
-        for name, splits in chosen.items()
-        for split, cfg in splits.items()
-        if options.splits is None or split in options.splits
-    }
-    _check_any(cfgs, options.splits)
+    cfgs = list_narrative_splits(config, options.datasets, options.splits)
     return _run(
         config,
         options,
@@ -117,6 +102,45 @@ def run_png_evaluation(config: Config, options: EvaluationOptions) -> dict[str, 
             PNG_GROUPS,
         ),
     )
+
+
+def list_referring_splits(
+    config: Config, datasets: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(data set, split) -> config of the data set, of those in ``config.eval_datasets``.
+
+    Args:
+        config: of an experiment.
+        datasets, splits: names to keep; ``None``: all.
+
+    Raises:
+        ValueError: the config names none, or not these.
+    """
+    base = config.test_dataloader.dataset
+    cfgs = {}
+    for name, entry in _choose(config.get("eval_datasets"), datasets, "--datasets").items():
+        for split in _choose_splits(name, entry["splits"], splits):
+            changes = {"ann_file": entry["ann_file"], "split_file": entry["split_file"]}
+            cfgs[name, split] = {**base, **changes, "split": split, "text_mode": "all"}
+            cfgs[name, split] |= {"joined": False, "max_expressions": None}
+    _check_any(cfgs, splits)
+    return cfgs
+
+
+def list_narrative_splits(
+    config: Config, datasets: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """As :func:`list_referring_splits`, of those in ``config.eval_png_datasets``."""
+    base = {"image_processor": config.test_dataloader.dataset.image_processor}
+    chosen = _choose(config.get("eval_png_datasets"), datasets, "--datasets")
+    cfgs = {
+        (name, split): {**base, **cfg}
+        for name, parts in chosen.items()
+        for split, cfg in parts.items()
+        if splits is None or split in splits
+    }
+    _check_any(cfgs, splits)
+    return cfgs
 
 
 def _run(config: Config, options: EvaluationOptions, evaluation: Evaluation) -> dict[str, Any]:
@@ -268,4 +292,9 @@ def _write_predictions(folder: Path, results: Sequence[SplitResult]) -> None:
             path.write_text(json.dumps(records) + "\n", encoding="utf-8")
 
 
-__all__ = ["run_png_evaluation", "run_refcoco_evaluation"]
+__all__ = [
+    "list_narrative_splits",
+    "list_referring_splits",
+    "run_png_evaluation",
+    "run_refcoco_evaluation",
+]

@@ -7,9 +7,8 @@ named, as a file each. What is kept meanwhile is small: as many scaled pictures 
 
 from __future__ import annotations
 
-import heapq
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,31 +36,30 @@ class Example:
     """An expression with its masks, at the size at which it is drawn.
 
     Attributes:
-        iou: of the refined mask with the true one, in [0, 1].
+        value: what examples are ranked by, such as an IoU in [0, 1].
         expression_id: unique in the data set.
-        image_id: of its picture.
         phrase: its words.
+        note: stands beside them.
         image: uint8 RGB ``[h, w, 3]``.
         masks: caption -> bool ``[h, w]``.
     """
 
-    iou: float
+    value: float
     expression_id: int | str
-    image_id: int | str
     phrase: str
+    note: str
     image: np.ndarray
     masks: dict[str, np.ndarray]
 
-    def draw(self, note: str = "") -> Image.Image:
-        """One row; ``note`` stands beside the phrase, default the IoU."""
-        note = note or f"IoU {self.iou:.2f}   image {self.image_id}"
-        return draw_masks(self.image, self.masks, self.phrase, note, get_color(0))
+    def draw(self) -> Image.Image:
+        """One row: the picture, then the picture under each mask."""
+        return draw_masks(self.image, self.masks, self.phrase, self.note, get_color(0))
 
 
 class ExtremeExamples:
-    """The expressions with the greatest and with the least IoU among all that are shown.
+    """The expressions with the least and with the greatest value among all that are shown.
 
-    Which they are does not depend on the order: of equal IoUs the lesser id wins.
+    Which they are does not depend on the order: of equal values the lesser id wins.
 
     Args:
         count: of each kind.
@@ -71,44 +69,26 @@ class ExtremeExamples:
         self.count = count
         self._kept: dict[str, list[Example]] = {WORST: [], BEST: []}
 
-    def add_sample(self, image: np.ndarray, sample: GroundingSample) -> None:
-        """Look at the expressions of one picture.
-
-        Args:
-            image: uint8 RGB ``[H, W, 3]``, the picture as given.
-            sample: predicted, with ``gt_masks``; expressions without a true pixel are left out.
-        """
-        ids, phrases = sample.expression_ids, sample.phrases
-        scores = score_masks(ids, sample.gt_masks, sample.pred_masks)
-        ious = compute_ious(*zip(*(score.refined for score in scores))) if scores else []
-        rows = [row for row, score in enumerate(scores) if score.gt_pixels]
-        chosen = {
-            row
-            for kind in self._kept
-            for row in heapq.nsmallest(
-                self.count, rows, key=lambda row, kind=kind: _rank(kind, ious[row], ids[row])
-            )
-            if self._has_room(kind, ious[row], ids[row])
-        }
-        if not chosen:
-            return
-        size = compute_panel_size((image.shape[0], image.shape[1]))
-        scaled = np.array(Image.fromarray(image).resize(size[::-1]))
-        for row in sorted(chosen):
-            masks = {name: _scale(mask, size) for name, mask in _list_masks(sample, row)}
-            key = (ids[row], sample.image_id, phrases[row])
-            self.add(Example(ious[row], *key, scaled, masks))
+    def wants(self, value: float, expression_id: int | str) -> bool:
+        """Whether an expression is among the extreme ones so far."""
+        return any(
+            len(kept) < self.count
+            or _rank(kind, value, expression_id)
+            < _rank(kind, kept[-1].value, kept[-1].expression_id)
+            for kind, kept in self._kept.items()
+            if self.count
+        )
 
     def add(self, example: Example) -> None:
         """Keep an example if it is among the extreme ones; an id is kept once."""
         for kind, kept in self._kept.items():
             if all(other.expression_id != example.expression_id for other in kept):
                 kept.append(example)
-                kept.sort(key=lambda item, kind=kind: _rank(kind, item.iou, item.expression_id))
+                kept.sort(key=lambda item, kind=kind: _rank(kind, item.value, item.expression_id))
                 del kept[self.count :]
 
     def list(self, kind: str) -> list[Example]:
-        """The ``"worst"`` or the ``"best"``, the most extreme first."""
+        """The ``"worst"`` (least) or the ``"best"`` (greatest), the most extreme first."""
         return list(self._kept[kind])
 
     def gather(self) -> ExtremeExamples:
@@ -119,12 +99,58 @@ class ExtremeExamples:
                 merged.add(example)
         return merged
 
-    def _has_room(self, kind: str, iou: float, expression_id: int | str) -> bool:
-        kept = self._kept[kind]
-        if len(kept) < self.count:
-            return True
-        last = kept[-1]
-        return _rank(kind, iou, expression_id) < _rank(kind, last.iou, last.expression_id)
+
+def add_sample(examples: ExtremeExamples, image: np.ndarray, sample: GroundingSample) -> None:
+    """Rank the expressions of one picture by the IoU of their refined masks.
+
+    Args:
+        examples: where the extreme ones are kept.
+        image: uint8 RGB ``[H, W, 3]``, the picture as given.
+        sample: predicted, with ``gt_masks``; expressions without a true pixel are left out.
+    """
+    scores = score_masks(sample.expression_ids, sample.gt_masks, sample.pred_masks)
+    for row, score in enumerate(scores):
+        (iou,) = compute_ious([score.refined[0]], [score.refined[1]])
+        if score.gt_pixels and examples.wants(iou, score.expression_id):
+            note = f"IoU {iou:.2f}   image {sample.image_id}"
+            words = (score.expression_id, sample.phrases[row], note)
+            examples.add(Example(iou, *words, *scale_example(image, _list_masks(sample, row))))
+
+
+def scale_example(
+    image: np.ndarray, masks: Iterable[tuple[str, Tensor]]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A picture and its masks at the size at which they are drawn.
+
+    Args:
+        image: uint8 RGB ``[H, W, 3]``.
+        masks: captions and bool ``[H, W]``.
+    """
+    size = compute_panel_size((image.shape[0], image.shape[1]))
+    scaled = np.array(Image.fromarray(image).resize(size[::-1]))
+    return scaled, {
+        caption: resize_masks(mask[None].cpu(), size)[0].numpy() for caption, mask in masks
+    }
+
+
+def write_examples(folder: Path, kind: str, examples: Sequence[Example]) -> list[Path]:
+    """A file each, ``worst_01_0.03_the_red_circle_17.png``; those of an earlier run go.
+
+    Args:
+        folder: made if need be.
+        kind: what the names begin with.
+        examples: the most extreme first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{kind}_[0-9]*.png"):
+        old.unlink()
+    paths = []
+    for rank, example in enumerate(examples, start=1):
+        words = re.sub(r"\W+", "_", example.phrase[:MAX_NAME_LENGTH]).strip("_")
+        key = re.sub(r"\W+", "_", str(example.expression_id)[-MAX_NAME_LENGTH:])
+        paths.append(folder / f"{kind}_{rank:02d}_{example.value:.2f}_{words}_{key}.png")
+        example.draw().save(paths[-1])
+    return paths
 
 
 @HOOKS.register_module()
@@ -182,7 +208,7 @@ class ExampleImagesHook(Hook):
             return
         for image, sample in zip(data_batch["inputs"], outputs or ()):
             if image is not None and isinstance(sample, GroundingSample):
-                self._examples.add_sample(image.image, sample)
+                add_sample(self._examples, image.image, sample)
 
     def _show(self, runner: Any, stage: str) -> None:
         if not self.count:
@@ -195,27 +221,15 @@ class ExampleImagesHook(Hook):
             if found:
                 sheet = stack_rows([example.draw() for example in found])
                 runner.visualizer.add_image(f"{stage}_{kind}", np.array(sheet), step=runner.iter)
-                self._write(kind, found)
+                if self.folder is not None:
+                    write_examples(self.folder, kind, found)
         if self.folder is not None:
             print_log(f"Worst and best expressions: {self.folder}", logger="current")
 
-    def _write(self, kind: str, examples: Sequence[Example]) -> None:
-        """``worst_01_iou_0.03_the_red_circle_17.png``."""
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.folder.glob(f"{kind}_[0-9]*_iou_*.png"):
-            old.unlink()
-        for rank, example in enumerate(examples, start=1):
-            words = re.sub(r"\W+", "_", f"{example.phrase[:MAX_NAME_LENGTH]}").strip("_")
-            key = re.sub(r"\W+", "_", str(example.expression_id)[-MAX_NAME_LENGTH:])
-            name = f"{kind}_{rank:02d}_iou_{example.iou:.2f}_{words}_{key}.png"
-            example.draw().save(self.folder / name)
 
-
-def _rank(kind: str, iou: float, expression_id: int | str) -> tuple[float, str]:
+def _rank(kind: str, value: float, expression_id: int | str) -> tuple[float, str]:
     """The lesser, the more extreme."""
-    return (iou if kind == WORST else -iou), f"{expression_id:>20}"
+    return (value if kind == WORST else -value), f"{expression_id:>20}"
 
 
 def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
@@ -225,9 +239,13 @@ def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor
     yield "refined mask", sample.pred_masks[row]
 
 
-def _scale(mask: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Bool ``[h, w]`` of a bool ``[H, W]`` tensor."""
-    return resize_masks(mask[None].cpu(), size)[0].numpy()
-
-
-__all__ = ["Example", "ExampleImagesHook", "ExtremeExamples"]
+__all__ = [
+    "BEST",
+    "WORST",
+    "Example",
+    "ExampleImagesHook",
+    "ExtremeExamples",
+    "add_sample",
+    "scale_example",
+    "write_examples",
+]

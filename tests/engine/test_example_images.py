@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from flmm.engine import ExampleImagesHook, load_config, run_test
-from flmm.engine.example_images import BEST, WORST, ExtremeExamples
+from flmm.engine.example_images import BEST, WORST, ExtremeExamples, add_sample
 from flmm.evaluation.metrics import compute_intersections_unions, compute_ious
 from flmm.registry import DATASETS
 from flmm.structures import Continuation, GroundingSample
@@ -43,24 +43,24 @@ def test_the_extremes_of_all_pictures_are_kept_whatever_the_order(order: tuple[i
     samples = [make_sample(0, [5, 9, 1]), make_sample(10, [9, 2, 10])]
     examples = ExtremeExamples(2)
     for index in order:
-        examples.add_sample(np.zeros((20, 30, 3), np.uint8), samples[index])
+        add_sample(examples, np.zeros((20, 30, 3), np.uint8), samples[index])
     assert [item.expression_id for item in examples.list(WORST)] == [2, 11]
     assert [item.expression_id for item in examples.list(BEST)] == [12, 1]  # 1 before 10: same IoU
     assert [item.phrase for item in examples.list(BEST)] == ["square 10", "square 9"]
-    np.testing.assert_allclose([item.iou for item in examples.list(WORST)], [0.01, 0.04])
+    np.testing.assert_allclose([item.value for item in examples.list(WORST)], [0.01, 0.04])
 
 
 def test_a_picture_that_comes_twice_and_empty_truths_do_not_crowd_the_others() -> None:
     examples = ExtremeExamples(3)
     for sample in (make_sample(0, [5]), make_sample(0, [5]), make_sample(5, [3], gt_side=0)):
-        examples.add_sample(np.zeros((20, 30, 3), np.uint8), sample)
+        add_sample(examples, np.zeros((20, 30, 3), np.uint8), sample)
     assert [item.expression_id for item in examples.list(WORST)] == [0]
 
 
 def test_rows_show_picture_truth_coarse_and_refined() -> None:
     examples = ExtremeExamples(1)
     image = np.full((20, 30, 3), 200, np.uint8)
-    examples.add_sample(image, make_sample(0, [5]))
+    add_sample(examples, image, make_sample(0, [5]))
     example = examples.list(WORST)[0]
     assert list(example.masks) == ["true mask", "coarse mask", "refined mask"]
     # A quarter of the truth is found, and the coarse mask of this sample is the opposite.
@@ -86,7 +86,7 @@ def test_a_test_shows_the_worst_and_the_best_of_its_split(
     for kind, ranked in ((WORST, sorted(ious.values())), (BEST, sorted(ious.values())[::-1])):
         files = sorted((tmp_path / "work/shown").glob(f"{kind}_*.png"))
         assert len(files) == 3
-        shown = [float(re.search(r"iou_([\d.]+)_", file.name)[1]) for file in files]
+        shown = [float(re.search(r"\d\d_([\d.]+)_", file.name)[1]) for file in files]
         assert shown == [float(f"{iou:.2f}") for iou in ranked[:3]]
     assert Image.open(files[0]).height > 200
 
