@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flmm.features import FeatureCache, join_phrases, split_phrases
 from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps, resize_masks
-from flmm.heads import ImageEncoding
+from flmm.heads import ImageEncoding, compute_coarse_logits
 from flmm.mmcv_ops import build_loss
 from flmm.registry import MODELS
 from flmm.selectors import compute_keyword_figures, keep_hidden_states
@@ -33,7 +33,7 @@ from flmm.structures import (
 )
 
 if TYPE_CHECKING:
-    from flmm.heads import SAMRefiner, UNetHead
+    from flmm.heads import SAMRefiner
     from flmm.selectors import KeywordSelector
     from flmm.vlms.base import FrozenVLM, Prefix
 
@@ -88,7 +88,7 @@ class Grounder(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
-        self.mask_head: UNetHead = _build(mask_head, in_channels=self.vlm.num_maps)
+        self.mask_head: nn.Module = _build(mask_head, in_channels=self.vlm.num_maps)
         self.sam: SAMRefiner | None = None if sam is None else _build(sam)
         self.text_proj: nn.Linear | None = None
         self.text_layer_weights: nn.Parameter | None = None
@@ -239,15 +239,16 @@ class Grounder(BaseModel):
             image: the picture.
             seen: where its phrases look in it.
             encoding: the refiner's ``encode_image`` of it; ``None`` without a refiner.
+
+        Raises:
+            TypeError, ValueError: see :func:`flmm.heads.mask_head.compute_coarse_logits`.
         """
-        device = self.mask_head.conv_seg.weight.device
-        maps = seen.maps.to(device)
-        logits = self.mask_head(maps.to(self.mask_head.dtype))[:, 0].float()
+        maps, logits = compute_coarse_logits(self.mask_head, seen.maps)
         coarse = crop_padding(logits, image.meta_data)
         if self.sam is None or encoding is None:
             refined = resize_maps(coarse, image.original_size)
         else:
-            words = self._embed_text(seen.text_features, device)
+            words = self._embed_text(seen.text_features, maps.device)
             refined = self.sam(encoding, coarse, words)
         return GroundingOutput(maps, coarse, refined)
 

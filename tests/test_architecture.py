@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops"},
+    {"rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops", "weights"},
     {"structures"},
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
     {"grounder", "box_baseline"},

@@ -147,6 +147,27 @@ def test_predict_is_the_thresholded_tensor_mode(grounder, batch):
             assert float(score) == pytest.approx(float(torch.as_tensor(wanted).detach()), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda g: g.vlm.model.get_decoder().layers[0].self_attn.k_proj.weight, "the reader's att"),
+        (lambda g: g.mask_head.conv_seg.bias, "what the mask head UNetHead gives holds NaN"),
+        (lambda g: g.sam.sam.image_encoder.patch_embed.proj.bias, "what SAM's mask decoder gives"),
+        (lambda g: g.text_proj.bias, "what SAM's mask decoder gives holds NaN"),
+    ],
+)
+def test_damaged_weights_are_an_error_and_no_empty_mask(grounder, batch, damage, message):
+    grounder.eval()
+    weight = damage(grounder).data
+    kept = weight.clone()
+    try:
+        weight.flatten()[0] = float("nan")
+        with pytest.raises(ValueError, match=message):
+            grounder(batch[0][:1], [batch[1][0].clone()], mode="predict")
+    finally:
+        weight.copy_(kept)
+
+
 def test_a_phrase_does_not_depend_on_its_sisters(grounder, batch):
     image, sample = batch[0][0], batch[1][0]
     grounder.eval()

@@ -2,8 +2,8 @@
 
 Data in: a model whose ``state_dict`` holds its trainable weights, and a file (``.safetensors``, a
 bare state dict, or a checkpoint of mmengine). Data out: the model with these weights, or one error
-that lists every missing key, unexpected key and wrong shape. A ``.pth`` file is only ever read
-with ``weights_only=True``, so that it can carry weights and no code.
+that lists every missing key, unexpected key, wrong shape, wrong dtype and tensor with NaN. A
+``.pth`` file is only ever read with ``weights_only=True``, so that it carries weights and no code.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from flmm.weights import describe_mismatch
 
 # Weights that come with the package, by the name a config gives them.
 EMBEDDED_WEIGHTS = {"tiny": "tiny_grounder.safetensors"}
@@ -95,9 +97,10 @@ def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu"
     checkpoint: dict[str, Any] = (
         dict(content) if "state_dict" in content else {"state_dict": content}
     )
-    checkpoint["state_dict"] = {
-        key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()
-    }
+    weights = checkpoint["state_dict"]
+    if not isinstance(weights, Mapping) or any(not isinstance(key, str) for key in weights):
+        raise ValueError(f"checkpoint {path}: its state_dict is no dict of named tensors")
+    checkpoint["state_dict"] = {key.removeprefix("module."): weights[key] for key in weights}
     return checkpoint
 
 
@@ -110,26 +113,13 @@ def load_trainable(model: nn.Module, state_dict: Mapping[str, Tensor], source: s
         source: where they come from, for the message.
 
     Raises:
-        ValueError: a key is missing or unexpected or has another shape; all are named.
+        ValueError: a key is missing or unexpected, has another shape, whole numbers for floats, or
+            values that are not finite; all are named.
     """
     problems = describe_mismatch(model.state_dict(), state_dict)
     if problems:
         raise ValueError(f"{source} does not fit the model:\n" + "\n".join(problems))
     model.load_state_dict(dict(state_dict), strict=False)
-
-
-def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """One line per difference between two state dicts, naming the key; empty if they agree."""
-    lines = [
-        f"  missing: {key} {list(expected[key].shape)}" for key in expected if key not in given
-    ]
-    lines += [f"  unexpected: {key}" for key in given if key not in expected]
-    lines += [
-        f"  wrong shape: {key} is {list(given[key].shape)}, the model's {list(expected[key].shape)}"
-        for key in expected
-        if key in given and given[key].shape != expected[key].shape
-    ]
-    return lines
 
 
 def load_weights(model: nn.Module, name_or_path: str | Path) -> None:
@@ -161,7 +151,6 @@ def describe_error(error: BaseException) -> str:
 __all__ = [
     "EMBEDDED_WEIGHTS",
     "describe_error",
-    "describe_mismatch",
     "load_checkpoint",
     "load_trainable",
     "load_weights",

@@ -19,8 +19,7 @@ from mmengine.registry import init_default_scope
 from flmm.engine.checkpoint import load_checkpoint, load_trainable
 from flmm.engine.checkpoint_files import find_latest_checkpoint
 from flmm.engine.model_card import CardOptions
-from flmm.engine.shared_settings import encode_settings
-from flmm.engine.sharing import TRAINING_SETTINGS, save_pretrained
+from flmm.engine.sharing import encode_model, save_pretrained
 from flmm.grounder import Grounder
 from flmm.registry import MODELS
 
@@ -136,9 +135,9 @@ def _check_settings(config: Config, text: str, path: str) -> None:
     trained = read_settings(text, "model")
     if not isinstance(trained, dict):
         return
-    now = dict(_flatten(_encode(config.model), "model"))
+    now = dict(_flatten(encode_model(config.model), "model"))
     try:
-        then = _encode(trained)
+        then = encode_model(trained)
     except ValueError as error:
         raise ValueError(f"checkpoint {path}, in the config it holds: {error}") from error
     for name, value in _flatten(then, "model"):
@@ -147,11 +146,6 @@ def _check_settings(config: Config, text: str, path: str) -> None:
                 f"checkpoint {path} was trained with {name}={value!r}, this config has "
                 f"{now[name]!r}: give its own config, or --cfg-options {name}={value}"
             )
-
-
-def _encode(settings: Any) -> Any:
-    kept = {key: value for key, value in settings.items() if key not in TRAINING_SETTINGS}
-    return encode_settings(kept, "model")
 
 
 def _flatten(node: Any, place: str) -> Iterator[tuple[str, Any]]:

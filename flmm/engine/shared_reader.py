@@ -19,7 +19,9 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from flmm.engine.shared_settings import show
 from flmm.features.fingerprints import hash_json
+from flmm.vlms.hub import is_out_of_reach
 from flmm.vlms.loading import TINY_FOLDER, is_embedded, load_config
 from flmm.vlms.qwen import FAMILIES
 
@@ -29,6 +31,8 @@ READER_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 PLACES = (Path(), Path("checkpoints"))
 _INDEX = "model.safetensors.index.json"
 _SAMPLED_BYTES = 64
+_GREATEST = 2**20  # layers, heads, width
+_GREATEST_HEADER = 10**8  # bytes, as safetensors itself has it
 _VOLATILE = ("transformers_version", "torch_dtype", "dtype")
 _WAY_OUT = "cfg_options={'reader': FOLDER} (tools: --cfg-options reader=FOLDER)"
 
@@ -76,7 +80,13 @@ def check_record(record: dict[str, Any]) -> None:
     sizes = record.get("sizes")
     types = {"model_type": str, "num_layers": int, "num_heads": int, "hidden_size": int}
     if not isinstance(sizes, dict) or {key: type(sizes[key]) for key in sizes} != types:
-        raise ValueError(f"reader.sizes is {sizes!r}: {', '.join(types)} must be there")
+        raise ValueError(f"reader.sizes is {show(sizes)}: {', '.join(types)} must be there")
+    numbers = [value for value in sizes.values() if isinstance(value, int)]
+    if not sizes["model_type"].isidentifier() or not all(0 < n <= _GREATEST for n in numbers):
+        raise ValueError(f"reader.sizes is {show(sizes)}, of no model")
+    for key, length in (("revision", 40), ("config_hash", None), ("weights_hash", None)):
+        if record.get(key) is not None and not is_digest(record[key], length):
+            raise ValueError(f"reader.{key} is {show(record[key])}, no hexadecimal digest")
     source, name = record.get("source"), record.get("name")
     known = isinstance(name, str) and source in ("embedded", "folder", "hub")
     if known and source == "hub":
@@ -85,12 +95,23 @@ def check_record(record: dict[str, Any]) -> None:
         except HFValidationError:
             known = False
     if not known or (source == "folder" and not is_plain_name(name)):
-        raise ValueError(f"the reader is {name!r} ({source!r}), neither a hub id nor a folder name")
+        raise ValueError(
+            f"reader.name is {show(name)} ({show(source)}), neither a hub id nor a folder name"
+        )
 
 
 def is_plain_name(name: Any) -> bool:
     """Whether a text is a file's or folder's own name, without a path."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\\\0") & set(name)
+    if not isinstance(name, str) or name in ("", ".", "..") or name.startswith("~"):
+        return False
+    return name.isprintable() and not set("/\\:") & set(name)
+
+
+def is_digest(text: Any, length: int | None) -> bool:
+    """Whether a text is hexadecimal, of so many digits (``None``: up to 128)."""
+    if not isinstance(text, str) or not set(text) <= set("0123456789abcdef"):
+        return False
+    return 0 < len(text) <= 128 if length is None else len(text) == length
 
 
 def choose_reader(record: dict[str, Any], given: str | None = None) -> str:
@@ -143,7 +164,11 @@ def hash_config(folder: Path) -> str:
     """Digest of a model's config.json, without what saving it anew changes."""
     content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     return hash_json(
-        {key: value for key, value in content.items() if key[0] != "_" and key not in _VOLATILE}
+        {
+            key: value
+            for key, value in content.items()
+            if not key.startswith("_") and key not in _VOLATILE
+        }
     )
 
 
@@ -215,7 +240,10 @@ def _fetch(repo_id: str, revision: str) -> str:
             return str(folder)
     try:
         return huggingface_hub.snapshot_download(
-            repo_id, revision=revision, allow_patterns=READER_FILES
+            repo_id,
+            revision=revision,
+            allow_patterns=READER_FILES,
+            local_files_only=is_out_of_reach(repo_id),
         )
     except Exception:  # of many kinds; transformers looks for another revision and says what fails
         return repo_id
@@ -244,7 +272,7 @@ def _describe_difference(record: dict[str, Any], name: str) -> str | None:
 def _list_weight_files(folder: Path) -> list[Path]:
     if (folder / _INDEX).is_file():
         names = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(names))]
+        return [folder / Path(name).name for name in sorted(set(names))]
     return sorted(folder.glob("*.safetensors"))
 
 
@@ -255,11 +283,16 @@ def _sample_tensors(path: Path) -> Iterator[tuple[str, str, list[int], str]]:
     """
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            size = int.from_bytes(file.read(8), "little")
+            if size > _GREATEST_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
             begin = file.tell()
             for name, tensor in header.items():
                 if name != "__metadata__":
                     first, last = tensor["data_offsets"]
+                    if not 0 <= first <= last:
+                        raise ValueError(f"{name} lies nowhere")
                     middle = max(first, min((first + last) // 2, last - _SAMPLED_BYTES))
                     file.seek(begin + middle)
                     sample = file.read(min(_SAMPLED_BYTES, last - middle))
@@ -281,5 +314,6 @@ __all__ = [
     "format_reader",
     "hash_config",
     "hash_weights",
+    "is_digest",
     "is_plain_name",
 ]

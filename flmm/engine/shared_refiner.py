@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flmm.engine.provenance import hash_file
-from flmm.engine.shared_reader import is_plain_name
+from flmm.engine.shared_reader import is_digest, is_plain_name
+from flmm.engine.shared_settings import show
 from flmm.heads.sam_weights import TINY_WEIGHTS
 
 DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
@@ -56,9 +57,11 @@ def check_refiner(record: dict[str, Any]) -> None:
     Raises:
         ValueError: a field is missing, or the file is a path that leads elsewhere.
     """
-    texts = record.get("source"), record.get("file"), record.get("sha256")
-    if texts[0] not in ("embedded", "file") or not is_plain_name(texts[1]) or not texts[2]:
-        raise ValueError(f"the refiner is {record!r}: source, file name and sha256 must be there")
+    source, file, digest = record.get("source"), record.get("file"), record.get("sha256")
+    if source not in ("embedded", "file") or not is_plain_name(file) or not is_digest(digest, 64):
+        raise ValueError(
+            f"the refiner is {show(record)}: source, sha256 and the file's plain name must be there"
+        )
 
 
 def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -> str | None:

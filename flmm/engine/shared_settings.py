@@ -9,8 +9,9 @@ name is looked up here before they see it.
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import math
+import reprlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -27,9 +28,7 @@ LAYER_TYPES = ("GN", "GroupNorm", "InterpConv")
 # transformers also takes the name of a hub repository here, whose kernels it would run.
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
-_AUTO_CLASSES = ("AutoImageProcessor", "AutoProcessor")
-# What may be said to them; trust_remote_code may not.
-_AUTO_ARGUMENTS = ("pretrained_model_name_or_path", "revision", "min_pixels", "max_pixels")
+_SHOWN_CHARACTERS = 120
 
 
 def encode_settings(value: Any, place: str) -> Any:
@@ -41,8 +40,10 @@ def encode_settings(value: Any, place: str) -> Any:
 
     Raises:
         TypeError: it is an object that no JSON can name, such as a ready model.
-        ValueError: :func:`decode_settings` would refuse it.
+        ValueError: :func:`decode_settings` would refuse it, or a number is not finite.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place} is {value}, which no JSON has: give a finite number")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Path):
@@ -84,11 +85,14 @@ def decode_settings(value: Any, place: str) -> Any:
     decoded = {key: decode_settings(item, f"{place}.{key}") for key, item in value.items()}
     if "type" in decoded:
         _check_type(decoded["type"], set(decoded) - {"type"}, place)
+    dtype = decoded.get("dtype")
+    if isinstance(dtype, str) and dtype not in ("auto", *_DTYPES):
+        raise ValueError(f"{place}.dtype is {show(dtype)}, none of auto, {', '.join(_DTYPES)}")
     attention = decoded.get("attn_implementation")
     if attention is not None and attention not in ATTENTIONS:
         raise ValueError(
-            f"{place}.attn_implementation is {attention!r}, none of {', '.join(ATTENTIONS)}: it "
-            "is not loaded"
+            f"{place}.attn_implementation is {show(attention)}, none of {', '.join(ATTENTIONS)}: "
+            "it is not loaded"
         )
     return decoded
 
@@ -104,19 +108,16 @@ def list_allowed_types() -> dict[str, type]:
 
 @cache
 def list_python_names() -> dict[str, Any]:
-    """Callables and types that are no registered classes but may stand in a file, by name."""
+    """Types that are no registered classes but may stand in a file, by name."""
     names: dict[str, Any] = {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
-    names["torch.nn.GroupNorm"] = nn.GroupNorm
-    return names | _list_auto_functions()
+    return names | {"torch.nn.GroupNorm": nn.GroupNorm}
 
 
-@cache
-def _list_auto_functions() -> dict[str, Any]:
-    transformers = importlib.import_module("transformers")  # its door is vlms; here are only names
-    return {
-        f"transformers.{name}.from_pretrained": getattr(transformers, name).from_pretrained
-        for name in _AUTO_CLASSES
-    }
+def show(value: Any) -> str:
+    """A value of any origin for a message: one line, and not a long one."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = _SHOWN_CHARACTERS
+    return short.repr(value)
 
 
 def _complete(settings: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _check_names(settings: dict[str, Any], place: str) -> None:
     """mmengine takes keys such as ``_scope_`` for orders; no setting begins like this."""
     for key in settings:
         if not key.isidentifier() or key.startswith("_"):
-            raise ValueError(f"{place} has the setting {key!r}, which is no name of a setting")
+            raise ValueError(f"{place} has the setting {show(key)}, which is no name of a setting")
 
 
 def _check_type(kind: Any, arguments: set[str], place: str) -> None:
@@ -152,16 +153,15 @@ def _check_type(kind: Any, arguments: set[str], place: str) -> None:
         if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
             return
         unknown, name = sorted(arguments - set(parameters)), kind
-    elif kind in _list_auto_functions().values():
-        unknown, name = sorted(arguments - set(_AUTO_ARGUMENTS)), _name(kind)
     else:
         raise ValueError(
-            f"{place}.type is {kind!r}, which is no part of a model that a file may name (these "
-            f"are {', '.join(sorted(allowed))}): it is not loaded"
+            f"{place}.type is {show(kind)}, which is no part of a model that a file may name "
+            f"(these are {', '.join(sorted(allowed))}): it is not loaded; a head with a class of "
+            "somebody's own needs the module that registers it imported before"
         )
     if unknown:
         raise ValueError(
-            f"{place} has the setting {unknown[0]!r}, which {name} does not take: the file is "
+            f"{place} has the setting {show(unknown[0])}, which {name} does not take: the file is "
             "damaged, or of a newer flmm than this"
         )
 
@@ -170,7 +170,7 @@ def _decode_python(value: dict[str, Any], place: str) -> Any:
     name, names = value[PYTHON_KEY], list_python_names()
     if len(value) != 1 or not isinstance(name, str) or name not in names:
         raise ValueError(
-            f"{place} names {name!r}, which is none of the Python names that a file may give "
+            f"{place} names {show(name)}, which is none of the Python names that a file may give "
             f"({', '.join(sorted(names))}): it is not loaded"
         )
     return names[name]
@@ -189,4 +189,5 @@ __all__ = [
     "encode_settings",
     "list_allowed_types",
     "list_python_names",
+    "show",
 ]

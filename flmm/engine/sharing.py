@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,18 @@ from flmm.engine.shared_head import (
     FORMAT,
     FORMAT_VERSION,
     WEIGHTS_FILE,
-    check_grounder,
     find_head,
     read_head,
 )
+from flmm.engine.shared_model import check_grounder, is_hub_id
 from flmm.engine.shared_reader import choose_reader, describe_reader
 from flmm.engine.shared_refiner import choose_checkpoint, describe_refiner
-from flmm.engine.shared_settings import encode_settings
+from flmm.engine.shared_settings import decode_settings, encode_settings
 from flmm.grounder import Grounder
+from flmm.weights import find_not_finite
 
 # Of the grounder: what serves its training alone.
-TRAINING_SETTINGS = ("loss_mask", "loss_dice", "data_preprocessor")
+_TRAINING_SETTINGS = ("loss_mask", "loss_dice", "data_preprocessor")
 # Of its reader and refiner: what is in their records, or is the machine's affair.
 _READER_SETTINGS, _REFINER_SETTINGS = ("name_or_path", "device_map"), ("checkpoint",)
 
@@ -70,6 +71,9 @@ def save_pretrained(
     folder = Path(folder).expanduser()
     _check_target(folder, overwrite)
     weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    damaged = find_not_finite(weights)
+    if damaged is not None:
+        raise ValueError(f"{damaged} holds NaN or infinite values: a head is not shared with them")
     content = serialise(
         {key: value.contiguous() for key, value in weights.items()}, metadata={"format": "pt"}
     )
@@ -89,11 +93,7 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
     Raises:
         TypeError, ValueError: see :func:`save_pretrained`.
     """
-    given = {key: value for key, value in config.model.items() if key not in TRAINING_SETTINGS}
-    settings = encode_settings(given, "model")
-    check_grounder(settings)
-    for name in TRAINING_SETTINGS:
-        settings.pop(name, None)
+    settings = encode_model(config.model)
     reader = settings["model"]
     dropped = {name: reader.pop(name, None) for name in _READER_SETTINGS}
     reader.update((name, value) for name, value in _read_live(model.vlm).items() if name in reader)
@@ -103,6 +103,7 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
     if settings.get("sam") is not None:
         checkpoint = {name: settings["sam"].pop(name, None) for name in _REFINER_SETTINGS}
         refiner = describe_refiner(settings["sam"]["model_name"], checkpoint["checkpoint"])
+    check_grounder(decode_settings(settings, "model"))
     selectors = config.get("selectors")
     return {
         "format": FORMAT,
@@ -114,6 +115,16 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
         "selectors": None if selectors is None else encode_settings(selectors, "selectors"),
         "model": settings,
     }
+
+
+def encode_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's ``model`` as JSON, defaults written out, without what serves training alone.
+
+    Raises:
+        TypeError, ValueError: see :func:`flmm.engine.shared_settings.encode_settings`.
+    """
+    encoded = encode_settings({**settings, **dict.fromkeys(_TRAINING_SETTINGS)}, "model")
+    return {key: value for key, value in encoded.items() if key not in _TRAINING_SETTINGS}
 
 
 def load_pretrained(
@@ -177,7 +188,9 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 
 def _check_processor(reader: dict[str, Any]) -> None:
     processor = reader.get("processor")
-    if isinstance(processor, str) and Path(processor).is_absolute():
+    if processor in (None, "tiny"):
+        return
+    if not is_hub_id(processor) or Path(processor).exists():
         raise ValueError(
             f"model.model.processor is {processor}, a folder that only this machine has: put its "
             "files into the reader's folder, or name a hub id"
@@ -198,6 +211,7 @@ def _read_live(vlm: Any) -> dict[str, Any]:
 
 __all__ = [
     "describe_head",
+    "encode_model",
     "load_config_or_head",
     "load_pretrained",
     "save_pretrained",

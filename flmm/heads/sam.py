@@ -29,6 +29,7 @@ from flmm.geometry import (
 )
 from flmm.heads.sam_weights import build_sam
 from flmm.registry import MODELS
+from flmm.weights import check_finite
 
 ENCODER_PREFIX = "sam.image_encoder."
 
@@ -169,7 +170,8 @@ class SAMRefiner(nn.Module):
             (through the mask prompt, not the box) and the text embeddings.
 
         Raises:
-            ValueError: the number or the width of the text embeddings is wrong.
+            ValueError: the number or the width of the text embeddings is wrong; or, outside of
+                training, the logits are not finite.
         """
         text = self._check_text(text_embeddings, len(coarse_mask_logits))
         if len(coarse_mask_logits) == 0:
@@ -319,6 +321,8 @@ class SAMRefiner(nn.Module):
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,
         )
+        if not self.training:
+            check_finite(masks, "what SAM's mask decoder gives")
         return masks
 
     def _check_text(

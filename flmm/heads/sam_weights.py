@@ -19,6 +19,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from flmm.heads.tiny_sam import build_tiny_sam
+from flmm.weights import describe_mismatch
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "assets" / "tiny_sam.safetensors"
 _WIDTH_TO_NAME = {96: "tiny", 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -33,7 +34,8 @@ def build_sam(model_name: str, checkpoint: str | Path | None = None) -> Sam:
             embedded weights for ``"tiny"`` where the package has them, else random ones.
 
     Raises:
-        ValueError: the name is unknown, or the file holds no weights of that architecture.
+        ValueError: the name is unknown, or the file holds no weights of that architecture, or
+            whole numbers or NaN in their place.
         FileNotFoundError: the file does not exist.
     """
     builders = {**sam_model_registry, "tiny": build_tiny_sam}
@@ -86,6 +88,12 @@ def _check_architecture(
     wanted = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if found == wanted:
+        problems = describe_mismatch(sam.state_dict(), weights)
+        if problems:
+            raise ValueError(
+                f"SAM checkpoint {checkpoint} has {len(problems)} tensors that cannot be used "
+                f"({problems[0].strip()}): download it again"
+            )
         return
     missing, unexpected = wanted.keys() - found.keys(), found.keys() - wanted.keys()
     misshapen = {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]}

@@ -173,8 +173,10 @@ def load_reader(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """Model in float32 and processor of a stage's folder."""
     from transformers import AutoProcessor
 
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(folder)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    )
+    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def _iterate_batches(

@@ -72,7 +72,7 @@ def build_layout_config(name: str, layers: int | None = None) -> Any:
         vision["fullatt_block_indexes"] = [i for i in range(depth) if i % 8 == 7] or [depth - 1]
     if family == "qwen3_vl":
         vision["deepstack_visual_indexes"] = list(range(min(3, depth)))
-    tiny = AutoConfig.from_pretrained(TINY_FOLDER)
+    tiny = AutoConfig.from_pretrained(TINY_FOLDER, trust_remote_code=False)
     ids = {
         key: getattr(tiny, key)
         for key in (
@@ -114,7 +114,7 @@ def build_layout_reader(
         device: where the weights are drawn; each kind of device draws its own.
     """
     config = build_layout_config(name, layers)
-    processor = AutoProcessor.from_pretrained(TINY_FOLDER)
+    processor = AutoProcessor.from_pretrained(TINY_FOLDER, trust_remote_code=False)
     processor.image_processor.patch_size = config.vision_config.patch_size
     with torch.device(device):
         model = build_random_model(config, dtype, attn_implementation, seed=0)

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
 
+from flmm.vlms.hub import is_out_of_reach
+
+_MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
 TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "tiny_vlm"
 TOY_NOTICE = (
     "This is the toy embedded in flmm: it knows drawn shapes and their colours alone, and its "
@@ -53,15 +61,36 @@ def load_config(name: str | Path, families: Sequence[str]) -> Any:
         OSError: there is no model at ``name``.
         ValueError: its ``model_type`` is not one of ``families``.
     """
-    try:
-        config = AutoConfig.from_pretrained(resolve_source(name))
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"no model can be loaded from {resolve_source(name)!r}: give a folder that holds a "
-            "config.json, or the id of a hub model within reach"
-        ) from error
+    config = _load(AutoConfig, name, "model")
     check_family(config, families)
     return config
+
+
+def load_processor(name: str | Path) -> Any:
+    """The unified processor (or bare image processor) of a model; code of its own is not run.
+
+    Raises:
+        OSError: there is none at ``name``, or only one with code of its own.
+    """
+    return _load(AutoProcessor, name, "processor")
+
+
+def _load(kind: Any, name: str | Path, what: str) -> Any:
+    source = resolve_source(name)
+    try:
+        return kind.from_pretrained(
+            source, trust_remote_code=False, local_files_only=is_out_of_reach(source)
+        )
+    except Exception as error:  # whatever a damaged file of anybody's makes transformers raise
+        if "custom code" in str(error):
+            raise OSError(
+                f"the {what} in {source!r} needs code of its own, which flmm does not run: give a "
+                "model whose code is part of transformers"
+            ) from error
+        raise OSError(
+            f"no {what} can be loaded from {source!r}: give a folder that holds a "
+            f"{_MAIN_FILES[what]}, or the id of a hub model within reach"
+        ) from error
 
 
 def check_family(config: Any, families: Sequence[str]) -> None:
@@ -93,8 +122,12 @@ def load_model(
     Raises:
         ValueError: weights are missing; transformers would go on with random ones.
     """
+    source = resolve_source(name)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        resolve_source(name),
+        source,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=is_out_of_reach(source),
         config=config,
         dtype=parse_dtype(dtype),
         attn_implementation=attn_implementation,
@@ -121,5 +154,8 @@ def build_random_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForImageTextToText.from_config(
-            config, dtype=parsed, attn_implementation=attn_implementation
+            config,
+            trust_remote_code=False,
+            dtype=parsed,
+            attn_implementation=attn_implementation,
         )

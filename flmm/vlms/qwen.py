@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flmm.registry import MODELS
 from flmm.structures import ImageInput, Span
@@ -26,7 +26,7 @@ from flmm.vlms.loading import (
     check_family,
     load_config,
     load_model,
-    resolve_source,
+    load_processor,
 )
 from flmm.vlms.prefixes import PrefixBatch, PrefixInput
 from flmm.vlms.qwen_image_processor import QwenImageProcessorWrapper
@@ -341,7 +341,7 @@ def _load_processor(source: Any) -> Any:
         TypeError: ``source`` is a ready model, or has no tokenizer and image processor.
     """
     if isinstance(source, (str, Path)):
-        source = AutoProcessor.from_pretrained(resolve_source(source))
+        source = load_processor(source)
     if not (hasattr(source, "tokenizer") and hasattr(source, "image_processor")):
         raise TypeError(
             f"{type(source).__name__} is no unified processor: give processor= what "

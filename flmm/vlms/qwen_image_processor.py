@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor
 
 from flmm.geometry import build_meta_data
 from flmm.images import load_image
 from flmm.registry import IMAGE_PROCESSORS
 from flmm.structures import ImageInput
-from flmm.vlms.loading import resolve_source
+from flmm.vlms.loading import load_processor
 
 MAX_ASPECT_RATIO = 200  # the limit of transformers' own smart_resize
 
@@ -53,7 +52,7 @@ class QwenImageProcessorWrapper:
         self, processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> None:
         if isinstance(processor, (str, Path)):
-            processor = AutoProcessor.from_pretrained(resolve_source(processor))
+            processor = load_processor(processor)
         if not self.recognises(processor):
             raise TypeError(
                 f"{type(processor).__name__} is no processor of Qwen2-VL, Qwen2.5-VL or Qwen3-VL: "

@@ -52,6 +52,47 @@ def test_every_difference_is_named_in_one_error(tmp_path: Path, toy_model: nn.Mo
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (torch.zeros(1, dtype=torch.int32), "wrong dtype: head.bias is torch.int32, the model's "),
+        (torch.zeros(1, dtype=torch.bool), "wrong dtype: head.bias is torch.bool, the model's "),
+        (torch.zeros(1, dtype=torch.complex64), "wrong dtype: head.bias is torch.complex64, the "),
+        (torch.tensor([float("nan")]), "not finite: head.bias holds NaN or infinite values"),
+        (torch.tensor([float("-inf")]), "not finite: head.bias holds NaN or infinite values"),
+        (torch.tensor([1e300], dtype=torch.float64), "not finite: head.bias holds NaN or infinite"),
+        ([1.0], "no tensor: head.bias is a list"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(
+    tmp_path: Path, toy_model: nn.Module, value: Any, line: str
+) -> None:
+    before = {key: tensor.clone() for key, tensor in toy_model.state_dict().items()}
+    path = tmp_path / "x.pth"
+    torch.save({**before, "head.bias": value}, path)
+    with pytest.raises(ValueError, match=r"x\.pth does not fit the model:\n  " + line):
+        load_weights(toy_model, path)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in toy_model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_any_width_are_weights(
+    tmp_path: Path, toy_model: nn.Module, dtype: torch.dtype
+) -> None:
+    weights = {key: value.to(dtype) for key, value in toy_model.state_dict().items()}
+    torch.save(weights, tmp_path / "x.pth")
+    load_weights(toy_model, tmp_path / "x.pth")
+    for key, value in toy_model.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, weights[key].float())
+
+
+def test_a_state_dict_that_is_none(tmp_path: Path) -> None:
+    for content in ({"state_dict": [1]}, {"state_dict": {1: torch.zeros(1)}}):
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"x\.pth: its state_dict is no dict of named tensors"):
+            load_checkpoint(tmp_path / "x.pth")
+
+
 class Attack:
     def __reduce__(self) -> Any:
         return os.system, ("exit 1",)

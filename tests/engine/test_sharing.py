@@ -349,6 +349,15 @@ def test_random_sam_is_not_shared(inferencer, tmp_path):
     assert not (tmp_path / "head").exists()
 
 
+def test_weights_that_are_not_finite_are_not_shared(inferencer, tmp_path):
+    model = copy.deepcopy(inferencer.model)
+    with torch.no_grad():
+        model.mask_head.conv_seg.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"mask_head\.conv_seg\.bias holds NaN or infinite"):
+        save_pretrained(model, inferencer.config, tmp_path / "head")
+    assert not (tmp_path / "head").exists()
+
+
 def test_a_keyword_selector_is_shared(tmp_path):
     config = load_config(TINY)
     config.model.keyword_selector = {"type": "KeywordSelector", "threshold": 0.3}

@@ -1,8 +1,10 @@
 """What comes from a stranger, or damaged: told in one sentence, and none of it is run."""
 
+import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor
 
+import flmm
 from flmm import GroundingInferencer
 from flmm.engine import load_config
 from flmm.engine.exporting import export_checkpoint
 from flmm.engine.shared_head import read_head
 from flmm.engine.shared_settings import decode_settings, encode_settings
+from flmm.engine.sharing import load_pretrained
 from flmm.heads import UNetHead
 from flmm.registry import MODELS
 from flmm.vlms.loading import TINY_FOLDER
@@ -117,11 +121,11 @@ ATTACKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda m: m["mask_head"].update(
             norm_cfg={"type": {"__python__": AUTO}, "trust_remote_code": True}
         ),
-        "the setting 'trust_remote_code'",
+        "norm_cfg.type names 'transformers.AutoProcessor",
     ),
     "another's function as a part": (
         lambda m: m.update(mask_head={"type": {"__python__": AUTO}}),
-        "model.mask_head.type is .*no registered part",
+        "model.mask_head.type names 'transformers.AutoProcessor",
     ),
     "kernels of the hub": (
         lambda m: m["model"].update(attn_implementation="someone/kernels"),
@@ -173,6 +177,215 @@ def test_a_json_leads_nowhere_else(own_head, edit, message):
         read_head(own_head)
 
 
+PATHS = [
+    "/etc",
+    "../evil",
+    "./evil",
+    "~/evil",
+    "~root",
+    "C:/evil",
+    "C:evil",
+    r"\\host\share",
+    "file:///etc",
+    "http://host/evil",
+    "evil",
+    "a/b/c",
+    "a/b\0",
+    "",
+    ["a/b"],
+    {"a": "b"},
+    7,
+]
+# Key -> how a stranger writes a path there.
+PLACES: dict[str, Callable[[dict[str, Any], Any], object]] = {
+    "model.model.processor": lambda r, path: r["model"]["model"].update(processor=path),
+    "model.model.name_or_path": lambda r, path: r["model"]["model"].update(name_or_path=path),
+    "model.sam.checkpoint": lambda r, path: r["model"]["sam"].update(checkpoint=path),
+    "model.sam.model_name": lambda r, path: r["model"]["sam"].update(model_name=path),
+    "model.mask_head.norm_cfg.path": lambda r, path: r["model"]["mask_head"]["norm_cfg"].update(
+        path=path
+    ),
+    "reader.revision": lambda r, path: r["reader"].update(revision=path),
+    "reader.config_hash": lambda r, path: r["reader"].update(config_hash=path),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_json_names_no_path(own_head, place):
+    text = (own_head / "config.json").read_text()
+    harmless = {"model.sam.model_name", "model.mask_head.norm_cfg.path"}  # looked up in a table
+    for path in PATHS if place not in harmless else PATHS[:8]:
+        record = json.loads(text)
+        PLACES[place](record, path)
+        (own_head / "config.json").write_text(json.dumps(record))
+        with pytest.raises(
+            ValueError, match=r"config\.json: .*" + place.replace(".", r"\.")
+        ) as caught:
+            read_head(own_head)
+        assert "\n" not in str(caught.value), path
+
+
+def test_what_a_processor_may_be(own_head, small_processor, monkeypatch):
+    """A hub id, or 'tiny', is a stranger's to say; a folder is the user's own."""
+    for name in ("tiny", "Qwen/Qwen2.5-VL-3B-Instruct", None):
+        change(own_head, lambda record, name=name: record["model"]["model"].update(processor=name))
+        assert load_pretrained(own_head).model.model.processor == name
+    options = {"model.model.processor": str(small_processor)}
+    assert load_pretrained(own_head, cfg_options=options).model.model.processor == str(
+        small_processor
+    )
+
+
+@pytest.fixture
+def small_processor(tmp_path: Path, attack: Path) -> Path:
+    """A processor that wants code of its own to run."""
+    folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / "processor"))
+    shutil.copy(tmp_path / "flmm_attack.py", folder / "processing_evil.py")
+    auto_map = {"AutoProcessor": "processing_evil.run", "AutoConfig": "processing_evil.run"}
+    for name in ("processor_config.json", "config.json"):
+        content = json.loads((folder / name).read_text())
+        content |= {"auto_map": auto_map, "model_type": "evil", "processor_class": "Evil"}
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_nobody_is_asked_whether_to_run_code(head, small_processor, attack, monkeypatch):
+    """Also of a folder that the user names: transformers would ask, and `y` would run it."""
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks"))
+    for key in ("model.model.processor", "reader"):
+        with pytest.raises(
+            OSError, match="needs code of its own, which flmm does not run"
+        ) as caught:
+            options = {key: str(small_processor)}
+            GroundingInferencer.from_pretrained(head, device="cpu", cfg_options=options)
+        assert "\n" not in str(caught.value)
+    assert not attack.exists()
+
+
+def test_every_loader_refuses_code():
+    """Every ``from_pretrained`` and ``from_config`` of transformers, in flmm and in tools."""
+    root = Path(flmm.__file__).parents[1]
+    calls = []
+    for path in [*root.glob("flmm/**/*.py"), *root.glob("tools/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner = ast.unparse(node.func.value)
+            if node.func.attr in ("from_pretrained", "from_config") and owner != "MODELS":
+                said = {item.arg: ast.unparse(item.value) for item in node.keywords}
+                calls.append((f"{path.name}:{node.lineno}", said.get("trust_remote_code")))
+    assert len(calls) >= 6
+    assert {call: said for call, said in calls if said != "False"} == {}
+    text = "".join(path.read_text(encoding="utf-8") for path in root.glob("flmm/**/*.py"))
+    assert not re.search(r"trust_remote_code\W+True|weights_only=False", text)
+
+
+STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "key twice": (
+        lambda f: edit_text(f, '"format": "flmm"', '"format": "flmm", "format": "flmm"'),
+        "the key 'format' stands there twice",
+    ),
+    "NaN": (
+        lambda f: edit_text(f, '"threshold": 0.5', '"threshold": NaN'),
+        "NaN is no number of JSON",
+    ),
+    "huge": (lambda f: (f / "config.json").write_text(" " * 2**21), "more than 1,048,576 bytes"),
+    "wide head": (
+        lambda f: change(f, lambda r: r["model"]["mask_head"].update(base_channels=10**6)),
+        r"mask_head would have [\d,]+ values, its file has",
+    ),
+    "endless head": (
+        lambda f: change(f, lambda r: r["model"]["mask_head"].update(enc_num_convs=[10**9] * 3)),
+        r"enc_num_convs holds 1000000000, not in 0\.\.64",
+    ),
+    "many stages": (
+        lambda f: change(f, lambda r: r["model"]["mask_head"].update(num_stages=10**9)),
+        "mask_head cannot be built",
+    ),
+    "huge maps": (
+        lambda f: change(f, lambda r: r["model"]["mask_head"].update(upsample_input=10**7)),
+        r"upsample_input is 10000000, not in",
+    ),
+    "huge pictures": (
+        lambda f: change(f, lambda r: r["model"]["model"].update(min_pixels=10**15)),
+        "min_pixels is 1000000000000000, not in",
+    ),
+    "a text for a number": (
+        lambda f: change(f, lambda r: r["model"]["mask_head"].update(base_channels="32")),
+        "base_channels is '32', which is no int",
+    ),
+    "a number for a text": (
+        lambda f: change(f, lambda r: r["model"]["model"].update(prompt=7)),
+        "model.model.prompt is 7, which is no str",
+    ),
+    "true layers": (
+        lambda f: change(f, lambda r: r["reader"]["sizes"].update(num_layers=True)),
+        "reader.sizes is",
+    ),
+    "a reader as the head": (
+        lambda f: change(f, lambda r: r["model"].update(mask_head={"type": "FrozenQwen"})),
+        "mask_head.type is 'FrozenQwen', which is no registered part of this kind",
+    ),
+    "a reader as the refiner": (
+        lambda f: change(f, lambda r: r["model"].update(sam={"type": "FrozenQwen"})),
+        "model.sam.type is 'FrozenQwen'",
+    ),
+    "a preprocessor": (
+        lambda f: change(f, lambda r: r["model"].update(data_preprocessor={"type": "UNetHead"})),
+        "model.data_preprocessor is .* none of it",
+    ),
+    "random SAM": (
+        lambda f: change(f, lambda r: r["model"]["sam"].update(model_name="vit_b")),
+        "model.sam.model_name is 'vit_b', and only 'tiny' is embedded",
+    ),
+    "no refiner": (
+        lambda f: change(f, lambda r: r.update(refiner=None)),
+        "of 'refiner' and 'model.sam' one is missing",
+    ),
+    "spread": (
+        lambda f: change(f, lambda r: r["model"]["model"].update(device_map="auto")),
+        "model.model.device_map is the affair",
+    ),
+    "terminal's orders": (
+        lambda f: change(f, lambda r: r.update(format_version="\x1b[2J\n")),
+        r"has format '\\x1b\[2J\\n', written by",
+    ),
+    "link out of the folder": (lambda f: link(f / "config.json"), "is a link that leads out"),
+    "linked weights": (lambda f: link(f / "model.safetensors"), "is a link that leads out"),
+}  # fmt: skip
+
+
+def edit_text(folder: Path, old: str, new: str) -> None:
+    text = (folder / "config.json").read_text().replace(old, new, 1)
+    assert new in text
+    (folder / "config.json").write_text(text)
+
+
+def link(path: Path) -> None:
+    target = path.rename(path.parents[1] / f"elsewhere_{path.name}")
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(("edit", "message"), STRANGE.values(), ids=STRANGE)
+def test_strange_values_are_told_in_one_sentence(own_head, edit, message):
+    edit(own_head)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_head(own_head)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "header", [b"\xff" * 8, b"\x00" * 8, (2**40).to_bytes(8, "little") + b"{}"]
+)
+def test_hostile_headers_of_weights(own_head, header):
+    content = header + (own_head / "model.safetensors").read_bytes()[8:]
+    (own_head / "model.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    change(own_head, lambda record: record["weights"].update(sha256=digest))
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
+        read_head(own_head)
+
+
 def test_callables_are_names_of_a_table():
     settings = {
         "type": UNetHead,
@@ -188,18 +401,12 @@ def test_callables_are_names_of_a_table():
     built, wanted = MODELS.build(decoded), UNetHead(4)
     assert str(built) == str(wanted)
 
-    processor = {
-        "type": AutoProcessor.from_pretrained,
-        "pretrained_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct",
-        "dtype": torch.bfloat16,
-    }
-    with pytest.raises(ValueError, match="the setting 'dtype'"):
-        encode_settings(processor, "image_processor")
-    dtype = processor.pop("dtype")
+    dtype = torch.bfloat16
     assert decode_settings(encode_settings(dtype, "dtype"), "dtype") is dtype
-    encoded = encode_settings(processor, "image_processor")
-    assert encoded["type"] == {"__python__": AUTO}
-    assert decode_settings(encoded, "image_processor") == processor
+    with pytest.raises(TypeError, match=r"type is transformers.*AutoProcessor.from_pretrained, wh"):
+        encode_settings({"type": AutoProcessor.from_pretrained}, "image_processor")
+    with pytest.raises(ValueError, match="x is nan, which no JSON has"):
+        encode_settings({"x": float("nan")}, "model")
 
 
 @pytest.mark.parametrize("value", [os.system, nn.Linear(1, 1), UNetHead.forward, object()])

@@ -307,6 +307,24 @@ def test_names_the_architecture_of_a_wrong_checkpoint(tmp_path):
         SAMRefiner("tiny", checkpoint=path)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "holds NaN or infinite"),
+        (torch.int32, "is torch.int32, the model's torch.fl"),
+    ],
+)
+def test_refuses_weights_that_mean_nothing(tmp_path, value, message):
+    weights = build_tiny_sam().state_dict()
+    name = "mask_decoder.iou_token.weight"
+    changed = weights[name].to(value) if isinstance(value, torch.dtype) else weights[name] * value
+    torch.save(weights | {name: changed}, tmp_path / "sam.pth")
+    with pytest.raises(
+        ValueError, match=rf"sam\.pth has 1 tensors .*mask_decoder\.iou_token\.weight {message}"
+    ):
+        SAMRefiner("tiny", checkpoint=tmp_path / "sam.pth")
+
+
 def test_refuses_text_and_images_it_cannot_use():
     refiner = build_refiner()
     with pytest.raises(ValueError, match="got 0 text embeddings for 4 phrases"):

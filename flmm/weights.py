@@ -1,0 +1,74 @@
+"""What may be loaded into a module: every name, its shape, its kind of number, and no NaN.
+
+In: a state dict of any origin and the module's own. Out: one line per difference, so that a message
+can name them all. torch would cast whole numbers to floats, and go on with NaN, without a word.
+The same of what modules give. Not its duty: files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[str]:
+    """One line per difference between two state dicts, naming the key; empty if they agree.
+
+    Args:
+        expected: the module's own state dict; its tensors may be on the meta device.
+        given: what is to be loaded. Floats of any width fit floats; values that are not finite in
+            the module's dtype fit nothing.
+    """
+    lines = [
+        f"  missing: {key} {list(expected[key].shape)}" for key in expected if key not in given
+    ]
+    lines += [f"  unexpected: {key}" for key in given if key not in expected]
+    for key in expected:
+        if key in given:
+            difference = _describe_difference(key, expected[key], given[key])
+            lines += [f"  {difference}"] if difference else []
+    return lines
+
+
+def _describe_difference(key: str, expected: Tensor, given: Any) -> str | None:
+    if not isinstance(given, Tensor):
+        return f"no tensor: {key} is a {type(given).__name__}"
+    if given.shape != expected.shape:
+        return f"wrong shape: {key} is {list(given.shape)}, the model's {list(expected.shape)}"
+    both_float = given.is_floating_point() and expected.is_floating_point()
+    if not both_float and given.dtype != expected.dtype:
+        return f"wrong dtype: {key} is {given.dtype}, the model's {expected.dtype}"
+    if both_float and not bool(given.to(expected.dtype).isfinite().all()):
+        return f"not finite: {key} holds NaN or infinite values (as {expected.dtype})"
+    return None
+
+
+def find_not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The first name whose tensor holds NaN or infinity; ``None``: all are finite."""
+    for key, value in weights.items():
+        if torch.is_floating_point(value) and not bool(value.isfinite().all()):
+            return key
+    return None
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse what damaged weights give: NaN is below every threshold, and would be an empty mask.
+
+    Args:
+        values: any floats.
+        what: they are, for the message.
+
+    Raises:
+        ValueError: one of them is NaN or infinite.
+    """
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            f"{what} holds NaN or infinite values: weights are damaged, or a dtype is too narrow "
+            "(float16: use bfloat16 or float32)"
+        )
+
+
+__all__ = ["check_finite", "describe_mismatch", "find_not_finite"]
