@@ -8,7 +8,7 @@ resizing is geometry's duty, attention the reader's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from flmm.selectors import KeywordSelector
     from flmm.vlms.base import FrozenVLM, Prefix
 
-DEFAULT_LOSS_MASK = {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True}
-DEFAULT_LOSS_DICE = {
-    "type": "mmdet.DiceLoss",
-    "use_sigmoid": True,
-    "activate": True,
-    "naive_dice": True,
-    "eps": 1.0,
+_DEFAULT_LOSSES: dict[str, dict[str, Any]] = {
+    "loss_mask": {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True},
+    "loss_dice": {
+        "type": "mmdet.DiceLoss",
+        "use_sigmoid": True,
+        "activate": True,
+        "naive_dice": True,
+        "eps": 1.0,
+    },
 }
 
 
@@ -56,10 +58,10 @@ class Grounder(BaseModel):
         mask_head: the mask head, or its config; ``in_channels`` is set from the reader's
             ``num_maps``.
         sam: the refiner, or its config; ``None`` grounds with the coarse mask alone.
-        loss_mask: config of the pixel loss, where not given mmdet's sigmoid ``CrossEntropyLoss``;
+        loss_mask: config of the pixel loss; "default": mmdet's sigmoid ``CrossEntropyLoss``;
             ``None``: there is none.
-        loss_dice: config of the region loss, where not given mmdet's naive ``DiceLoss`` with
-            eps 1; ``None``: there is none.
+        loss_dice: config of the region loss; "default": mmdet's naive ``DiceLoss`` with eps 1;
+            ``None``: there is none.
         data_preprocessor: as in mmengine; it only moves tensors here.
         keyword_selector: tells the names in an answer, or its config; trained on captions.
 
@@ -81,8 +83,8 @@ class Grounder(BaseModel):
         model: Any,
         mask_head: Any,
         sam: Any = None,
-        loss_mask: Mapping[str, Any] | None = DEFAULT_LOSS_MASK,
-        loss_dice: Mapping[str, Any] | None = DEFAULT_LOSS_DICE,
+        loss_mask: Mapping[str, Any] | Literal["default"] | None = "default",
+        loss_dice: Mapping[str, Any] | Literal["default"] | None = "default",
         data_preprocessor: Any = None,
         keyword_selector: Any = None,
     ) -> None:
@@ -98,8 +100,11 @@ class Grounder(BaseModel):
         self.keyword_selector: KeywordSelector | None = None
         if keyword_selector is not None:
             self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
-        cfgs = {"loss_mask": loss_mask, "loss_dice": loss_dice}
-        self._loss_cfgs = {name: cfg for name, cfg in cfgs.items() if cfg is not None}
+        self._loss_cfgs = {
+            name: _DEFAULT_LOSSES[name] if cfg == "default" else cfg
+            for name, cfg in (("loss_mask", loss_mask), ("loss_dice", loss_dice))
+            if cfg is not None
+        }
         self._losses: dict[str, nn.Module] | None = None
         self.feature_cache: FeatureCache | None = None
 
