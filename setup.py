@@ -39,6 +39,8 @@ setup(
         "matplotlib>=3.8",
         "tensorboard>=2.18",
         "tqdm>=4.66",
+        "prompt_toolkit>=3.0.38",  # lines typed in a terminal
+        "rich>=13.8",  # text and tables shown in one; 13.8 ends quietly where nobody reads
         "setuptools>=70",  # mmengine imports pkg_resources-era modules from it
     ],
     extras_require={
@@ -49,6 +51,7 @@ setup(
             "gradio>=6.10",
             "spacy>=3.7",
             "playwright>=1.45",  # drives a Chromium that is installed already, for the page's test
+            "pyte>=0.8",  # shows what a terminal shows, for the conversation's test
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

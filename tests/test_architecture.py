@@ -29,6 +29,7 @@ DOORS = {
     "mmcv": {"datasets", "evaluation", "mmcv_ops"},
     "spacy": {"selectors"},
     "gradio": {"web"},
+    "prompt_toolkit": {"terminal_chat"},
 }
 FILES = sorted([*ROOT.glob("flmm/**/*.py"), *ROOT.glob("tools/*.py")])
 

@@ -1,32 +1,27 @@
-"""``tools/chat.py`` as a user types into it: without a terminal, through a pipe, through a pty."""
+"""What a conversation in a terminal shows, in this process; processes: test_chat_processes.py."""
 
 import io
 import json
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from rich.text import Text
 
 from flmm import GroundingInferencer
 from flmm.datasets.shape_sentences import render_samples
 from flmm.terminal_chat import COMMANDS, ChatSettings, Terminal, TerminalChat
 from flmm.terminal_chat.session import make_folder, parse_path
-from flmm.terminal_chat.terminal import detect_colors, paint, watch_interrupts
+from flmm.terminal_chat.terminal import build_console, clean_controls, watch_interrupts
 from flmm.visualization import get_color
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
-SCENE = "docs/images/scene.png"
 PROMPT = "Please give me a description of the image."
+NAMES = ("a ring", "a star")
 RINGS = "Where is [a ring] and [a star]?"
 
 
@@ -44,12 +39,23 @@ def scenes(tmp_path_factory):
     return paths
 
 
+class Paper(io.StringIO):
+    """Keeps what is written on it, counts the pieces, and calls ``on_write`` with every one."""
+
+    pieces, on_write = 0, None
+
+    def write(self, text):
+        self.pieces += 1
+        if self.on_write is not None:
+            self.on_write(text)
+        return super().write(text)
+
+
 class Desk:
     """A conversation whose lines a test gives and whose text it reads."""
 
-    def __init__(self, inferencer, picture, out, colors="", on_write=None, **settings):
-        self.lines, self.pieces, self.complaints = [], [], []
-        self.on_write = on_write
+    def __init__(self, inferencer, picture, out, colors=None, **settings):
+        self.lines, self.paper, self.complaints = [], Paper(), io.StringIO()
 
         def read():
             if not self.lines:
@@ -59,22 +65,20 @@ class Desk:
                 raise line
             return line
 
-        def write(text):
-            self.pieces.append(text)
-            if self.on_write is not None:
-                self.on_write(text)
-
-        terminal = Terminal(read, write, self.complaints.append, colors)
+        options = {"color_system": colors, "force_terminal": colors is not None}
+        console = build_console(self.paper, **options)
+        terminal = Terminal(read, console, build_console(self.complaints))
         settings = {"select": ["brackets"], "begin": "a"} | settings
         self.chat = TerminalChat(inferencer, ChatSettings(out, **settings), terminal)
         self.chat.open(picture)
 
     def say(self, *lines):
         """What is written in reply to some lines, and the complaints."""
-        del self.pieces[:], self.complaints[:]
+        for stream in (self.paper, self.complaints):
+            stream.seek(0), stream.truncate()
         self.lines += lines
         self.chat.run()
-        return "".join(self.pieces), list(self.complaints)
+        return self.paper.getvalue(), self.complaints.getvalue().splitlines()
 
     def dump(self, path):
         self.say(f"/save {path}")
@@ -94,15 +98,15 @@ def test_the_answer_streams_and_is_the_readers_own(desk, inferencer, scenes):
     text, complaints = talk.say(PROMPT)
     expected = inferencer.describe(str(scenes[0]), PROMPT)
     assert text.startswith(expected + "\n") and not complaints
-    assert len(talk.pieces) > 5 and "\x1b" not in text
+    assert talk.paper.pieces > 5 and "\x1b" not in text
     assert "put [brackets] around some" in text
 
 
 def test_a_phrase_has_the_colour_of_its_mask(desk):
-    text, _ = desk(colors="24bit").say(RINGS)
+    text, _ = desk(colors="truecolor").say(RINGS)
     (path,) = re.findall(r"saved (.+\.png)", text)
     drawn = np.array(Image.open(path)).reshape(-1, 3)
-    for index, phrase in enumerate(["a ring", "a star"]):
+    for index, phrase in enumerate(NAMES):
         code = ";".join(map(str, get_color(index)))
         (row,) = [line for line in text.splitlines() if f"\x1b[4;38;2;{code}m" in line]
         assert row.startswith(f"{index + 1}  \x1b[4;38;2;{code}m{phrase}\x1b[0m  ")
@@ -110,21 +114,22 @@ def test_a_phrase_has_the_colour_of_its_mask(desk):
 
 
 def test_history_underlines_the_words_that_point(desk):
-    talk = desk(colors="256")
+    talk = desk(colors="truecolor")
     talk.say(RINGS)
     text, _ = talk.say("/history")
-    ring, star = (paint(name, get_color(i), "256") for i, name in enumerate(["a ring", "a star"]))
-    assert re.fullmatch(r"\x1b\[4;38;5;\d+ma ring\x1b\[0m", ring) and ring[:-10] != star[:-10]
+    colors = (";".join(map(str, get_color(index))) for index in range(2))
+    ring, star = (f"\x1b[4;38;2;{c}m{name}\x1b[0m" for c, name in zip(colors, NAMES))
     assert f"1> Where is {ring} and {star}?\na" in text
     assert re.search(r"one\.png, 287 x 287 px\n", text) and " of 2048 tokens" in text
 
 
 def test_where_phrases_nest_the_shorter_one_shows(desk):
-    talk = desk(colors="256")
+    talk = desk(colors="truecolor")
     talk.say("Is [a star left of [a ring]] there?")
     text, _ = talk.say("/history")
-    outer = paint("a star left of ", get_color(0), "256")
-    assert outer + paint("a ring", get_color(1), "256") + " there?" in text
+    outer, inner = (";".join(map(str, get_color(index))) for index in range(2))
+    words = f"\x1b[4;38;2;{outer}ma star left of \x1b[0m\x1b[4;38;2;{inner}ma ring\x1b[0m there?"
+    assert words in text
 
 
 def test_a_saved_conversation_holds_what_chat_gives(desk, inferencer, scenes, tmp_path):
@@ -266,7 +271,7 @@ def press_at(piece_number, times=1):
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(desk, tmp_path):
     talk = desk()
-    talk.on_write = press_at(3)
+    talk.paper.on_write = press_at(3)
     text, complaints = talk.say(PROMPT.replace("image", "[image]"))
     assert "(stopped)" in text and not complaints and "saved " in text
     (turn,) = talk.dump(tmp_path / "chat.json")["turns"]
@@ -298,7 +303,7 @@ def test_ctrl_c_while_masks_are_made_takes_the_turn_back(desk, inferencer, tmp_p
 
 def test_ctrl_c_at_the_prompt_and_a_blank_line_change_nothing(desk):
     text, complaints = desk().say(KeyboardInterrupt, "", "   ", "/quit", "never read")
-    assert text == "\n(Ctrl-D or /quit leaves)\n" and not complaints
+    assert text == "(Ctrl-D or /quit leaves)\n" and not complaints
 
 
 def test_interrupts_are_watched_in_the_main_thread_alone():
@@ -342,18 +347,44 @@ def test_help_names_every_command(desk):
     assert all(f"/{name}" in text for name in COMMANDS)
 
 
-def test_colours_only_where_a_terminal_shows_them():
-    class Screen(io.StringIO):
-        def isatty(self):
-            return True
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
 
-    assert detect_colors(io.StringIO(), {"TERM": "xterm"}) == ""
-    assert detect_colors(Screen(), {"TERM": "xterm"}) == "256"
-    assert detect_colors(Screen(), {"TERM": "xterm", "COLORTERM": "truecolor"}) == "24bit"
-    assert detect_colors(Screen(), {"TERM": "xterm", "NO_COLOR": "1"}) == ""
-    assert detect_colors(Screen(), {"TERM": "dumb"}) == "" == detect_colors(Screen(), {})
-    assert paint("cup", (255, 0, 95), "256") == "\x1b[4;38;5;197mcup\x1b[0m"
-    assert paint("cup", (255, 0, 95), "") == "cup"
+
+@pytest.mark.parametrize(
+    ("stream", "environ", "green", "expected"),  # rich keeps a style's codes: a colour for each
+    [
+        (io.StringIO, {"TERM": "xterm-256color"}, 1, "cup"),
+        (Screen, {"TERM": "xterm-256color"}, 2, "\x1b[4;38;5;197mcup\x1b[0m"),
+        (Screen, {"COLORTERM": "truecolor"}, 3, "\x1b[4;38;2;255;3;95mcup\x1b[0m"),
+        (Screen, {"TERM": "xterm-256color", "NO_COLOR": "1"}, 4, "\x1b[4mcup\x1b[0m"),
+        (Screen, {"TERM": "dumb"}, 5, "cup"),
+    ],
+)
+def test_colours_only_where_a_terminal_shows_them(monkeypatch, stream, environ, green, expected):
+    for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    paper = stream()
+    build_console(paper).print(Text("cup", f"underline rgb(255,{green},95)"), end="")
+    assert paper.getvalue() == expected
+
+
+def test_an_answer_is_written_as_it_is():
+    pieces = ["a\tb ", " \n", "[bold]x[/] :smile: 3.14", "w" * 300, "\n\n", "漢字  ", "\ufffd"]
+    for paper in (io.StringIO(), Screen()):
+        console = build_console(paper, width=20)
+        for piece in pieces:
+            Terminal(input, console, console).write(piece)
+        assert paper.getvalue() == "".join(pieces)
+    assert clean_controls("a\x1b[2J\r\x9b\n\t") == "a\ufffd[2J\ufffd\ufffd\n\t"
+
+
+def test_a_table_in_a_pipe_is_never_folded(desk):
+    text, _ = desk().say(f"Where is [a ring {'and a ring ' * 30}]?")
+    assert re.search(r"^1  a ring (and a ring ){29}and a ring +question +1 ", text, re.M)
 
 
 def test_paths_as_people_type_them(tmp_path, monkeypatch):
@@ -365,95 +396,3 @@ def test_paths_as_people_type_them(tmp_path, monkeypatch):
     assert parse_path("~/my cup.png") == path
     assert str(parse_path("it's gone.png")) == "it's gone.png"
     assert make_folder(tmp_path, "cup") != make_folder(tmp_path, "cup")
-
-
-def test_through_a_pipe(scenes, tmp_path):
-    command = [sys.executable, "tools/chat.py", scenes[0], "--device", "cpu", "--out", tmp_path]
-    done = subprocess.run(
-        [*map(str, command), "--select", "brackets"],
-        input=f"{RINGS}\nthe [cup\n/image nowhere.png\n{PROMPT}".encode() + b"\xff\n",
-        capture_output=True,
-        timeout=120,
-    )
-    text, errors = done.stdout.decode(), done.stderr.decode()
-    assert done.returncode == 1, errors  # two mistakes
-    assert errors.count("error: ") == 2 and "Traceback" not in errors
-    assert "\x1b" not in text
-    assert re.search(r"^1  a ring  question +1   0\.\d\d  \d+ \d+ \d+ \d+ +\d+$", text, re.M)
-    assert f"> {PROMPT}" in text
-    (path,) = re.findall(r"saved (.+\.png)", text)
-    assert Image.open(path).size == Image.open(scenes[0]).size
-
-
-class Typist:
-    """A process in a terminal of its own, and what it has shown so far."""
-
-    LAUNCH = "import fcntl, os, sys, termios; os.setsid(); "
-    LAUNCH += "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
-
-    def __init__(self, *arguments):
-        self.master, slave = pty.openpty()
-        environ = os.environ | {"TERM": "xterm-256color"}
-        environ.pop("COLORTERM", None), environ.pop("NO_COLOR", None)
-        command = [sys.executable, "-c", self.LAUNCH, sys.executable, *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=environ
-        )
-        os.close(slave)
-        self.text = ""
-
-    def type(self, text):
-        os.write(self.master, text.encode())
-
-    def wait_for(self, pattern, seconds=60):
-        """Text up to a pattern that was not shown before."""
-        end = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.text)):
-            ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self.text!r}"
-            self.text += os.read(self.master, 4096).decode(errors="replace")
-        shown, self.text = self.text[: found.end()], self.text[found.end() :]
-        return shown
-
-    def leave(self, seconds=30):
-        """The exit code."""
-        try:
-            while os.read(self.master, 4096):
-                pass
-        except OSError:  # Linux: nobody holds the other end any more
-            pass
-        return self.process.wait(seconds)
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-
-
-def test_in_a_terminal_with_ctrl_c_and_ctrl_d(tmp_path):
-    # A reader of random weights never ends its answer, so that there is something to stop.
-    config = "configs/tiny/tiny_random_reader_unet_sam_shapes.py"
-    arguments = ["--config", config, "--checkpoint", "flmm/assets/tiny_grounder.safetensors"]
-    arguments += ["--select", "brackets", "--max-new-tokens", "1500", "--device", "cpu"]
-    typist = Typist("tools/chat.py", SCENE, "--out", tmp_path, *arguments)
-    try:
-        typist.wait_for(r"/help\r\n.*> ")
-        typist.type("Where is [a ring]?\n")
-        typist.wait_for(r"ring\]\?.*\n[^\n]{4,}")  # the answer has begun
-        typist.type("\x03")
-        shown = typist.wait_for(r"saved \S+turn_1\.png\r\n.*> ")
-        assert "(stopped)" in shown and re.search(r"\x1b\[4;38;5;\d+ma ring\x1b\[0m", shown)
-        time.sleep(0.5)  # CPython misses a signal between readline's prompt and its waiting
-        typist.type("\x03")
-        typist.wait_for(r"\(Ctrl-D or /quit leaves\)\r\n.*> ")
-        typist.type("the [cup\n")
-        typist.wait_for(r"error: .*is not closed.*\n.*> ")
-        typist.type("\x1b[A\x1b[A")  # arrow up, twice: what was asked before
-        typist.wait_for(r"Where is \[a ring\]\?")
-        typist.type("\x15/history\n")
-        assert "1> Where is " in typist.wait_for(r"tokens\r\n.*> ")
-        typist.type("\x04")
-        assert typist.leave() == 0
-    finally:
-        typist.close()
-    assert Image.open(tmp_path / "scene-1/turn_1.png").size == Image.open(SCENE).size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -29,9 +30,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; errors a user can mend end with one line and exit code 1."""
+    """Call ``main(args)``; errors a user can mend end with one line and exit code 1.
+
+    So does Ctrl-C, with exit code 130. It is heard wherever a terminal is read.
+    """
     if hasattr(args, "local_rank"):  # only tools that can be launched on several processes
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    _hear_interrupts()
     try:
         main(args)
         if torch_dist.is_initialized():
@@ -40,6 +45,22 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         if args.debug:
             raise
         sys.exit(f"error: {summarise_error(error)}\n(--debug shows where it happened)")
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _hear_interrupts() -> None:
+    """Hear Ctrl-C where a terminal is read, though whoever started this process ignores SIGINT.
+
+    Jobs that a shell runs in the background read no terminal and stay deaf, as it wants them: a
+    Ctrl-C that is meant for their neighbour does not end a training.
+    """
+    is_typed = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+    if is_typed and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def summarise_error(error: BaseException) -> str:

@@ -10,59 +10,54 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich import box
+from rich.color import Color
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
 
 from flmm.conversation import Chat, ChatTurn, PointedPhrase
-from flmm.terminal_chat.terminal import clean_controls, paint
-from flmm.visualization import format_table, get_color, overlay_mask
+from flmm.terminal_chat.terminal import clean_controls
+from flmm.visualization import get_color, overlay_mask
 
 
-def format_phrases(phrases: Sequence[PointedPhrase], colors: str) -> str:
-    """A table of phrases, numbered from 1; in a terminal each has its mask's colour.
+def tabulate_phrases(phrases: Sequence[PointedPhrase]) -> Table:
+    """A table of phrases, numbered from 1, each in its mask's colour.
 
     Boxes are xyxy in pixels of the picture, areas are in pixels, pictures count from 1.
     """
-    rows = []
-    for number, phrase in enumerate(phrases, start=1):
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=""
+    )
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("phrase", overflow="fold")
+    for name in ("of", "picture", "score", "box (x0 y0 x1 y1)", "area"):
+        is_number = name in ("picture", "score", "area")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
+    for index, phrase in enumerate(phrases):
         is_empty = bool(np.isnan(phrase.box_xyxy).any())
-        box = "-" if is_empty else " ".join(str(round(edge)) for edge in phrase.box_xyxy.tolist())
-        rows.append(
-            {
-                "": number,
-                "phrase": clean_controls(phrase.text),
-                "of": phrase.role,
-                "picture": phrase.image + 1,
-                "score": phrase.score,
-                "box (x0 y0 x1 y1)": box,
-                "area": int(phrase.mask.sum()),
-            }
-        )
-    lines = format_table(rows).splitlines()
-    start = len(str(len(rows))) + 2  # where the phrases stand
-    for index, row in enumerate(rows):
-        line = lines[index + 2]
-        end = start + len(" ".join(str(row["phrase"]).split()))
-        painted = paint(line[start:end], get_color(index), colors)
-        lines[index + 2] = line[:start] + painted + line[end:]
-    return "\n".join(lines)
+        edges = "-" if is_empty else " ".join(str(round(x)) for x in phrase.box_xyxy.tolist())
+        words = Text(" ".join(clean_controls(phrase.text).split()), _get_style(index))
+        numbers = [phrase.image + 1, f"{phrase.score:.2f}", edges, int(phrase.mask.sum())]
+        table.add_row(str(index + 1), words, phrase.role, *map(str, numbers))
+    return table
 
 
-def mark_phrases(turn: ChatTurn, role: str, colors: str) -> str:
+def mark_phrases(turn: ChatTurn, role: str) -> Text:
     """The question or the answer of a turn, its phrases in their masks' colours.
 
     Where phrases nest, the shorter one shows.
     """
-    text = turn.question if role == "question" else turn.text
-    owners: list[int | None] = [None] * len(text)
+    text = Text(clean_controls(turn.question if role == "question" else turn.text))
     own = [(index, item.span) for index, item in enumerate(turn.phrases) if item.role == role]
     for index, (start, end) in sorted(own, key=lambda item: item[1][0] - item[1][1]):
-        owners[start:end] = [index] * (end - start)
-    parts, start = [], 0
-    for end in range(1, len(text) + 1):
-        if end == len(text) or owners[end] != owners[start]:
-            part, owner = clean_controls(text[start:end]), owners[start]
-            parts.append(part if owner is None else paint(part, get_color(owner), colors))
-            start = end
-    return "".join(parts)
+        text.stylize(_get_style(index), start, end)
+    return text
+
+
+def _get_style(index: int) -> Style:
+    """Underlined, in the colour of phrase ``index``."""
+    return Style(underline=True, color=Color.from_rgb(*get_color(index)))
 
 
 def draw_phrases(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -> Image.Image:
@@ -117,4 +112,4 @@ def describe_chat(chat: Chat, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-__all__ = ["describe_chat", "draw_phrases", "format_phrases", "mark_phrases"]
+__all__ = ["describe_chat", "draw_phrases", "mark_phrases", "tabulate_phrases"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from rich.text import Text
 
 from flmm.atomic_files import replace_file
 from flmm.conversation import BRACKETS, Chat, ChatTurn
@@ -24,7 +25,7 @@ from flmm.engine.command_line import USER_ERRORS, summarise_error
 from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
 from flmm.selectors import SELECTORS, build_selector
-from flmm.terminal_chat.phrases import describe_chat, draw_phrases, format_phrases, mark_phrases
+from flmm.terminal_chat.phrases import describe_chat, draw_phrases, mark_phrases, tabulate_phrases
 from flmm.terminal_chat.terminal import PROMPT, Terminal, clean_controls, watch_interrupts
 
 # Command -> (argument, what it does).
@@ -117,7 +118,7 @@ class TerminalChat:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                self._say("\n(Ctrl-D or /quit leaves)")
+                self._say("(Ctrl-D or /quit leaves)")
                 continue
             if self._terminal.echo:
                 self._say(PROMPT + clean_controls(line))
@@ -139,8 +140,6 @@ class TerminalChat:
                 self._ask(line.strip())
         except KeyboardInterrupt:
             self._complain("interrupted")
-        except BrokenPipeError:
-            raise  # nobody reads any more
         except _ERRORS as error:
             self._complain(f"error: {summarise_error(error)}")
         return True
@@ -169,7 +168,7 @@ class TerminalChat:
 
     def _show_turn(self, turn: ChatTurn, number: int) -> None:
         """What follows the answer: how it ended, the phrases, where their picture is."""
-        self._terminal.write("\n")
+        self._say("")
         if not turn.text:
             self._say("(no answer: the reader ended it at once)")
         elif turn.end_reason != "end":
@@ -179,7 +178,7 @@ class TerminalChat:
         if not turn.phrases:
             self._say("(no words that point: put [brackets] around some, or /select others)")
             return
-        self._say(format_phrases(turn.phrases, self._terminal.colors))
+        self._terminal.console.print(tabulate_phrases(turn.phrases))
         for path in self._save_masks(turn, number):
             self._say(f"saved {path}")
 
@@ -246,9 +245,9 @@ class TerminalChat:
         for place, (name, picture) in enumerate(self._pictures):
             self._say(_describe_picture(place, name, picture))
         for number, turn in enumerate(chat.turns, start=1):
-            question = mark_phrases(turn, "question", self._terminal.colors)
-            self._say(f"{number}{PROMPT}{question}")
-            self._say(mark_phrases(turn, "answer", self._terminal.colors))
+            question = Text(f"{number}{PROMPT}") + mark_phrases(turn, "question")
+            self._terminal.console.print(question)
+            self._terminal.console.print(mark_phrases(turn, "answer"))
         self._say(f"{len(chat.dialogue)} of {chat.dialogue.max_tokens} tokens")
 
     def _obey_save(self, argument: str) -> None:
@@ -279,9 +278,9 @@ class TerminalChat:
         self.mistakes += 1
         if self._is_answering:
             self._is_answering = False
-            self._terminal.write("\n")
+            self._say("")
             message += "; the turn is taken back"
-        self._terminal.complain(" ".join(clean_controls(message).split()))
+        self._terminal.complaints.print(" ".join(clean_controls(message).split()))
 
 
 def parse_path(text: str) -> Path:

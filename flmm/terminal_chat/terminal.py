@@ -1,22 +1,22 @@
-"""Lines in, text out: a terminal or a pipe, its colours, and Ctrl-C while an answer is written.
+"""Lines in, text out: a terminal or a pipe, and Ctrl-C while an answer is written.
 
-Knows nothing of conversations.
+prompt_toolkit reads what is typed, rich shows text in colours. Knows nothing of conversations.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import numpy as np
-
-from flmm.visualization import Color
+from prompt_toolkit import PromptSession
+from prompt_toolkit.output import create_output
+from rich.console import Console
+from rich.segment import Segment, Segments
 
 PROMPT = "> "
 # What could move the cursor or change a terminal's state, were a model to write it.
@@ -25,7 +25,7 @@ _CONTROLS = {
     for code in [*range(32), *range(127, 160)]
     if chr(code) not in "\n\t"
 }
-_CUBE = np.array([0, 95, 135, 175, 215, 255])  # levels of the 256 colours' 6 x 6 x 6 cube
+_PIPE_WIDTH = 10_000  # no line of a table is folded where a program reads it
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,19 @@ class Terminal:
     Attributes:
         read: gives the next line; raises ``EOFError`` at the end of the input and
             ``KeyboardInterrupt`` on Ctrl-C.
-        write: shows text at once.
-        complain: shows a line about a mistake.
-        colors: ``""`` (none), ``"256"`` or ``"24bit"``.
+        console: shows text at once.
+        complaints: shows lines about mistakes.
         echo: show the lines that were read, because nobody typed them here.
     """
 
     read: Callable[[], str]
-    write: Callable[[str], object]
-    complain: Callable[[str], object]
-    colors: str = ""
+    console: Console
+    complaints: Console
     echo: bool = False
+
+    def write(self, text: str) -> None:
+        """Show text as it is, unfolded, its tabs kept."""
+        self.console.print(Segments([Segment(text)]), end="")
 
 
 def open_terminal() -> Terminal:
@@ -53,43 +55,50 @@ def open_terminal() -> Terminal:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a wrong byte is no reason to end a conversation
             stream.reconfigure(errors="replace")
-    is_typed = sys.stdin.isatty()
-    if is_typed:
-        with suppress(ImportError):  # there is none on Windows
-            import readline  # noqa: F401  gives input() its history and editing
-
-    def read() -> str:
-        if is_typed:
-            return input(PROMPT)
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError
-        return line.rstrip("\r\n")
-
+    console = build_console(sys.stdout)
+    is_watched = sys.stdin.isatty() and console.is_terminal
     return Terminal(
-        read=read,
-        write=lambda text: print(text, end="", flush=True),
-        complain=lambda text: print(text, file=sys.stdout if is_typed else sys.stderr, flush=True),
-        colors=detect_colors(sys.stdout, os.environ),
-        echo=not is_typed,
+        read=_build_prompt() if sys.stdin.isatty() else _read_pipe,
+        console=console,
+        complaints=console if is_watched else build_console(sys.stderr),
+        echo=not is_watched,
     )
 
 
-def detect_colors(stream: TextIO, environ: Mapping[str, str]) -> str:
-    """The colours that a stream shows: ``""``, ``"256"`` or ``"24bit"``.
+def build_console(stream: TextIO, **options: Any) -> Console:
+    """A console that shows text as it is; ``options``: of ``rich.console.Console``.
 
-    None where it is no terminal, or NO_COLOR is set.
+    It has the colours of its terminal, none under NO_COLOR, and is as wide as any table in a pipe.
     """
-    if not stream.isatty() or environ.get("NO_COLOR") or environ.get("TERM") in (None, "dumb"):
-        return ""
-    return "24bit" if environ.get("COLORTERM") in ("truecolor", "24bit") else "256"
+    width = None if stream.isatty() else _PIPE_WIDTH
+    settings = {"width": width, "soft_wrap": True, "highlight": False} | options
+    return Console(file=stream, markup=False, emoji=False, **settings)
+
+
+def _build_prompt() -> Callable[[], str]:
+    """Reads what is typed, with editing, a history and pasted lines kept together.
+
+    The prompt stands in the terminal also where the answers go into a file.
+    """
+    session: PromptSession[str] = PromptSession(
+        PROMPT, output=create_output(always_prefer_tty=True), enable_suspend=True
+    )
+    return session.prompt
+
+
+def _read_pipe() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\r\n")
 
 
 @contextmanager
 def watch_interrupts() -> Iterator[threading.Event]:
-    """Within it Ctrl-C sets an event; pressed again it interrupts, as it does elsewhere.
+    """Within it Ctrl-C sets an event; pressed again it interrupts.
 
-    In threads other than the main one nothing is watched.
+    So it does where SIGINT was ignored before. In threads other than the main one nothing is
+    watched.
     """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -107,18 +116,6 @@ def watch_interrupts() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def paint(text: str, color: Color, colors: str) -> str:
-    """Text underlined and in a colour; as it is where ``colors`` is empty."""
-    if not colors or not text:
-        return text
-    if colors == "24bit":
-        code = f"2;{color[0]};{color[1]};{color[2]}"
-    else:
-        red, green, blue = (int(np.abs(_CUBE - value).argmin()) for value in color)
-        code = f"5;{16 + 36 * red + 6 * green + blue}"
-    return f"\x1b[4;38;{code}m{text}\x1b[0m"
-
-
 def clean_controls(text: str) -> str:
     """Text without characters that command a terminal; newlines and tabs stay."""
     return text.translate(_CONTROLS)
@@ -127,9 +124,8 @@ def clean_controls(text: str) -> str:
 __all__ = [
     "PROMPT",
     "Terminal",
+    "build_console",
     "clean_controls",
-    "detect_colors",
     "open_terminal",
-    "paint",
     "watch_interrupts",
 ]

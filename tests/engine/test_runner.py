@@ -3,6 +3,9 @@
 import argparse
 import importlib.util
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 import time
@@ -138,6 +141,29 @@ def test_errors_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None
     wrapped = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent"
     assert summarise_error(ValueError(f"{wrapped} call):\n  x\nValueError: a: b\n")) == "a: b"
     assert summarise_error(KeyError("no x")) == "no x"
+
+
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_ctrl_c_is_heard_where_a_terminal_is_read(
+    is_typed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(_args: argparse.Namespace) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    arguments = argparse.Namespace(debug=False)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as children of a background shell
+    try:
+        with open(pty.openpty()[1] if is_typed else os.devnull) as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            if not is_typed:
+                run_tool(press, arguments)  # is deaf, as the shell wants it
+                return
+            with pytest.raises(SystemExit) as caught:
+                run_tool(press, arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_tool_ends_with_one_line() -> None:
