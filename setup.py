@@ -46,10 +46,13 @@ setup(
     extras_require={
         # tools/web_demo.py; gr.HTML has events, js_on_load and watch of its own since 6.10
         "web": ["gradio>=6.10"],
+        "results": ["supervision>=0.26", "pandas>=2.1"],  # to_supervision(), to_pandas()
         "noun-chunks": ["spacy>=3.7"],  # the phrase selector of that name
         "dev": [
             "gradio>=6.10",
             "spacy>=3.7",
+            "supervision>=0.26",
+            "pandas>=2.1",
             "playwright>=1.45",  # drives a Chromium that is installed already, for the page's test
             "pyte>=0.8",  # shows what a terminal shows, for the conversation's test
             "pytest>=8",

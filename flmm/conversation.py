@@ -18,20 +18,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from flmm.geometry import compute_boxes_xyxy
-from flmm.grounder import Grounder
+from flmm.grounder import Grounder, ground_parts
 from flmm.heads import ImageEncoding
-from flmm.rle import decode_mask, encode_mask
+from flmm.results import GroundedPhrase, GroundingResult, ResultPicture, collect_result
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
 from flmm.structures import (
     ImageInput,
     PhraseAttention,
     Span,
-    compute_scores,
 )
 from flmm.vlms import Prefix
 from flmm.vlms.dialogue import ConversationFullError, Dialogue
@@ -42,49 +38,25 @@ _MAX_HALVES = 3  # a character has at most four bytes: what is before these thre
 
 
 @dataclass(frozen=True, eq=False)
-class PointedPhrase:
+class PointedPhrase(GroundedPhrase):
     """Words of a turn and the pixels they point at.
 
     Attributes:
-        text: the words.
-        span: half-open character range, in the turn's question or text.
+        span: half-open character range of ``text``, in the turn's question or answer.
         role: ``"question"`` or ``"answer"``: whose words they are.
         image: which picture of the conversation they point into, from 0.
-        segmentation: the mask as COCO's compressed RLE: a conversation keeps its masks, and a
-            picture of 12 megapixels would be 12 MB for each.
-        box_xyxy: float32 ``[4]`` of the mask, right and bottom edge exclusive; NaN where empty.
-        score: mean foreground probability inside the mask, in [0, 1]; 0 where it is empty.
     """
 
-    text: str
     span: Span
     role: str
     image: int
-    segmentation: dict[str, Any] = field(repr=False)
-    box_xyxy: np.ndarray
-    score: float
 
-    @property
-    def mask(self) -> np.ndarray:
-        """Bool ``[H, W]``, pixels of that picture as given."""
-        return decode_mask(self.segmentation)
-
-    def to_coco(self) -> dict[str, Any]:
-        """``{"phrase", "span", "role", "image", "segmentation", "bbox", "score"}``, JSON ready.
-
-        ``segmentation`` is a compressed RLE, ``bbox`` is ``[x, y, w, h]`` in pixels, all zero
-        where the mask is empty.
-        """
-        x0, y0, x1, y1 = (float(edge) for edge in np.nan_to_num(self.box_xyxy))
-        return {
-            "phrase": self.text,
-            "span": list(self.span),
-            "role": self.role,
-            "image": self.image,
-            "segmentation": self.segmentation,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "score": self.score,
-        }
+    def to_coco(
+        self, image_id: int | str | None = None, annotation_id: int | None = None
+    ) -> dict[str, Any]:
+        """As :meth:`GroundedPhrase.to_coco`, with ``span``, ``role`` and ``image``."""
+        told = {"span": list(self.span), "role": self.role, "image": self.image}
+        return super().to_coco(image_id, annotation_id) | told
 
 
 @dataclass(frozen=True)
@@ -285,20 +257,21 @@ class Chat:
         """Per picture where tokens of the conversation looked, see ``Dialogue.look``."""
         return self.dialogue.look(spans)
 
-    def ground(self, seen: PhraseAttention, image: int) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode()
+    def ground(
+        self, seen: PhraseAttention, image: int, texts: Sequence[str] = ("",)
+    ) -> GroundingResult:
         """Masks of what :meth:`look` gave.
 
         Args:
-            seen: one entry of it.
+            seen: one entry of it, of P phrases.
             image: which picture it is of.
-
-        Returns:
-            bool ``[P, H, W]`` in pixels of the picture as given, and their scores ``[P]``.
+            texts: the P phrases.
         """
-        with torch.inference_mode():
-            output = self.grounder.ground_seen(self.images[image], seen, self._encode(image))
-        logits = output.refined_mask_logits
-        return logits > 0, compute_scores(logits)
+        picture = self.images[image]
+        outputs = ground_parts(self.grounder, picture, seen, self._encode(image))
+        kept = ResultPicture(picture.image)
+        return collect_result(texts, outputs, picture.original_size, kept)
 
     def _encode(self, image: int) -> ImageEncoding | None:
         """What the refiner sees of a picture; computed once."""
@@ -380,19 +353,11 @@ class Chat:
                 [seen[image].text_features[index] for index in own],
                 [seen[image].input_ids[index] for index in own],
             )
-            masks, scores = self.ground(part, image)
-            boxes = compute_boxes_xyxy(masks).cpu().numpy()
-            for number, index in enumerate(own):
-                role, span = wanted[rows[index]]
-                phrases[index] = PointedPhrase(
-                    text=texts[role][slice(*span)],
-                    span=span,
-                    role=role,
-                    image=image,
-                    segmentation=encode_mask(masks[number].cpu().numpy()),
-                    box_xyxy=boxes[number],
-                    score=float(scores[number]),
-                )
+            pointed = [wanted[rows[index]] for index in own]
+            words = [texts[role][slice(*span)] for role, span in pointed]
+            for index, place, found in zip(own, pointed, self.ground(part, image, words)):
+                role, span = place
+                phrases[index] = PointedPhrase(**vars(found), span=span, role=role, image=image)
         return [phrases[index] for index in range(len(rows))]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flmm.datasets.shape_sentences import render_samples
 from flmm.inferencer import GroundingInferencer
-from flmm.structures import GroundingResult
+from flmm.results import GroundingResult
 from flmm.visualization import draw_panels, format_table
 
 

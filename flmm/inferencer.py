@@ -4,46 +4,44 @@
     result = grounder("photo.jpg", ["the red circle", "the small blue square"])
     result.masks  # bool [P, H, W]
 
-In: pictures and phrases as people have them; out: :class:`GroundingResult`. Imports neither mmdet
-nor mmcv, so that it starts fast.
+In: pictures and phrases as people have them; out: :class:`flmm.results.GroundingResult`. Imports
+neither mmdet nor mmcv, so that it starts fast.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor
 from tqdm import tqdm
 
+from flmm.batches import (
+    Task,
+    is_stream,
+    name_task,
+    pair_pictures,
+    prepare_tasks,
+    read_ahead,
+    run_window,
+)
 from flmm.conversation import BRACKETS, Chat
 from flmm.engine.checkpoint import load_weights
 from flmm.engine.model_card import CardOptions
 from flmm.engine.sharing import load_config_or_head, load_pretrained, save_pretrained
-from flmm.geometry import compute_boxes_xyxy
-from flmm.grounder import Grounder
+from flmm.grounder import Grounder, Reading, ground_readings, read_images
 from flmm.images import load_image
 from flmm.registry import MODELS
-from flmm.structures import (
-    Continuation,
-    GroundingOutput,
-    GroundingResult,
-    ImageInput,
-    as_continuations,
-    compute_scores,
-)
-
-if TYPE_CHECKING:
-    from flmm.heads import ImageEncoding
-    from flmm.vlms.base import Prefix
+from flmm.results import GroundingResult, ResultPicture, collect_result
+from flmm.structures import Continuation, ImageInput, as_continuations
 
 DEFAULT_SELECTORS = (BRACKETS, "reader")
 Phrases = Sequence[str | Continuation] | str | Continuation
@@ -151,12 +149,17 @@ class GroundingInferencer:
     def _set_model(self, model: Grounder, device: str | torch.device) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
-        self._last: _Reading | None = None
+        self._last: _LastReading | None = None
 
     @overload
     def __call__(
-        self, image: list[Any] | tuple[Any, ...], phrases: Sequence[Phrases], *args: Any, **kw: Any
+        self, image: list[Any] | tuple[Any, ...], phrases: Any, *args: Any, **kw: Any
     ) -> list[GroundingResult]: ...
+
+    @overload
+    def __call__(
+        self, image: Iterator[Any], phrases: Any, *args: Any, **kw: Any
+    ) -> Iterator[GroundingResult]: ...
 
     @overload
     def __call__(self, image: Any, phrases: Phrases, *args: Any, **kw: Any) -> GroundingResult: ...
@@ -167,33 +170,49 @@ class GroundingInferencer:
         phrases: Any,
         return_maps: bool = False,
         progress: bool | None = None,
-    ) -> GroundingResult | list[GroundingResult]:
-        """Ground phrases in one picture, or lists of phrases in a list of pictures.
+        return_probs: bool = False,
+        on_error: str = "raise",
+    ) -> Any:
+        """Ground phrases in one picture, or in a list or an iterator of pictures.
+
+        Pictures of a batch are read together, up to 16 at a time; the results are those of one
+        picture after the other.
 
         Args:
-            image: path, bytes, PIL image or ndarray (RGB ``[H, W, 3]``); a list or tuple of
-                them is a batch.
-            phrases: the phrases (or :class:`Continuation`); for a batch one list per picture.
+            image: path, bytes, PIL image or ndarray (RGB ``[H, W, 3]``); a list or tuple of them
+                is a batch, an iterator a batch whose results come as they are ready.
+            phrases: the phrases (or :class:`Continuation`). For a batch: one phrase or a list of
+                phrases is for every picture; a list of lists, or an iterator of lists, has one
+                list per picture.
             return_maps: keep ``coarse_mask_logits`` and ``attention_maps`` in the result.
-            progress: show a progress bar; ``None``: for more than 8 pictures.
+            progress: show a progress bar; ``None``: for a list of more than 8 pictures.
+            return_probs: keep ``probs`` in the result, 4 bytes for each pixel and phrase.
+            on_error: of a batch, what a picture does that cannot be read, or whose phrases are
+                wrong: ``"raise"``, or ``"return"``: the exception stands in its result's place.
+                Both name the picture.
 
         Returns:
-            one result, or a list of them for a batch.
+            one result; of a list a list of them; of an iterator a generator, which takes at most
+            17 pictures more than it has given results of.
 
         Raises:
-            ValueError: a batch has not one list of phrases per picture, a phrase is blank.
-            TypeError, FileNotFoundError: a picture cannot be read; the message names it.
+            ValueError: no picture or phrase is given, a phrase is blank, or a batch has not one
+                list per picture.
+            TypeError: phrases and lists of phrases are mixed.
+            TypeError, ValueError, FileNotFoundError: a picture cannot be read; the message names
+                it.
         """
-        if not isinstance(image, (list, tuple)):
-            return self._ground_one(image, phrases, return_maps)
-        if isinstance(phrases, (str, Continuation)) or len(phrases) != len(image):
-            raise ValueError(
-                f"got {len(image)} pictures and {_count(phrases)}: give one list of phrases per "
-                "picture"
-            )
-        hide = len(image) <= 8 if progress is None else not progress
-        pairs = tqdm(zip(image, phrases), total=len(image), disable=hide, unit="image")
-        return [self._ground_one(picture, texts, return_maps) for picture, texts in pairs]
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error is {on_error!r}: give 'raise' or 'return'")
+        keep = {"return_maps": return_maps, "return_probs": return_probs}
+        is_list = isinstance(image, (list, tuple))
+        if not is_list and not is_stream(image):
+            return self._ground_one(image, phrases, keep)
+        results = self._ground_batch(pair_pictures(image, phrases), on_error == "raise", keep)
+        if not (len(image) > 8 if progress is None and is_list else progress):
+            return list(results) if is_list else results
+        shown = tqdm(results, total=len(image) if is_list else None, unit="image")
+        return list(shown) if is_list else iter(shown)
 
     @torch.inference_mode()
     def chat(self, image: Any, selectors: Sequence[Any] | None = None) -> Chat:
@@ -220,15 +239,54 @@ class GroundingInferencer:
             prefix = self.model.vlm.prefill(image, prompt)
         return self.model.vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
+    def _ground_batch(
+        self, pairs: Iterator[tuple[Any, Any]], raises: bool, keep: dict[str, bool]
+    ) -> Iterator[GroundingResult | Exception]:
+        """Results of pictures with their phrases, in order."""
+        tasks = prepare_tasks(pairs, self.model.vlm.image_processor.encode)
+        for window in read_ahead(tasks):
+            run = functools.partial(self._ground_tasks, keep=keep)
+            for task, result in zip(window, run_window(window, run)):
+                if isinstance(result, Exception):
+                    result = name_task(result, task)
+                    if raises:
+                        raise result
+                yield result
+
     @torch.inference_mode()
-    def _ground_one(self, image: Any, phrases: Phrases, return_maps: bool) -> GroundingResult:
+    def _ground_tasks(self, tasks: Sequence[Task], keep: dict[str, bool]) -> list[GroundingResult]:
+        images = [task.image for task in tasks if task.image is not None]
+        pictures = [ResultPicture.keep(task.given, item.image) for task, item in zip(tasks, images)]
+        readings = read_images(self.model, images)
+        return self._collect(readings, [task.continuations for task in tasks], pictures, keep)
+
+    @torch.inference_mode()
+    def _ground_one(self, image: Any, phrases: Phrases, keep: dict[str, bool]) -> GroundingResult:
         continuations = as_continuations(phrases)
         seen = self._read(image)
-        output = self.model.ground(seen.image, continuations, seen.prefix, seen.encoding)
-        names = [phrase for item in continuations for phrase in item.phrases]
-        return build_result(names, output, return_maps)
+        picture = ResultPicture.keep(image, seen.prefix.image_input.image)
+        return self._collect([seen], [continuations], [picture], keep)[0]
 
-    def _read(self, image: Any) -> _Reading:
+    def _collect(
+        self,
+        readings: Sequence[Reading],
+        continuations: Sequence[list[Continuation]],
+        pictures: Sequence[ResultPicture],
+        keep: dict[str, bool],
+    ) -> list[GroundingResult]:
+        parts = ground_readings(self.model, readings, continuations)
+        return [
+            collect_result(
+                [phrase for item in texts for phrase in item.phrases],
+                outputs,
+                reading.prefix.image_input.original_size,
+                picture,
+                **keep,
+            )
+            for reading, texts, picture, outputs in zip(readings, continuations, pictures, parts)
+        ]
+
+    def _read(self, image: Any) -> Reading:
         """The picture, read and encoded; the last one is kept, known by its pixels.
 
         A picture that changed on disk is another picture.
@@ -236,46 +294,18 @@ class GroundingInferencer:
         picture = image if isinstance(image, ImageInput) else load_image(image)
         pixels = picture.image if isinstance(picture, ImageInput) else np.asarray(picture)
         key = (pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
-        reading = self._last  # once: another thread may put its own picture there at any time
-        if reading is None or reading.key != key:
-            self._last = reading = None  # frees it before the next one is read
+        last = self._last  # once: another thread may put its own picture there at any time
+        if last is None or last.key != key:
+            self._last = last = None  # frees it before the next one is read
             encoded = self.model.vlm.image_processor.encode(picture)
-            prefix = self.model.vlm.prefill(encoded)
-            refiner = self.model.sam
-            encoding = None if refiner is None else refiner.encode_image(encoded.image)
-            self._last = reading = _Reading(key, encoded, prefix, encoding)
-        return reading
+            (reading,) = read_images(self.model, [encoded])
+            self._last = last = _LastReading(key, reading)
+        return last.reading
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A picture as the frozen models have seen it; phrases cost little after that."""
+@dataclass(frozen=True, eq=False)
+class _LastReading:
+    """A reading, and which picture it is of."""
 
     key: tuple[tuple[int, ...], bytes]
-    image: ImageInput
-    prefix: Prefix
-    encoding: ImageEncoding | None
-
-
-def build_result(
-    phrases: list[str], output: GroundingOutput, return_maps: bool = False
-) -> GroundingResult:
-    """Threshold a grounder's output at probability one half and move it to numpy."""
-    logits = output.refined_mask_logits
-    masks = logits > 0
-    return GroundingResult(
-        phrases=phrases,
-        masks=_to_numpy(masks),
-        scores=_to_numpy(compute_scores(logits)),
-        boxes_xyxy=_to_numpy(compute_boxes_xyxy(masks)),
-        coarse_mask_logits=_to_numpy(output.coarse_mask_logits.float()) if return_maps else None,
-        attention_maps=_to_numpy(output.attention_maps.float()) if return_maps else None,
-    )
-
-
-def _to_numpy(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().numpy()
-
-
-def _count(phrases: Any) -> str:
-    return "one phrase" if isinstance(phrases, (str, Continuation)) else f"{len(phrases)} lists"
+    reading: Reading

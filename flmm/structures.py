@@ -17,8 +17,6 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from flmm.rle import encode_mask
-
 Span = tuple[int, int]
 
 
@@ -176,53 +174,6 @@ class GroundingOutput:
     refined_mask_logits: Tensor
 
 
-@dataclass
-class GroundingResult:
-    """Masks of the phrases of one image, as handed to people.
-
-    Attributes:
-        phrases: the P phrases.
-        masks: bool ``[P, H, W]``, original pixels.
-        scores: float32 ``[P]`` in [0, 1]: mean foreground probability inside the refined
-            mask; 0 where the mask is empty.
-        boxes_xyxy: float32 ``[P, 4]``, pixels of the original image, right and bottom edge
-            exclusive; NaN where a mask is empty.
-        coarse_mask_logits: ``[P, h', w']``, only with ``return_maps=True``.
-        attention_maps: ``[P, L*A, h, w]``, only with ``return_maps=True``.
-    """
-
-    phrases: list[str]
-    masks: np.ndarray
-    scores: np.ndarray
-    boxes_xyxy: np.ndarray
-    coarse_mask_logits: np.ndarray | None = None
-    attention_maps: np.ndarray | None = None
-    text: str | None = field(default=None, repr=False)
-
-    def to_coco(self) -> list[dict[str, Any]]:
-        """One COCO-style record per phrase.
-
-        Returns:
-            list of ``{"phrase", "segmentation", "bbox", "score"}``; ``segmentation`` is a
-            compressed RLE with a ``str`` counts (JSON ready), ``bbox`` is ``[x, y, w, h]`` in
-            pixels, all zero where the mask is empty.
-        """
-        records = []
-        for phrase, mask, score, box in zip(
-            self.phrases, self.masks, self.scores, np.nan_to_num(self.boxes_xyxy)
-        ):
-            x0, y0, x1, y1 = (float(edge) for edge in box)
-            records.append(
-                {
-                    "phrase": phrase,
-                    "segmentation": encode_mask(mask),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "score": float(score),
-                }
-            )
-        return records
-
-
 def as_continuations(
     phrases: Sequence[str | Continuation] | str | Continuation,
 ) -> list[Continuation]:
@@ -268,7 +219,6 @@ def compute_scores(mask_logits: Tensor) -> Tensor:
 __all__ = [
     "Continuation",
     "GroundingOutput",
-    "GroundingResult",
     "GroundingSample",
     "ImageInput",
     "MaskPrediction",

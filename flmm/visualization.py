@@ -1,6 +1,6 @@
 """Draws what the grounder found: masks, attention maps, panels and plain-text tables.
 
-In: a picture and a ``GroundingResult``; out: arrays, PIL images and strings. Nothing here reads
+In: a picture and masks, maps or a result; out: arrays, PIL images and strings. Nothing here reads
 or writes a file, and nothing computes a mask.
 """
 
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from flmm.geometry import Size, compute_coverage, resize_maps, resize_masks
-from flmm.structures import GroundingResult
 
 Color = tuple[int, int, int]
 
@@ -37,6 +36,20 @@ _MIN_CELL_WIDTH, _MAX_PANEL_WIDTH = 180, 640
 _GAP, _TITLE_HEIGHT, _CAPTION_HEIGHT = 8, 30, 22
 _INK, _GREY, _PAPER = (25, 25, 25), (95, 95, 95), (255, 255, 255)
 _BEST_CHANNELS = 8
+
+
+class Drawable(Protocol):
+    """What a panel is drawn from; :class:`flmm.results.GroundingResult` is one."""
+
+    phrases: list[str]
+    scores: np.ndarray
+    boxes_xyxy: np.ndarray
+    coarse_mask_logits: np.ndarray | None
+    attention_maps: np.ndarray | None
+
+    @property
+    def masks(self) -> np.ndarray:
+        """Bool ``[P, H, W]``."""
 
 
 def get_color(index: int) -> Color:
@@ -110,7 +123,7 @@ def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = _BEST_CHANNEL
 
 def draw_panels(
     image: np.ndarray | Image.Image,
-    result: GroundingResult,
+    result: Drawable,
     ious: Sequence[float] | None = None,
 ) -> Image.Image:
     """One row per phrase: picture and box, attention, coarse mask, refined mask.
@@ -217,7 +230,7 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def _require_maps(result: GroundingResult) -> tuple[np.ndarray, np.ndarray]:
+def _require_maps(result: Drawable) -> tuple[np.ndarray, np.ndarray]:
     """``attention_maps`` and ``coarse_mask_logits``."""
     if result.attention_maps is None or result.coarse_mask_logits is None:
         raise ValueError(
@@ -230,7 +243,7 @@ def _require_maps(result: GroundingResult) -> tuple[np.ndarray, np.ndarray]:
 def _draw_row(
     scaled: np.ndarray,
     image_size: tuple[int, int],
-    result: GroundingResult,
+    result: Drawable,
     index: int,
     iou: float | None,
 ) -> Image.Image:
@@ -265,10 +278,10 @@ def _compose_row(
     note_x = row.width - _GAP - title.getlength(note)
     pen.text((note_x, 5), note, fill=_INK, font=title)
     room = note_x - _GAP - 20 - 12
-    pen.text((_GAP + 20, 5), _shorten(phrase, room, title), fill=_INK, font=title)
+    pen.text((_GAP + 20, 5), shorten_text(phrase, room, title), fill=_INK, font=title)
     for column, (caption, panel) in enumerate(panels.items()):
         left = _GAP + column * (cell + _GAP)
-        caption = _shorten(caption, cell, small)
+        caption = shorten_text(caption, cell, small)
         pen.text((left, _TITLE_HEIGHT + 3), caption, fill=_GREY, font=small)
         row.paste(Image.fromarray(panel), (left + (cell - width) // 2, top))
     return row
@@ -302,7 +315,7 @@ def _describe_channels(count: int) -> str:
 
 def _to_masks(mask: np.ndarray) -> torch.Tensor:
     """``[H, W]`` to bool ``[1, H, W]``."""
-    return torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None]
+    return torch.from_numpy(np.array(mask, dtype=bool))[None]
 
 
 def _resize_map(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -330,7 +343,7 @@ def _erode(mask: np.ndarray) -> np.ndarray:
     return mask & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
 
 
-def _shorten(text: str, room_px: float, font: Any) -> str:
+def shorten_text(text: str, room_px: float, font: Any) -> str:
     """The text on one line, cut with dots where it is wider than ``room_px``."""
     text = " ".join(text.split())
     if font.getlength(text) <= room_px:

@@ -10,10 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops", "weights"},
-    {"structures"},
+    {"structures", "rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops", "weights"},
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
-    {"grounder", "box_baseline"},
+    {"grounder", "box_baseline", "results", "batches"},
     {"engine", "conversation"},
     {"inferencer", "explanation", "comparison"},
     {"tiny_model", "demo", "benchmarks", "terminal_chat", "visual_cot", "web"},

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flmm import visualization
-from flmm.structures import GroundingResult
+from flmm.results import GroundingResult
 
 
 def draw_image(size=(60, 90)):
@@ -20,14 +20,9 @@ def make_result(size=(60, 90), phrases=("the red circle", "a dog")):
     inside &= (columns > 0.4 * size[1]) & (columns < 0.8 * size[1])
     masks = np.zeros((len(phrases), *size), dtype=bool)
     masks[0] = inside
-    boxes = np.full((len(phrases), 4), np.nan, dtype=np.float32)
-    boxes[0] = (0.4 * size[1], 0.3 * size[0], 0.8 * size[1], 0.7 * size[0])
     maps = np.random.default_rng(1).random((len(phrases), 12, 5, 7)).astype(np.float32)
-    return GroundingResult(
-        phrases=list(phrases),
-        masks=masks,
-        scores=np.linspace(0.9, 0.1, len(phrases)).astype(np.float32),
-        boxes_xyxy=boxes,
+    return replace(
+        GroundingResult.from_masks(phrases, masks, np.linspace(0.9, 0.1, len(phrases))),
         coarse_mask_logits=np.where(masks, 2.0, -2.0).astype(np.float32),
         attention_maps=maps,
     )

@@ -25,8 +25,6 @@ from flmm.explanation.reading import Head, read_head_maps, read_merged_maps
 from flmm.explanation.regions import RankedToken, compute_region_coverage, rank_maps
 from flmm.explanation.report import build_report
 from flmm.explanation.tokens import ExplainedToken, find_text, join_text, list_tokens
-from flmm.geometry import compute_boxes_xyxy
-from flmm.rle import encode_mask
 from flmm.structures import Span
 
 # A token by its index, a half-open range of them, a token, or words that stand in the text once.
@@ -175,17 +173,11 @@ class Explanation:
                 f"token {start} ({self.tokens[start].text!r}) was said before picture {image} was "
                 "shown: choose an earlier picture or a later token"
             )
-        masks, scores = self._chat.ground(self._chat.look([places])[image], image)
+        words = join_text(self.tokens[start:end])
+        (found,) = self._chat.ground(self._chat.look([places])[image], image, [words])
         span = self.tokens[start].span[0], self.tokens[end - 1].span[1]
-        return PointedPhrase(
-            text=join_text(self.tokens[start:end]),
-            span=span,
-            role=self.tokens[start].role,
-            image=image,
-            segmentation=encode_mask(masks[0].cpu().numpy()),
-            box_xyxy=compute_boxes_xyxy(masks)[0].cpu().numpy(),
-            score=float(scores[0]),
-        )
+        role = self.tokens[start].role
+        return PointedPhrase(**vars(found), span=span, role=role, image=image)
 
     def choose_image(self, choice: TokenChoice) -> int:
         """The picture that tokens look at most."""

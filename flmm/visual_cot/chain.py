@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from flmm.conversation import Chat, ChatTurn, find_places
-from flmm.geometry import compute_boxes_xyxy
 from flmm.inferencer import GroundingInferencer
+from flmm.results import GroundedPhrase
 from flmm.structures import Span
 from flmm.visual_cot.crops import Box, compute_crop_box
 from flmm.visual_cot.settings import PLACE, VisualCotSettings
@@ -62,8 +62,7 @@ class _Pointing:
     """Where words look; ``fallback`` says why there is no mask."""
 
     thought: str
-    mask: np.ndarray | None = None
-    score: float = 0.0
+    found: GroundedPhrase | None = None
     fallback: str | None = None
 
 
@@ -141,11 +140,11 @@ class VisualCot:
         if places is None:
             chat.undo()
             return _Pointing(thought, fallback=f"{words!r} has no token of its own")
-        masks, scores = chat.ground(chat.look([places])[0], 0)
+        (found,) = chat.ground(chat.look([places])[0], 0, [words])
         chat.undo()
-        if not bool(masks.any()):
+        if found.is_empty:
             return _Pointing(thought, fallback=f"the mask of {words!r} is empty")
-        return _Pointing(thought, masks[0].cpu().numpy(), float(scores[0]))
+        return _Pointing(thought, found)
 
     def _answer(self, chat: Chat, question: str, pointing: _Pointing) -> VisualCotAnswer:
         picture = chat.images[0].image
@@ -153,9 +152,9 @@ class VisualCot:
         box: Box = (0, 0, width, height)
         pointed_box, prompt = None, self.settings.answer_prompt
         images: list[np.ndarray] = []
-        if pointing.mask is not None:
-            edges = compute_boxes_xyxy(torch.from_numpy(pointing.mask)[None])[0]
-            pointed_box = tuple(edges.tolist())
+        found = pointing.found
+        if found is not None:
+            pointed_box = tuple(found.box_xyxy.tolist())
             scale, min_side = self.settings.crop_scale, self.settings.min_crop_px
             box = compute_crop_box(pointed_box, (height, width), scale, min_side)
             prompt = self.settings.second_look_prompt
@@ -170,8 +169,8 @@ class VisualCot:
             answer=turn.text.strip(),
             box_xyxy=box,
             pointed_box_xyxy=pointed_box,
-            mask=pointing.mask,
-            score=pointing.score,
+            mask=None if found is None else found.mask,
+            score=0.0 if found is None else found.score,
             fallback=pointing.fallback,
             end_reason=turn.end_reason,
         )

@@ -57,7 +57,7 @@ class RankedWord:
 def look_from_token(chat: Chat, token: TurnToken) -> TokenLook:
     """Where a token of the conversation looks."""
     seen = chat.look([(token.place, token.place + 1)])[0]
-    mask = chat.ground(seen, 0)[0][0].cpu().numpy()
+    mask = chat.ground(seen, 0)[0].mask
     maps = crop_padding(seen.maps[0], chat.images[0].meta_data).float().cpu().numpy()
     return TokenLook(maps.mean(0), merge_channels(maps, mask), mask)
 

@@ -129,7 +129,7 @@ def test_names_are_counted_by_what_they_fit():
     def point(words, mask, start=0):
         first = text.index(words, start)
         span = (first, first + len(words))
-        return PointedPhrase(words, span, "answer", 0, encode_mask(mask), np.zeros(4), 1.0)
+        return PointedPhrase(words, encode_mask(mask), np.zeros(4), 1.0, span, "answer", 0)
 
     nothing = np.zeros((90, 90), bool)
     phrases = [

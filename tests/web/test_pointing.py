@@ -85,8 +85,7 @@ def test_a_token_looks_where_the_chat_says(chat: Chat) -> None:
     seen = chat.look([(token.place, token.place + 1)])[0]
     assert np.allclose(look.all_heads, seen.maps[0].mean(0).numpy(), atol=1e-6)
     assert look.mask.shape == chat.images[0].original_size and look.mask.dtype == bool
-    masks, _ = chat.ground(seen, 0)
-    assert np.array_equal(look.mask, masks[0].numpy())
+    assert np.array_equal(look.mask, chat.ground(seen, 0)[0].mask)
     assert look.best_heads.shape == look.all_heads.shape
     assert look.best_heads.sum() == pytest.approx(1.0, abs=1e-4)
 

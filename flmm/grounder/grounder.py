@@ -35,7 +35,7 @@ from flmm.structures import (
 if TYPE_CHECKING:
     from flmm.heads import SAMRefiner
     from flmm.selectors import KeywordSelector
-    from flmm.vlms.base import FrozenVLM, Prefix
+    from flmm.vlms.base import FrozenVLM
 
 _DEFAULT_LOSSES: dict[str, dict[str, Any]] = {
     "loss_mask": {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True},
@@ -137,28 +137,9 @@ class Grounder(BaseModel):
             return self.ground_images(inputs, [sample.continuations for sample in data_samples])
         raise ValueError(f"mode is {mode!r}: use 'loss', 'predict' or 'tensor'")
 
-    def ground(
-        self,
-        image: ImageInput,
-        continuations: list[Continuation],
-        prefix: Prefix | None = None,
-        encoding: ImageEncoding | None = None,
-    ) -> GroundingOutput:
-        """Ground the phrases of one picture.
-
-        Args:
-            image: the picture.
-            continuations: texts whose phrases are wanted.
-            prefix: the reader's reading of the picture, if there is one already.
-            encoding: the refiner's ``encode_image`` of the picture, if there is one already.
-        """
-        if prefix is None:
-            seen = self.read_phrases([image], [continuations])[0]
-        else:
-            seen = self.vlm.attend(prefix, continuations)
-        if encoding is None and self.sam is not None:
-            encoding = self.encode_images([image])[0]
-        return self.ground_seen(image, seen, encoding)
+    def ground(self, image: ImageInput, continuations: list[Continuation]) -> GroundingOutput:
+        """Ground the phrases of one picture; see :meth:`ground_images`."""
+        return self.ground_images([image], [continuations])[0]
 
     def ground_images(
         self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
@@ -174,8 +155,7 @@ class Grounder(BaseModel):
     def _ground_read(
         self, images: Sequence[ImageInput], seen: Sequence[PhraseAttention]
     ) -> list[GroundingOutput]:
-        encodings = [None] * len(images) if self.sam is None else self.encode_images(images)
-        return [self.ground_seen(*row) for row in zip(images, seen, encodings)]
+        return [self.ground_seen(*row) for row in zip(images, seen, self._encode(images))]
 
     @torch.no_grad()
     def read_phrases(
@@ -234,6 +214,10 @@ class Grounder(BaseModel):
                 encoding = ImageEncoding(embedding, image.original_size, input_size)
             encodings.append(encoding)
         return encodings
+
+    def _encode(self, images: Sequence[ImageInput]) -> Sequence[ImageEncoding | None]:
+        """:meth:`encode_images`; nothing where there is no refiner."""
+        return [None] * len(images) if self.sam is None else self.encode_images(images)
 
     def ground_seen(
         self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
@@ -306,10 +290,9 @@ class Grounder(BaseModel):
         """
         asked = [[item for texts in lists for item in texts] for lists in questions]
         seen = self.read_phrases(images, asked)
-        encodings = [None] * len(images) if self.sam is None else self.encode_images(images)
         predictions = []
         for image, lists, texts, attention, encoding in zip(
-            images, questions, asked, seen, encodings
+            images, questions, asked, seen, self._encode(images)
         ):
             parts = iter(split_phrases(attention, texts))
             joined = [join_phrases([next(parts) for _ in continuations]) for continuations in lists]

@@ -1,0 +1,192 @@
+"""Batches of pictures: which phrases are whose, which pictures are read together, whose error.
+
+In: what a person called pictures and phrases. Out: tasks in windows, results in their order. What
+is meant is told by type alone and never guessed. Computes no mask itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flmm.structures import Continuation, ImageInput, as_continuations
+
+Result = TypeVar("Result")
+_MAX_WINDOW = 16  # pictures
+_MAX_WINDOW_PIXELS = 2**23  # of what the reader sees: about 10,000 tokens
+_END = object()
+_WAYS = (
+    "give one phrase or one list of phrases for all pictures, or a list of lists, one per picture"
+)
+
+
+def is_stream(pictures: Any) -> bool:
+    """Whether somebody gave an iterator of pictures; an open file is one picture."""
+    return isinstance(pictures, Iterator) and not hasattr(pictures, "read")
+
+
+def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, Any]]:
+    """Each picture with its phrases.
+
+    Args:
+        pictures: a list, a tuple or an iterator.
+        phrases: a ``str`` or :class:`Continuation`, or a list of them: for every picture; a list
+            of lists or an iterator of lists: one per picture.
+
+    Raises:
+        TypeError: ``phrases`` is something else, or a list of both kinds.
+        ValueError: no picture or no phrase is given; a phrase for all is blank; there is not one
+            list per picture (for iterators at the end, when it shows).
+    """
+    if isinstance(pictures, (list, tuple)) and not pictures:
+        raise ValueError("no picture given: pass at least one")
+    if isinstance(phrases, Iterator):
+        return _zip_exactly(pictures, phrases)
+    own = _list_phrases(phrases)
+    if not isinstance(own[0], (list, tuple)):
+        return zip(pictures, repeat(as_continuations(own)))
+    if isinstance(pictures, (list, tuple)) and len(own) != len(pictures):
+        raise ValueError(f"got {len(pictures)} pictures and {len(own)} lists of phrases: {_WAYS}")
+    return _zip_exactly(pictures, iter(own))
+
+
+def _list_phrases(phrases: Any) -> Sequence[Any]:
+    """Phrases or lists of phrases, all of one kind."""
+    if isinstance(phrases, (str, Continuation)):
+        return [phrases]
+    if not isinstance(phrases, Iterable):
+        raise TypeError(f"the phrases of a batch are a {type(phrases).__name__}: {_WAYS}")
+    own = list(phrases)
+    if not own:
+        raise ValueError(f"no phrase given: {_WAYS}")
+    lists = sum(isinstance(item, (list, tuple)) for item in own)
+    if 0 < lists < len(own):
+        raise TypeError(
+            f"the phrases of a batch are {lists} lists and {len(own) - lists} of no list: {_WAYS}"
+        )
+    return own
+
+
+def _zip_exactly(pictures: Iterable[Any], lists: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+    count = 0
+    for count, picture in enumerate(pictures, start=1):
+        own = next(lists, _END)
+        if own is _END:
+            raise ValueError(
+                f"the lists of phrases ended after {count - 1} pictures, and there are more "
+                "pictures: give one list per picture"
+            )
+        yield picture, own
+    if next(lists, _END) is not _END:
+        raise ValueError(
+            f"there are more lists of phrases than the {count} pictures: give one list per picture"
+        )
+
+
+@dataclass(eq=False)
+class Task:
+    """A picture of a batch and its phrases.
+
+    Attributes:
+        index: its place in the batch, from 0.
+        given: what a person called the picture.
+        continuations: its phrases.
+        image: the picture, ready for the reader; ``None`` where ``error`` says why it is not.
+        error: what is wrong with the picture or its phrases.
+    """
+
+    index: int
+    given: Any
+    continuations: list[Continuation] = field(default_factory=list)
+    image: ImageInput | None = None
+    error: Exception | None = None
+
+
+def prepare_tasks(
+    pairs: Iterable[tuple[Any, Any]], encode: Callable[[Any], ImageInput]
+) -> Iterator[Task]:
+    """Pictures opened one after the other, when they are asked for.
+
+    Args:
+        pairs: of :func:`pair_pictures`.
+        encode: opens a picture.
+    """
+    for index, (given, phrases) in enumerate(pairs):
+        try:
+            if not isinstance(phrases, (list, tuple)):
+                raise TypeError(
+                    f"its phrases are a {type(phrases).__name__}: give a list for every picture"
+                )
+            yield Task(index, given, as_continuations(phrases), encode(given))
+        except Exception as error:
+            yield Task(index, given, error=error)
+
+
+def read_ahead(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    """Tasks in order, in windows whose pictures are read together.
+
+    A window holds up to 16 pictures and 8 megapixels of what the reader sees; a larger picture
+    stands alone. One task more than the window's is taken at any time.
+    """
+    window: list[Task] = []
+    total = 0
+    for task in tasks:
+        pixels = 0 if task.image is None else task.image.pixel_values[0].numel()
+        weight = max(pixels, _MAX_WINDOW_PIXELS // _MAX_WINDOW)
+        if window and total + weight > _MAX_WINDOW_PIXELS:
+            yield window
+            window, total = [], 0
+        window.append(task)
+        total += weight
+    if window:
+        yield window
+
+
+def run_window(
+    window: Sequence[Task], run: Callable[[Sequence[Task]], Sequence[Result]]
+) -> Iterator[Result | Exception]:
+    """What ``run`` makes of each task, or what went wrong with it.
+
+    Where it fails for all together, each is tried alone, so that none is lost for another.
+    """
+    ready = [task for task in window if task.error is None]
+    done: dict[int, Result | Exception] = {}
+    if len(ready) > 1:
+        with contextlib.suppress(Exception):
+            done = dict(zip((task.index for task in ready), run(ready)))
+    for task in window:
+        outcome = task.error if task.error is not None else done.get(task.index)
+        yield _run_alone(task, run) if outcome is None else outcome
+
+
+def _run_alone(task: Task, run: Callable[[Sequence[Task]], Sequence[Result]]) -> Result | Exception:
+    try:
+        return run([task])[0]
+    except Exception as error:
+        return error
+
+
+def name_task(error: Exception, task: Task) -> Exception:
+    """The same kind of error, its message beginning with the picture that it is about."""
+    given = task.given
+    name = f" ({str(given)!r:.200})" if isinstance(given, (str, Path)) else ""
+    kinds = (FileNotFoundError, OSError, TypeError, ValueError, RuntimeError, Exception)
+    kind = next(kind for kind in kinds if isinstance(error, kind))
+    named = kind(f"picture {task.index}{name}: {error}")
+    named.__cause__ = error
+    return named
+
+
+__all__ = [
+    "Task",
+    "is_stream",
+    "name_task",
+    "pair_pictures",
+    "prepare_tasks",
+    "read_ahead",
+    "run_window",
+]

@@ -1,0 +1,118 @@
+"""Pictures that have been read, and any number of phrases of them in bounded memory.
+
+In: a grounder, pictures, phrases. Out: outputs, each of some of a picture's phrases, one after the
+other: the logits of two thousand phrases of a 12-megapixel picture would take 96 GB at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from flmm.grounder.grounder import Grounder
+from flmm.structures import Continuation, GroundingOutput, ImageInput, PhraseAttention
+
+if TYPE_CHECKING:
+    from flmm.heads import ImageEncoding
+    from flmm.vlms.base import Prefix
+
+# What phrases may take at a time; the results do not depend on it.
+MAX_MAP_BYTES = 2**28  # their attention maps
+MAX_PART_PIXELS = 2**25  # their mask logits
+_FRAME_PIXELS = 2**20  # a refiner's own frame, for a picture that is smaller
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A picture as the frozen models have seen it; phrases cost little after that.
+
+    Attributes:
+        prefix: the reader's.
+        encoding: the refiner's; ``None`` without a refiner.
+    """
+
+    prefix: Prefix
+    encoding: ImageEncoding | None
+
+
+@torch.no_grad()
+def read_images(grounder: Grounder, images: Sequence[ImageInput]) -> list[Reading]:
+    """Pictures of any sizes, read and encoded as batches."""
+    prefixes = grounder.vlm.prefill(list(images))
+    encodings = [None] * len(images) if grounder.sam is None else grounder.encode_images(images)
+    return [Reading(*pair) for pair in zip(prefixes, encodings)]
+
+
+@torch.no_grad()
+def ground_readings(
+    grounder: Grounder,
+    readings: Sequence[Reading],
+    continuations: Sequence[list[Continuation]],
+) -> Iterator[Iterator[GroundingOutput]]:
+    """Ground any number of phrases of pictures that were read.
+
+    Args:
+        grounder: that read them.
+        readings: B of them; those that were read together are asked together.
+        continuations: of each.
+
+    Yields:
+        per picture its outputs, each of some of its phrases, in their order; computed when they
+        are asked for.
+    """
+    columns = sum(item.prefix.grid_hw[0] * item.prefix.grid_hw[1] for item in readings)
+    limit = max(1, MAX_MAP_BYTES // (4 * grounder.vlm.num_maps * columns))
+    groups = [_group_phrases(own, limit) for own in continuations]
+    prefixes = [item.prefix for item in readings]
+    first = grounder.vlm.attend(prefixes, [own[0] for own in groups])
+    for reading, seen, own in zip(readings, first, groups):
+        yield _ground_groups(grounder, reading, seen, own[1:])
+
+
+@torch.no_grad()
+def _ground_groups(
+    grounder: Grounder,
+    reading: Reading,
+    seen: PhraseAttention,
+    others: Sequence[list[Continuation]],
+) -> Iterator[GroundingOutput]:
+    """The phrases that have been asked, then the others."""
+    image, encoding = reading.prefix.image_input, reading.encoding
+    yield from ground_parts(grounder, image, seen, encoding)
+    for continuations in others:
+        seen = grounder.vlm.attend(reading.prefix, continuations)
+        yield from ground_parts(grounder, image, seen, encoding)
+
+
+@torch.no_grad()
+def ground_parts(
+    grounder: Grounder, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
+) -> Iterator[GroundingOutput]:
+    """As ``grounder.ground_seen``, some phrases after the others."""
+    height, width = image.original_size
+    step = max(1, MAX_PART_PIXELS // max(height * width, _FRAME_PIXELS))
+    for start in range(0, len(seen.maps), step):
+        part = slice(start, start + step)
+        own = PhraseAttention(seen.maps[part], seen.text_features[part], seen.input_ids)
+        yield grounder.ground_seen(image, own, encoding)
+
+
+def _group_phrases(
+    continuations: Sequence[Continuation], max_phrases: int
+) -> list[list[Continuation]]:
+    """Continuations in order, in groups of at most so many phrases (but at least one text)."""
+    groups: list[list[Continuation]] = []
+    count = 0
+    for item in continuations:
+        count += len(item.phrases)
+        if not groups or count > max_phrases:
+            groups.append([])
+            count = len(item.phrases)
+        groups[-1].append(item)
+    return groups
+
+
+__all__ = ["Reading", "ground_parts", "ground_readings", "read_images"]
