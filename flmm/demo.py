@@ -72,6 +72,8 @@ def demonstrate(inferencer: GroundingInferencer, samples: list[DemoSample], out:
         print(f"\n{sample.name}: {sample.image.width} x {sample.image.height} px, {seconds:.2f} s")
         print(format_table(build_rows(result, ious)))
         print(f"saved {out / sample.name}.png")
+    if inferencer.model.vlm.notice:
+        print(f"\nnote: {inferencer.model.vlm.notice}")
 
 
 def compute_ious(masks: np.ndarray, gt_masks: np.ndarray | None) -> list[float] | None:

@@ -18,7 +18,15 @@ def run_demo(*arguments, cwd=None):
 def test_samples_are_tabled_and_saved(tmp_path):
     done = run_demo("--out", tmp_path, "--samples", 2)
     assert done.returncode == 0, done.stderr
-    for word in ("phrase", "score", "box (x0 y0 x1 y1)", "area", "IoU", "sample_1.png"):
+    for word in (
+        "phrase",
+        "score",
+        "box (x0 y0 x1 y1)",
+        "area",
+        "IoU",
+        "sample_1.png",
+        "note: This is the toy",
+    ):
         assert word in done.stdout
     for index in (1, 2):
         assert Image.open(tmp_path / f"sample_{index}.png").width > 4 * 180

@@ -161,6 +161,8 @@ def _draw_talk(explanation: Explanation, note: str) -> Image.Image:
     lines: list[tuple[str, int, Any]] = []
     for turn in explanation.turns:
         lines += [(turn.question, 14, _GREY), (turn.text or "(no answer)", 18, _INK)]
+    if explanation.notice:
+        lines.append((explanation.notice, 14, _BAR))
     return _draw_lines([*lines, (note, 13, _GREY)], _SHEET_WIDTH - 2 * _MARGIN)
 
 

@@ -62,6 +62,7 @@ class Explanation:
         maps: per picture float32 ``[T, h, w]``: attention of each token on each grid cell, of all
             it has, mean over the merged heads; zero where the picture came later.
         heads: (layer, head) of the merged heads; ``None``: all.
+        notice: what people must know beside the answers, see ``FrozenVLM.notice``.
     """
 
     def __init__(self, chat: Chat, heads: list[Head] | None) -> None:
@@ -73,6 +74,7 @@ class Explanation:
         self.images = [item.image for item in chat.images]
         self.heads = heads
         self.num_heads = chat.grounder.vlm.num_maps
+        self.notice = chat.grounder.vlm.notice
         self.maps: list[np.ndarray] = read_merged_maps(chat, self.tokens, heads)
 
     def describe_heads(self) -> str:
@@ -224,14 +226,24 @@ class Explanation:
         rows, columns = self.maps[image].shape[1:]
         return compute_region_coverage((height, width), (rows, columns), box, mask)
 
-    def save_html(self, path: str | Path, regions: Sequence[PointedPhrase] = ()) -> Path:
+    def save_html(
+        self,
+        path: str | Path,
+        regions: Sequence[PointedPhrase] = (),
+        words: TokenChoice | None = None,
+    ) -> Path:
         """Write one page that needs nothing beside it: no network, no other file.
 
         Args:
             path: of the file.
             regions: offered beside the phrases of the turns, such as :meth:`ground` gives.
+            words: what the page shows when it is opened; ``None``: how it is used.
+
+        Raises:
+            ValueError: there are no such words, see :meth:`resolve`.
         """
-        return _write(path, build_page(self, regions))
+        opened = None if words is None else self.resolve(words)
+        return _write(path, build_page(self, regions, opened))
 
     def save_json(self, path: str | Path) -> Path:
         """Write tokens, maps, turns and masks as JSON, see docs/explanation.md."""

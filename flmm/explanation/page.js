@@ -274,6 +274,7 @@ function makeTurn(turn, number) {
     });
     said.append(letters.slice(shown).join(""));
   }
+  if (data.notice) make("p", "notice", card, data.notice);
   makeChips(card, data.regions.filter((region) => region.turn === number));
 }
 
@@ -282,7 +283,7 @@ function makeToken(parent, token, index) {
   parent.append(blank); // stays outside of the highlight
   token.element = make("span", "token", parent, token.label.slice(blank.length));
   token.element.dataset.index = index;
-  token.element.tabIndex = index ? -1 : 0;
+  token.element.tabIndex = index === (data.opened?.[0] ?? 0) ? 0 : -1;
   token.element.setAttribute("role", "button");
 }
 
@@ -346,4 +347,5 @@ $("footer").textContent = data.note;
 $("cells").addEventListener("change", () => show(pinned));
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") pin(null); });
 listenToTokens();
-show(null);
+pin(data.opened && { tokens: data.opened });
+if (pinned) data.tokens[pinned.tokens[0]].element.scrollIntoView({ block: "nearest" });

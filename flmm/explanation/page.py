@@ -35,15 +35,20 @@ _LOSSLESS_AREA = 400_000  # px; smaller pictures are kept as PNG
 _MASK_OPACITY = 115  # of 255
 
 
-def build_page(explanation: Explanation, regions: Sequence[PointedPhrase] = ()) -> str:
+def build_page(
+    explanation: Explanation,
+    regions: Sequence[PointedPhrase] = (),
+    opened: Span | None = None,
+) -> str:
     """The page.
 
     Args:
         explanation: its pictures, turns and tokens.
         regions: masks to choose from beside those of the turns' phrases.
+        opened: range of tokens that it shows at first.
     """
     # "<" cannot open a tag within JSON when it is written as an escape.
-    content = json.dumps(_build_data(explanation, regions), separators=(",", ":"))
+    content = json.dumps(_build_data(explanation, regions, opened), separators=(",", ":"))
     content = content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     style, script, frame = (
         (_FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html")
@@ -56,7 +61,9 @@ def build_page(explanation: Explanation, regions: Sequence[PointedPhrase] = ()) 
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], frame)
 
 
-def _build_data(explanation: Explanation, regions: Sequence[PointedPhrase]) -> dict[str, Any]:
+def _build_data(
+    explanation: Explanation, regions: Sequence[PointedPhrase], opened: Span | None
+) -> dict[str, Any]:
     """What the script reads."""
     listed: list[tuple[int | None, PointedPhrase]] = []
     for number, turn in enumerate(explanation.turns):
@@ -64,7 +71,14 @@ def _build_data(explanation: Explanation, regions: Sequence[PointedPhrase]) -> d
     listed += [(None, phrase) for phrase in regions]
     ramp = colorize_map(np.linspace(0, 1, 256)[None], (1, 256))
     units = group_characters(explanation.tokens)
+    shown = [
+        index
+        for index, (start, end) in enumerate(units)
+        if opened is not None and start < opened[1] and opened[0] < end
+    ]
     return {
+        "opened": [shown[0], shown[-1] + 1] if shown else None,
+        "notice": explanation.notice,
         "note": f"Attention: {explanation.describe_heads()}.",
         "ramp": _encode_bytes(ramp.tobytes()),
         "images": [

@@ -25,6 +25,7 @@ ROWS_SHOWN = 12
 def build_report(explanation: Explanation) -> dict[str, Any]:
     """Everything that is known, JSON ready; documented in docs/explanation.md."""
     return {
+        "notice": explanation.notice,
         "heads": "all" if explanation.heads is None else [list(item) for item in explanation.heads],
         "images": [
             {"size": list(image.shape[:2]), "grid": list(maps.shape[1:])}
@@ -79,10 +80,12 @@ def save_results(
     phrases = [explanation.ground(span) for span in spans]
     for turn in explanation.turns:
         print(f"question: {turn.question}\nanswer:   {turn.text}")
+    if explanation.notice:
+        print(f"note:     {explanation.notice}")
     if spans:
         print("\n" + format_table(_build_word_rows(explanation, spans, phrases)))
     saved = [
-        explanation.save_html(folder / f"{name}.html", phrases),
+        explanation.save_html(folder / f"{name}.html", phrases, spans[0] if spans else None),
         explanation.save_json(folder / f"{name}.json"),
         explanation.save_png(folder / f"{name}.png"),
     ]

@@ -164,6 +164,26 @@ def test_text_is_text_and_nothing_sticks_out(page, explanation):
     assert page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
 
 
+def test_it_opens_on_the_word_that_was_asked_for(browser, explanation, tmp_path):
+    span = explanation.find("red circle")[0]
+    path = explanation.save_html(tmp_path / "page.html", words=span)
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(path.as_uri())
+    assert "".join(page.locator(".token.chosen").all_inner_texts()) == "redcircle"
+    merged = explanation.token_maps(span)[1]
+    assert read_cells(page, explanation, 1).argmax() == merged.argmax()
+    assert "red circle" in page.inner_text("#panel")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "red"  # the keys go on from there
+    page.close()
+
+
+def test_the_toy_is_said_beside_every_answer(page, explanation):
+    notices = page.locator(".turn .notice").all_inner_texts()
+    assert notices == [explanation.notice] * len(explanation.turns) and "toy" in notices[0]
+
+
 def test_the_file_needs_nothing_else(page_file):
     text = page_file.read_text(encoding="utf-8")
     assert "http://" not in text and "https://" not in text and "{{" not in text

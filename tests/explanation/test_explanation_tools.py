@@ -57,13 +57,22 @@ def test_a_conversation_is_explained(run, heads, tmp_path):
         *("--box", 113, 9, 211, 110, "--heads", heads[1], "--top", 4, "--out", tmp_path),
     )
     assert code == 0, said
-    for text in (ASK, "triangle", "score", "looking at the box 113 9 211 110", "excess %"):
+    for text in (
+        ASK,
+        "note:     This is the toy",
+        "triangle",
+        "score",
+        "looking at the box 113 9 211 110",
+        "excess %",
+    ):
         assert text in said
     report = json.loads((tmp_path / "scene.json").read_text(encoding="utf-8"))
     assert len(report["heads"]) == 4 and report["turns"][0]["question"] == ASK
     for name in ("scene.png", "scene_words.png", "scene_box_1.png"):
         assert str(tmp_path / name) in said and Image.open(tmp_path / name).width > 600
-    assert "<script" in (tmp_path / "scene.html").read_text(encoding="utf-8")
+    assert report["notice"].startswith("This is the toy")
+    page = (tmp_path / "scene.html").read_text(encoding="utf-8")
+    assert "<script" in page and '"opened":[' in page  # on the word
 
 
 @pytest.mark.parametrize(
