@@ -44,16 +44,18 @@ setup(
         "setuptools>=70",  # mmengine imports pkg_resources-era modules from it
     ],
     extras_require={
-        # tools/web_demo.py; gr.HTML has events, js_on_load and watch of its own since 6.10
-        "web": ["gradio>=6.10"],
+        "web": ["starlette>=0.40", "uvicorn>=0.30"],  # tools/web_demo.py
         "results": ["supervision>=0.26", "pandas>=2.1"],  # to_supervision(), to_pandas()
         "noun-chunks": ["spacy>=3.7"],  # the phrase selector of that name
         "dev": [
-            "gradio>=6.10",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
+            "httpx>=0.27",  # starlette's test client
             "spacy>=3.7",
             "supervision>=0.26",
             "pandas>=2.1",
             "playwright>=1.45",  # drives a Chromium that is installed already, for the page's test
+            "axe-playwright-python>=0.1.4",  # accessibility rules, for the same
             "pyte>=0.8",  # shows what a terminal shows, for the conversation's test
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -27,7 +27,8 @@ DOORS = {
     "mmdet": {"datasets", "evaluation", "mmcv_ops"},
     "mmcv": {"datasets", "evaluation", "mmcv_ops"},
     "spacy": {"selectors"},
-    "gradio": {"web"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
     "prompt_toolkit": {"terminal_chat"},
 }
 FILES = sorted([*ROOT.glob("flmm/**/*.py"), *ROOT.glob("tools/*.py")])

@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
 QUESTION = "Please give me a description of the image."
@@ -37,6 +36,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="host name that the page is reached by, as behind a proxy; repeatable",
     )
     parser.add_argument("--port", type=int, default=7860, help="default 7860; 0: any free one")
     parser.add_argument("--question", default=QUESTION, help="that stands in the field at first")
@@ -73,11 +79,11 @@ def main(args: argparse.Namespace) -> None:
     from flmm.web.service import PageService
 
     try:
-        from flmm.web.page import build_page, serve
+        from flmm.web.server import build_app, build_start, serve
     except ImportError as error:
         raise ImportError(
-            f"the page needs Gradio ({error}): pip install -e '.[web]', or talk in the terminal "
-            "with tools/chat.py"
+            f"the page needs Starlette and uvicorn ({error}): pip install -e '.[web]', or talk in "
+            "the terminal with tools/chat.py"
         ) from error
     limits = Limits(
         max_upload_bytes=int(args.max_upload_mib * 2**20),
@@ -91,11 +97,10 @@ def main(args: argparse.Namespace) -> None:
     )
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device, args.cfg_options)
     # The toy writes captions that begin so, and nothing else (see docs/tiny_model.md).
-    is_toy = inferencer.config is not None and inferencer.config.get("weights") == "tiny"
-    begin = ("a" if is_toy else "") if args.begin is None else args.begin
+    begin = ("a" if inferencer.model.vlm.notice else "") if args.begin is None else args.begin
     service = PageService(inferencer, limits)
-    page = build_page(service, question=args.question, begin=begin, select=args.select)
-    serve(page, service, args.host, args.port)
+    start = build_start(service, question=args.question, begin=begin, select=args.select)
+    serve(build_app(service, start, args.host, args.allow_host), args.host, args.port)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The page: one frozen reader, many visitors, a picture and a conversation each.
 
-``service`` is the page without a browser: requests in, updates out. ``page`` puts it behind Gradio,
-``page.html``, ``page.css`` and ``page.js`` are what the browser shows. Only ``page`` imports Gradio
-(the extra ``web``).
+``service`` is the page without a browser: requests in, updates out. ``server`` puts it behind a
+dozen routes, with ``requests`` and ``gate`` before it; ``page.html``, ``page.css`` and the scripts
+are what the browser shows. Only ``server`` imports Starlette and uvicorn (the extra ``web``).
 """

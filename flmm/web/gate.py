@@ -1,13 +1,17 @@
-"""What stands before the page's server: bounds on what comes in, a policy on what the page loads.
+"""What stands before the page's server: who may speak to it, and a policy for who listens.
 
-An ASGI middleware. Requests with a body above the limit are refused before they are read whole,
-routes that the page does not use are closed, and every answer tells the browser to load nothing
-from another host, so that the page works offline and tells nobody who visits it.
+An ASGI middleware. A web site that a visitor has open elsewhere can send requests here, also under
+a name of its own that it lets point at this machine (DNS rebinding). Requests must name a host
+that the page is served at, and those that a browser sends for a page must come from this one.
+Every answer tells the browser to load nothing from another host, so that the page works offline
+and tells nobody who visits it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -15,87 +19,80 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-# Files are sent with the request that uses them: nothing has to be stored on the disk.
-CLOSED_ROUTES = (
-    "/gradio_api/upload",
-    "/gradio_api/file",
-    "/gradio_api/proxy=",
-    "/gradio_api/stream",
-    "/gradio_api/component_server",
-    "/gradio_api/process_recording",
-)
-# Gradio compiles templates and writes inline styles.
 POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
-    "base-uri 'self'; form-action 'self'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = [
     (b"content-security-policy", POLICY.encode("ascii")),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
 ]
-
-
-class _TooLargeError(Exception):
-    """The body of a request is above the limit."""
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_EVERYWHERE = ("", "0.0.0.0", "::")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 
 
 class Gate:
-    """Refuses large bodies and closed routes, adds headers.
+    """Refuses strange hosts and origins, adds headers.
 
     Args:
         app: what stands behind it.
-        max_body_bytes: greatest body of a request.
+        host: address that the server listens on. Where it is every one of the machine, requests may
+            name any address: only a name can be made to point here.
+        names: further host names that the page is reached by.
     """
 
-    def __init__(self, app: App, max_body_bytes: int) -> None:
+    def __init__(self, app: App, host: str, names: Collection[str] = ()) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.proxied = {name.lower() for name in names}
+        self.names = {*_LOCAL, host.lower(), *self.proxied} - set(_EVERYWHERE)
+        self.any_address = host in _EVERYWHERE
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"].startswith(CLOSED_ROUTES):
-            await _refuse(send, 404, "this page does not use that route")
-            return
-        text = f"a request may hold up to {self.max_body_bytes / 2**20:.0f} MiB"
-        if _read_length(scope) > self.max_body_bytes:
-            await _refuse(send, 413, text)
-            return
-        received, started = 0, False
-
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_body_bytes:  # a body that did not tell its length
-                raise _TooLargeError
-            return message
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
-            if received > self.max_body_bytes:
-                return  # what the application makes of the broken body
             if message["type"] == "http.response.start":
-                started = True
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
-        try:
-            await self.app(scope, receive_bounded, send_with_headers)
-        except Exception:
-            if received <= self.max_body_bytes:
-                raise
-        if received > self.max_body_bytes and not started:
-            await _refuse(send, 413, text)
+        hosts, origins = (_list_values(scope, name) for name in (b"host", b"origin"))
+        if len(hosts) != 1 or not self._is_known(hosts[0]):
+            text = "this page is not served under that host name (--allow-host NAME allows it)"
+            await _refuse(send_with_headers, 421, text)
+        elif any(not self._is_own(origin, hosts[0]) for origin in origins):
+            await _refuse(send_with_headers, 403, "this request comes from another page")
+        else:
+            await self.app(scope, receive, send_with_headers)
+
+    def _is_known(self, host: str) -> bool:
+        """Whether a Host header, with or without a port, is of this page."""
+        match = _HOST.fullmatch(host)
+        name = match[1].strip("[]").lower().removesuffix(".") if match else ""
+        return name in self.names or (self.any_address and _is_address(name))
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Whether an Origin header is of this page; a proxy may have changed the Host header."""
+        place = origin.partition("://")[2].lower()
+        return place == host.lower() or place.partition(":")[0] in self.proxied
 
 
-def _read_length(scope: MutableMapping[str, Any]) -> int:
-    """The body's length as the request tells it; 0: it does not."""
-    values = [value for name, value in scope["headers"] if name == b"content-length"]
-    return int(values[0]) if values and values[0].isdigit() else 0
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _list_values(scope: MutableMapping[str, Any], wanted: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:
@@ -104,4 +101,4 @@ async def _refuse(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-__all__ = ["CLOSED_ROUTES", "POLICY", "Gate"]
+__all__ = ["POLICY", "Gate"]

@@ -1,7 +1,7 @@
 // Wiring: what the visitor does, what the server answers.
 
-function buildShelf() {
-  props.samples.forEach((sample, index) => {
+function buildShelf(samples) {
+  samples.forEach((sample, index) => {
     const thumb = make("button", "thumb");
     thumb.type = "button";
     thumb.title = sample.name;
@@ -14,9 +14,9 @@ function buildShelf() {
 
 function upload(file) {
   if (!file) return;
-  if (file.size > props.bounds.upload_bytes) {
+  if (file.size > state.bounds.upload_bytes) {
     const mib = (bytes) => (bytes / 2 ** 20).toFixed(1);
-    const limit = `this page takes up to ${mib(props.bounds.upload_bytes)} MiB`;
+    const limit = `this page takes up to ${mib(state.bounds.upload_bytes)} MiB`;
     tell(`${file.name} has ${mib(file.size)} MiB and ${limit}: choose a smaller file.`, "error");
     return;
   }
@@ -64,77 +64,88 @@ function listenToVisitor() {
     ask();
   };
   $("textarea").oninput = fitField;
-  $(".stop").onclick = () => trigger("stop_answer", {});
+  $(".stop").onclick = () => post("stop").catch(() => tell(LOST, "error"));
   $(".draw").onclick = () => setDrawing(!state.drawing);
   $(".message button").onclick = () => tell("");
-  for (const button of element.querySelectorAll(".save")) {
+  for (const button of document.querySelectorAll(".save")) {
     button.onclick = () => send("save", { kind: button.dataset.kind });
   }
-  element.addEventListener("keydown", (event) => {
+  document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
-    state.pinned = null;
+    state.pinned = state.drawn = null;
     clearLook();
   });
+  listenForKeys();
   listenForBoxes();
 }
 
-function listenToServer() {
-  watch("picture", () => {
-    Object.assign(state, { picture: props.picture, turns: [] });
-    state.look = state.lit = state.pinned = null;
+// What the server changes, in the order in which it is shown.
+const SHOWN = {
+  version: (version) => { state.version = version; },
+  picture: (picture) => {
+    Object.assign(state, { picture, turns: [], look: null, lit: null, pinned: null, drawn: null });
     renderTurns();
     showPicture();
     paintFinding();
-    showBusy();
-  });
-  watch("turns", () => {
-    if (props.turns.picture !== state.picture?.id) return; // of the picture before this one
-    state.turns = props.turns.items;
-    state.look = state.lit = state.pinned = null;
+  },
+  turns: (turns) => {
+    if (turns.picture !== state.picture?.id) return; // of the picture before this one
+    Object.assign(state, { turns: turns.items, look: null, lit: null, pinned: null });
     renderTurns();
     paintStage();
     paintFinding();
-    showBusy();
-  });
-  watch("draft", () => showDraft(props.draft));
-  watch("look", () => {
-    state.look = props.look.kind ? props.look : null;
+  },
+  draft: (draft) => showDraft(draft),
+  look: (look) => {
+    state.look = look.kind ? look : null;
     if (state.look) {
-      state.lit = state.pinned = null;
+      state.lit = state.pinned = state.drawn = null;
       $(".flmm").classList.add("looked"); // knows the gestures
     }
     paintStage();
     paintWords();
     paintFinding();
-  });
-  watch("message", () => tell(props.message.text, props.message.kind));
-  watch("saved", () => download(props.saved));
-  watch("answered", () => {
-    settle(props.answered, true);
-    dropDraft();
-  });
-  watch("served", () => settle(props.served, false));
-  window.addEventListener("flmm:failed", () => {
-    state.pending.clear();
-    dropDraft();
-    showBusy();
-    tell("The page is too busy or cannot be reached: wait a moment and try again.", "error");
-  });
+  },
+  message: (message) => tell(message.text, message.kind),
+  saved: (file) => download(file),
+};
+
+function apply(update) {
+  for (const [name, show] of Object.entries(SHOWN)) {
+    if (name in update) show(update[name]);
+  }
+  showBusy();
 }
 
-buildShelf();
-$(".model").textContent = props.model;
-$("textarea").value = props.start.question;
-$("textarea").maxLength = props.bounds.question_characters;
-$(".begin").value = props.start.begin;
-for (const [name, label] of props.choices) {
-  const option = make("option", "", label);
-  option.value = name;
-  $(".select").append(option);
+async function begin() {
+  const { samples, model, notice, start, choices, bounds } = await (await fetch("start")).json();
+  Object.assign(state, { notice, bounds });
+  buildShelf(samples);
+  $(".model").textContent = model;
+  $("textarea").value = start.question;
+  $("textarea").maxLength = bounds.question_characters;
+  $(".begin").value = start.begin;
+  for (const [name, label] of choices) {
+    const option = make("option", "", label);
+    option.value = name;
+    $(".select").append(option);
+  }
+  $(".select").value = start.select;
+  listenToVisitor();
+  fitField();
+  await resume();
 }
-$(".select").value = props.start.select;
-listenToVisitor();
-listenToServer();
+
+// What this tab showed before it was loaded again, or before the machine slept.
+async function resume() {
+  state.pending.push("ask");
+  await follow();
+  state.pending.pop();
+  showBusy();
+}
+
 paintFinding();
 showBusy();
-requestAnimationFrame(fitField);
+begin();
+window.addEventListener("pagehide", () => post("leave", {}, { keepalive: true }).catch(() => {}));
+window.addEventListener("pageshow", (event) => { if (event.persisted) resume(); });

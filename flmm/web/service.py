@@ -1,14 +1,13 @@
 """The page without a browser: requests of visitors in, updates of what they see out.
 
-Every request ends with an update that names it as done; whatever goes wrong in between becomes a
-message, and the conversation stays as it was. The model takes one step at a time; between two
-tokens of one visitor's answer another visitor's picture may be read.
+In: requests as ``flmm.web.requests`` reads them. Whatever goes wrong becomes a message, and the
+conversation stays as it was. The model takes one step at a time; between two tokens of one
+visitor's answer another visitor's picture may be read.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import threading
@@ -68,33 +67,22 @@ class PageService:
             "save": self._save,
         }
 
-    @property
-    def actions(self) -> list[str]:
-        """Names that :meth:`answer` knows."""
-        return list(self._actions)
-
     def answer(self, key: str, action: str, request: Update) -> Iterator[Update]:
         """Serve one request.
 
         Args:
-            key: the visitor's, of the browser tab's session.
-            action: one of :attr:`actions`.
-            request: what it needs, see the methods; its ``id`` comes back with the last
-                update, as ``answered`` or, of all actions but ``ask``, as ``served``.
+            key: the visitor's.
+            action: ``"open_sample"``, ``"open_upload"``, ``"ask"``, ``"undo"``, ``"look_from"``,
+                ``"look_at"`` or ``"save"``.
+            request: what it needs, see ``flmm.web.requests.FIELDS``.
 
         Yields:
             changed properties of the page; never raises an ``Exception``.
         """
-        identity = request.get("id", 0)
         try:
             yield from self._actions[action](key, request)
-        except (ValueError, ImportError) as error:
-            yield _tell(str(error), identity, "error")
-        except Exception:
-            _logger.exception("the request %r failed", action)
-            text = "Something went wrong with this request; the page goes on. Try another one."
-            yield _tell(text, identity, "error")
-        yield {"answered" if action == "ask" else "served": identity}
+        except Exception as error:
+            yield _explain(action, error)
 
     def stop(self, key: str) -> None:
         """End the answer that is written to a visitor; what was said is kept."""
@@ -102,60 +90,60 @@ class PageService:
         if visitor is not None:
             visitor.stop.set()
 
-    def leave(self, key: str) -> None:
-        """The visitor is gone: forget picture and conversation."""
-        self.visitors.drop(key)
-
     # -- pictures --------------------------------------------------------------------------
 
     def _open_sample(self, key: str, request: Update) -> Iterator[Update]:
-        """``index`` of a sample."""
-        index = _read(request, "index", int)
-        if not 0 <= index < len(self.samples):
-            raise ValueError(f"there is no sample {index}: choose one that the page shows")
-        yield self._open(key, self.samples[index], request)
+        if request["index"] >= len(self.samples):
+            raise ValueError(
+                f"there is no sample {request['index']}: choose one that the page shows"
+            )
+        yield self._open(key, self.samples[request["index"]])
 
     def _open_upload(self, key: str, request: Update) -> Iterator[Update]:
-        """``name`` and ``data`` (base64) of a file."""
-        name, text = _read(request, "name", str), _read(request, "data", str)
+        name, text = request["name"], request["data"]
         size_bytes = len(text) * 3 // 4
         if size_bytes > self.limits.max_upload_bytes + 2:
             raise ValueError(describe_large_file(name, size_bytes, self.limits))
         try:
             data = base64.b64decode(text, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise ValueError("the upload was damaged on its way: try again") from error
-        yield self._open(key, read_upload(data, name, self.limits), request)
+        yield self._open(key, read_upload(data, name, self.limits))
 
-    def _open(self, key: str, picture: Picture, request: Update) -> Update:
+    def _open(self, key: str, picture: Picture) -> Update:
         """Read a picture; only then the conversation before it ends."""
         with self._step:
             chat = self.inferencer.chat(picture.image)
-        identity = request.get("id", 0)
-        visitor = Visitor(chat, picture.name, identity)
+        visitor = Visitor(chat, picture.name)
+        shown = {"picture": build_picture_view(picture, visitor.picture), "draft": {}}
+        visitor.show({**shown, **self._show_turns(visitor), **_tell(picture.note)})
         self.visitors.put(key, visitor)
-        update = {"picture": build_picture_view(picture, identity), "draft": {}, "look": {}}
-        return {**update, **self._show_turns(visitor), **_tell(picture.note, identity)}
+        return {**visitor.read(0), "look": {}}
 
     # -- conversation ----------------------------------------------------------------------
 
     def _ask(self, key: str, request: Update) -> Iterator[Update]:
-        """``question``, ``begin`` (first words of the answer), ``select`` (name of a choice)."""
-        visitor = self._find(key)
-        question, begin = _read(request, "question", str), _read(request, "begin", str)
+        visitor, question, begin = self._find(key), request["question"], request["begin"]
         longest = self.limits.max_question_characters
         if max(len(question), len(begin)) > longest:
             raise ValueError(f"the question is longer than {longest} characters: shorten it")
-        selectors = find_selectors(_read(request, "select", str))
         pieces = visitor.chat.stream(
-            question, select=selectors, max_new_tokens=self.limits.max_new_tokens, begin=begin
+            question,
+            select=find_selectors(request["select"]),
+            max_new_tokens=self.limits.max_new_tokens,
+            begin=begin,
         )
         stream = cast("Generator[str, None, None]", pieces)
         with _Hold(visitor):
-            yield {**self._show_draft(visitor, question), "look": {}, **_tell("", 0)}
-            note = yield from self._write(visitor, question, stream)
+            visitor.show({**self._show_draft(visitor, question), **_tell("")})
+            yield {**visitor.read(visitor.version - 1), "look": {}}
+            try:
+                note = yield from self._write(visitor, question, stream)
+            except Exception as error:
+                yield visitor.show({"draft": {}, **_explain("ask", error)})
+                return
             if not visitor.gone:
-                yield {**self._show_turns(visitor, note), "draft": {}}
+                yield visitor.show({**self._show_turns(visitor, note), "draft": {}})
 
     def _write(
         self, visitor: Visitor, question: str, stream: Generator[str, None, None]
@@ -171,7 +159,7 @@ class PageService:
                     return ""
                 text += piece
                 if not visitor.gone:
-                    yield self._show_draft(visitor, question, text)
+                    yield visitor.show(self._show_draft(visitor, question, text))
                 if visitor.stop.is_set():
                     return "You stopped the answer here."
                 if time.monotonic() > deadline:
@@ -192,23 +180,20 @@ class PageService:
         return {"turns": {"picture": visitor.picture, "items": list(visitor.views)}}
 
     def _undo(self, key: str, request: Update) -> Iterator[Update]:
-        """Take back the last turn."""
         visitor = self._find(key)
         with _Hold(visitor):
             visitor.chat.undo()
             del visitor.views[len(visitor.chat.turns) :]
             del visitor.maps[len(visitor.chat.turns) :]
-            yield {**self._show_turns(visitor), "look": {}, **_tell("", 0)}
+            yield {**visitor.show({**self._show_turns(visitor), **_tell("")}), "look": {}}
 
     # -- looking ---------------------------------------------------------------------------
 
     def _look_from(self, key: str, request: Update) -> Iterator[Update]:
-        """``turn`` and ``token``: where it looks."""
-        visitor = self._find(key)
-        number, index = _read(request, "turn", int), _read(request, "token", int)
+        visitor, number, index = self._find(key), request["turn"], request["token"]
         with _Hold(visitor):
             turns = visitor.chat.turns
-            if not (0 <= number < len(turns) and 0 <= index < len(turns[number].tokens)):
+            if number >= len(turns) or index >= len(turns[number].tokens):
                 raise ValueError("this word is no longer part of the conversation")
             token = turns[number].tokens[index]
             with self._step:
@@ -220,14 +205,13 @@ class PageService:
                 "mask": encode_tint(look.mask, LOOK_COLOR),
             }
         place = {"turn": number, "token": index, "text": token.text.strip()}
-        yield {"look": {"kind": "token", "id": request.get("id", 0), **place, "layers": layers}}
+        yield {"look": {"kind": "token", **place, "layers": layers}}
 
     def _look_at(self, key: str, request: Update) -> Iterator[Update]:
-        """``box``: [x0, y0, x1, y1] in pixels of the picture; which words look there."""
         visitor = self._find(key)
         chat = visitor.chat
         height, width = chat.images[0].original_size
-        box = _read_box(request, width, height)
+        box = _cut_box(request["box"], width, height)
         with _Hold(visitor):
             if not chat.turns:
                 raise ValueError("there are no words yet: ask something first")
@@ -245,12 +229,11 @@ class PageService:
             "words": [asdict(word) for word in words[:_SHOWN_WORDS] if word.excess > 0],
             "excess": [[round(value, 4) for value in row] for row in excess],
         }
-        yield {"look": {"kind": "region", "id": request.get("id", 0), **found}}
+        yield {"look": {"kind": "region", **found}}
 
     # -- downloads -------------------------------------------------------------------------
 
     def _save(self, key: str, request: Update) -> Iterator[Update]:
-        """``kind``: ``"png"`` (a zip) or ``"coco"`` (JSON)."""
         visitor = self._find(key)
         with _Hold(visitor):
             turns = list(visitor.chat.turns)
@@ -258,13 +241,12 @@ class PageService:
         if not any(turn.phrases for turn in turns):
             raise ValueError("there are no masks yet: ask something first")
         coco = build_coco(turns, visitor.name, size)
-        if _read(request, "kind", str) == "coco":
+        if request["kind"] == "coco":
             data, ending = json.dumps(coco, ensure_ascii=False).encode(), "json"
         else:
             data, ending = build_zip(turns, coco), "zip"
         text = base64.b64encode(data).decode("ascii")
-        name = build_name(visitor.name, ending)
-        yield {"saved": {"id": request.get("id", 0), "name": name, "data": text}}
+        yield {"saved": {"name": build_name(visitor.name, ending), "data": text}}
 
     def _find(self, key: str) -> Visitor:
         visitor = self.visitors.find(key)
@@ -296,33 +278,27 @@ class _Hold:
         self._visitor.busy.release()
 
 
-def _tell(text: str, identity: Any, kind: str = "note") -> Update:
+def _tell(text: str, kind: str = "note") -> Update:
     """A message to the visitor; an empty one takes the last away."""
     text = text[:1].upper() + text[1:]
-    return {"message": {"text": text[:600], "kind": kind, "id": identity}}
+    return {"message": {"text": text[:600], "kind": kind}}
 
 
-def _read(request: Update, name: str, kind: type) -> Any:
-    """A field of a request.
-
-    Raises:
-        ValueError: it is missing or of another kind.
-    """
-    value = request.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"the request has no {name!r}: load the page again")
-    return value
+def _explain(action: str, error: Exception) -> Update:
+    """What the visitor reads about an error; what nobody thought of goes to the log alone."""
+    if isinstance(error, (ValueError, ImportError)):
+        return _tell(str(error), "error")
+    _logger.error("the request %r failed", action, exc_info=error)
+    text = "Something went wrong with this request; the page goes on. Try another one."
+    return _tell(text, "error")
 
 
-def _read_box(request: Update, width: int, height: int) -> list[int]:
+def _cut_box(edges: list[float], width: int, height: int) -> list[int]:
     """[x0, y0, x1, y1] in whole pixels within the picture, at least one pixel each way."""
-    try:
-        x0, y0, x1, y1 = (float(edge) for edge in _read(request, "box", list))
-        left, right = sorted((min(max(x0, 0), width), min(max(x1, 0), width)))
-        top, bottom = sorted((min(max(y0, 0), height), min(max(y1, 0), height)))
-        box = [int(left), int(top), int(right + 0.999), int(bottom + 0.999)]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError("the box is no box: draw it across the picture again") from error
+    x0, y0, x1, y1 = edges
+    left, right = sorted((min(max(x0, 0), width), min(max(x1, 0), width)))
+    top, bottom = sorted((min(max(y0, 0), height), min(max(y1, 0), height)))
+    box = [int(left), int(top), int(right + 0.999), int(bottom + 0.999)]
     if box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError("the box is empty: draw it across the picture")
     return box

@@ -10,7 +10,7 @@ function showPicture() {
   $(".photo").src = picture.url;
   $(".photo").alt = picture.name;
   $(".frame").style.setProperty("--ratio", picture.width / picture.height);
-  for (const thumb of element.querySelectorAll(".thumb")) {
+  for (const thumb of document.querySelectorAll(".thumb")) {
     thumb.setAttribute("aria-pressed", thumb.title === picture.name);
   }
   paintStage();
@@ -30,8 +30,9 @@ function paintStage() {
   paintTints(isToken || isRegion || phrase ? null : state.turns[findShownTurn()]);
   paintImage($(".spot"), phrase ? phrase.spotlight : "");
   paintImage($(".heat"), isToken ? state.look.layers[state.layer] : "");
-  $(".box").hidden = !isRegion;
-  if (isRegion) placeBox(state.look.box);
+  const box = state.drawn ?? (isRegion ? state.look.box : null);
+  $(".box").hidden = !box;
+  if (box) placeBox(box);
 }
 
 // A layer that leaves keeps its picture, so that it fades.
@@ -81,6 +82,12 @@ function clearLook() {
 function paintFinding() {
   const finding = $(".finding");
   finding.replaceChildren();
+  if (state.drawn) {
+    const [x0, y0, x1, y1] = state.drawn.map(Math.round);
+    const size = `${x1 - x0} × ${y1 - y0} pixels at ${x0}, ${y0}`;
+    finding.append(make("p", "hint", `Box of ${size}: Enter finds the words that look there.`));
+    return;
+  }
   if (!state.look) {
     finding.append(make("p", "hint", HINTS[Number(matchMedia("(hover: hover)").matches)]));
     return;
@@ -161,6 +168,19 @@ function locate(event) {
   ];
 }
 
+function findWords(box) {
+  const smallest = 0.01 * Math.max(state.picture.width, state.picture.height);
+  state.pinned = null;
+  if (box[2] - box[0] < smallest || box[3] - box[1] < smallest) {
+    clearLook();
+  } else if (!state.turns.length) {
+    clearLook();
+    tell("There are no words yet: ask something first.");
+  } else {
+    send("look_at", { box });
+  }
+}
+
 function listenForBoxes() {
   const canvas = $(".canvas");
   let start = null;
@@ -175,6 +195,7 @@ function listenForBoxes() {
     if (!mayDraw) return;
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
+    state.drawn = null;
     start = locate(event);
   };
   canvas.onpointermove = (event) => {
@@ -187,21 +208,42 @@ function listenForBoxes() {
     const box = span(locate(event));
     start = null;
     setDrawing(false);
-    const smallest = 0.01 * Math.max(state.picture.width, state.picture.height);
-    if (box[2] - box[0] < smallest || box[3] - box[1] < smallest) {
-      clearLook();
-    } else if (!state.turns.length) {
-      clearLook();
-      tell("There are no words yet: ask something first.");
-    } else {
-      state.pinned = null;
-      send("look_at", { box });
-    }
+    findWords(box);
   };
   canvas.onpointercancel = () => {
     start = null;
     paintStage();
   };
+  canvas.onkeydown = (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key === "Enter" && state.drawn) {
+      findWords(state.drawn);
+    } else if (ARROWS[event.key]) {
+      state.drawn = moveBox(state.drawn ?? state.look?.box, ARROWS[event.key], event.shiftKey);
+      paintStage();
+      paintFinding();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  };
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+// A box one step on, or with its right or lower edge one step on; the first is in the middle.
+function moveBox(box, direction, isSized) {
+  const sides = [state.picture.width, state.picture.height];
+  if (!box) return [...sides.map((side) => side / 3), ...sides.map((side) => (2 * side) / 3)];
+  const moved = [...box];
+  direction.forEach((sign, axis) => {
+    const step = sides[axis] / 40;
+    const least = isSized ? box[axis] + step - box[axis + 2] : -box[axis];
+    const by = Math.min(sides[axis] - box[axis + 2], Math.max(least, sign * step));
+    moved[axis + 2] += by;
+    if (!isSized) moved[axis] += by;
+  });
+  return moved;
 }
 
 function setDrawing(isOn) {

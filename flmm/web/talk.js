@@ -1,5 +1,6 @@
 // Questions and answers. A text is cut wherever a token or a phrase begins or ends; each piece
-// knows its token (to be clicked) and its phrase (to be hovered).
+// knows its token (to be clicked) and its phrase (to be hovered). Phrases are numbered, so that
+// colour is not all that tells them apart.
 
 function renderTurns() {
   const turns = $(".turns");
@@ -13,12 +14,18 @@ const GREETING = "Ask something: every answer stays as the model gives it, and i
 
 function renderTurn(turn, number) {
   const article = make("article", "turn");
-  const question = make("p", "question");
-  const answer = make("p", "answer");
+  const [question, answer] = ["question", "answer"].map((role) => make("p", role));
   question.append(...renderText(turn, number, "question", turn.question));
   answer.append(...renderText(turn, number, "answer", turn.text));
   if (!turn.text) answer.append(make("em", "", "(the model says nothing)"));
-  article.append(question, answer, renderChips(turn, number));
+  for (const text of [question, answer]) {
+    text.setAttribute("role", "group");
+    text.setAttribute("aria-label", `${text.className}; arrow keys go from word to word`);
+    text.querySelector(".token")?.setAttribute("tabindex", 0);
+  }
+  article.append(question, answer);
+  if (state.notice) article.append(make("p", "notice", state.notice));
+  article.append(renderChips(turn, number));
   if (turn.note) article.append(make("p", "note", turn.note));
   if (number === state.turns.length - 1) article.append(renderUndo());
   return article;
@@ -56,6 +63,7 @@ function renderText(turn, number, role, text) {
       .filter(({ span }) => covers(...span))
       .sort((one, other) => one.span[1] - one.span[0] - (other.span[1] - other.span[0]));
     if (phrase) markPhrase(piece, number, phrase.index, phrase.color);
+    if (phrase?.span[1] === places[at + 1]) piece.dataset.number = phrase.index + 1;
     return piece;
   });
 }
@@ -64,6 +72,8 @@ function markToken(piece, turn, token) {
   piece.classList.add("token");
   piece.dataset.turn = turn;
   piece.dataset.token = token;
+  piece.tabIndex = -1;
+  piece.setAttribute("role", "button");
   piece.onclick = () => {
     const look = state.look;
     if (look?.kind === "token" && look.turn === turn && look.token === token) return clearLook();
@@ -80,6 +90,26 @@ function markPhrase(node, turn, phrase, color) {
     if (event.pointerType === "mouse") light([turn, phrase]);
   };
   node.onpointerleave = () => light(null);
+  node.onfocus = () => node.matches(":focus-visible") && light([turn, phrase]);
+  node.onblur = () => light(null);
+}
+
+// The words of a text are one stop of the Tab key: arrows go from word to word, Enter chooses.
+function listenForKeys() {
+  $(".turns").onkeydown = (event) => {
+    const word = event.target.closest(".token");
+    const words = [...(word?.parentElement.querySelectorAll(".token") ?? [])];
+    const at = words.indexOf(word);
+    const places = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: words.length - 1 };
+    const next = words[places[event.key]];
+    if (word && (event.key === "Enter" || event.key === " ")) word.click();
+    else if (!next) return;
+    event.preventDefault();
+    if (!next) return;
+    word.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  };
 }
 
 function renderChips(turn, number) {
@@ -87,7 +117,7 @@ function renderChips(turn, number) {
   turn.phrases.forEach((phrase, index) => {
     const chip = make("button", "chip");
     chip.type = "button";
-    chip.append(make("i"), make("span", "", phrase.text));
+    chip.append(make("i"), make("b", "", index + 1), make("span", "", phrase.text));
     chip.append(make("small", "", phrase.found ? phrase.score.toFixed(2) : "not found"));
     chip.title = phrase.found ? "Mean probability inside the mask" : "The mask is empty";
     markPhrase(chip, number, index, phrase.color);
@@ -100,7 +130,7 @@ function renderChips(turn, number) {
 // Marks on the words: lit phrase, token that is looked from, how much each looks into the box.
 function paintWords() {
   const place = state.lit || state.pinned;
-  for (const node of element.querySelectorAll(".phrase")) {
+  for (const node of document.querySelectorAll(".phrase")) {
     node.classList.toggle("lit", !!place && node.dataset.place === place.join("."));
     if (node.matches(".chip")) {
       const isPinned = !!state.pinned && node.dataset.place === state.pinned.join(".");
@@ -110,13 +140,15 @@ function paintWords() {
   const look = state.look;
   $(".turns").classList.toggle("ranked", look?.kind === "region");
   const highest = look?.kind === "region" ? Math.max(0.02, ...look.excess.flat()) : 1;
-  for (const node of element.querySelectorAll(".token")) {
+  for (const node of document.querySelectorAll(".token")) {
     const turn = Number(node.dataset.turn);
     const token = Number(node.dataset.token);
     const isChosen = look?.kind === "token" && look.turn === turn && look.token === token;
     node.classList.toggle("chosen", isChosen);
+    node.setAttribute("aria-pressed", isChosen);
     const excess = look?.kind === "region" ? look.excess[turn]?.[token] ?? 0 : 0;
     node.style.setProperty("--looks", Math.max(0, excess / highest).toFixed(3));
+    node.classList.toggle("strong", excess > highest / 2);
   }
 }
 
@@ -136,20 +168,22 @@ function showDraft(draft) {
 }
 
 // A question that got no answer goes back into the field.
-function dropDraft() {
-  const draft = $(".draft");
-  if (!draft) return;
-  if (!$("textarea").value) $("textarea").value = draft.querySelector(".question").textContent;
-  draft.remove();
+function endAnswer(said, question) {
+  $(".draft")?.remove();
+  if (state.turns.length > said) return;
+  if (!$("textarea").value) $("textarea").value = question;
   if (!$(".turns").children.length) renderTurns();
   fitField();
 }
 
 function scrollToEnd() {
   const turns = $(".turns");
-  turns.scrollTop = turns.scrollHeight;
+  const last = turns.lastElementChild;
+  // An answer is read from its beginning, one that is being written at its end.
+  const isRead = last?.matches(".turn:not(.draft)");
+  turns.scrollTop = isRead ? last.offsetTop - turns.offsetTop : turns.scrollHeight;
   if (turns.scrollHeight <= turns.clientHeight && state.turns.length) {
-    turns.lastElementChild?.scrollIntoView({ block: "nearest" }); // where the whole page scrolls
+    last?.scrollIntoView({ block: "nearest" }); // where the whole page scrolls
   }
 }
 

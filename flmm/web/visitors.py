@@ -1,12 +1,14 @@
 """Who is on the page, and what belongs to whom.
 
-A visitor is known by the key of the browser tab's session, which no other tab knows; a picture and
-its conversation are reached through that key alone. They are dropped when the visitor leaves, is
-idle, or when there are too many. Safe to use from several threads.
+A visitor is known by a key that the browser tab made up and keeps while it is open; a picture and
+its conversation are reached through that key alone, also after a reload or a lost connection. They
+are dropped soon after the tab is closed, when the visitor is idle, or when there are too many. Safe
+to use from several threads.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import OrderedDict
@@ -19,30 +21,51 @@ import numpy as np
 from flmm.conversation import Chat
 from flmm.web.limits import Limits
 
+GRACE_S = 60.0  # a tab that is closed may only have been loaded again
+_versions = itertools.count(1)  # one count for all, so that a new conversation is always newer
+
 
 @dataclass(eq=False)
 class Visitor:
-    """A picture and the conversation about it.
+    """A picture, the conversation about it, and what the browser shows of both.
 
     Attributes:
         chat: the conversation.
         name: of the picture's file.
-        picture: what the browser calls the picture.
+        picture: what the page calls the picture.
         views: per turn what the browser shows of it.
         maps: per turn where its tokens look, float32 ``[T, h, w]``; filled when first needed.
         busy: held while an answer is written.
         stop: set when the answer that is written is no longer wanted.
         gone: whether the conversation has been dropped.
+        version: number of the last change of what is shown.
     """
 
     chat: Chat
     name: str
-    picture: Any = 0
+    picture: int = field(default_factory=lambda: next(_versions))
     views: list[dict[str, Any]] = field(default_factory=list)
     maps: list[np.ndarray] = field(default_factory=list)
     busy: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     gone: bool = False
+    version: int = 0
+    _shown: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def show(self, update: dict[str, Any]) -> dict[str, Any]:
+        """Remember properties of the page for a browser that asks for them; gives ``update``."""
+        with self._lock:
+            self.version = next(_versions)
+            self._shown.update({name: (self.version, value) for name, value in update.items()})
+        return update
+
+    def read(self, since: int) -> dict[str, Any]:
+        """Properties that changed after a version, with ``version`` and ``writing``."""
+        writing = self.busy.locked()  # asked first: what ends it has been shown before
+        with self._lock:
+            changed = {name: value for name, (at, value) in self._shown.items() if at > since}
+            return {**changed, "version": self.version, "writing": writing}
 
 
 class Visitors:
@@ -80,10 +103,20 @@ class Visitors:
             self._entries[key] = (self._clock(), visitor)
             return visitor
 
-    def drop(self, key: str) -> None:
-        """Forget a visitor, if known; an answer that is being written ends."""
+    def leave(self, key: str) -> None:
+        """A visitor's tab was closed: forget what is there, unless it is asked for soon."""
         with self._lock:
-            self._remove(key)
+            if key in self._entries:
+                _, visitor = self._entries.pop(key)
+                seen = self._clock() - max(0.0, self._limits.idle_s - GRACE_S)
+                self._entries[key] = (seen, visitor)
+                self._entries.move_to_end(key, last=False)
+
+    def stop_all(self) -> None:
+        """End every answer that is being written."""
+        with self._lock:
+            for _, visitor in self._entries.values():
+                visitor.stop.set()
 
     def drop_idle(self) -> None:
         """Forget everybody who has been idle for too long."""
@@ -99,4 +132,4 @@ class Visitors:
             visitor.stop.set()
 
 
-__all__ = ["Visitor", "Visitors"]
+__all__ = ["GRACE_S", "Visitor", "Visitors"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def service(inferencer: GroundingInferencer) -> PageService:
 @pytest.fixture(scope="module")
 def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """A running ``tools/web_demo.py``."""
-    pytest.importorskip("gradio", reason="the page needs Gradio (the extra 'web')")
+    pytest.importorskip("uvicorn", reason="the page needs Starlette and uvicorn (the extra 'web')")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,8 +61,8 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer
             time.sleep(0.2)
         yield PageServer(f"http://127.0.0.1:{port}", log)
     finally:
-        server.terminate()
-        server.wait(20)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0, log.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ QUESTION = "Please give me a description of the image."
 def send(service: PageService, key: str, action: str, **request: Any) -> dict[str, Any]:
     """The page's properties after a request, later updates over earlier ones."""
     merged: dict[str, Any] = {}
-    for update in service.answer(key, action, {"id": 7, **request}):
+    for update in service.answer(key, action, request):
         merged |= update
     return merged
 

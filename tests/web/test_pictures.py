@@ -19,7 +19,6 @@ def test_bad_uploads_are_answered(inferencer) -> None:
     service = PageService(inferencer, Limits(max_upload_bytes=LIMIT_BYTES))
     for item in uploads:
         shown = upload(service, "visitor", item.name, item.data)
-        assert shown["served"] == 7, item.label
         message = shown["message"]
         assert "Traceback" not in message["text"]
         if item.answer is None:

@@ -7,7 +7,7 @@ import pytest
 from flmm.conversation import Chat
 from flmm.web.limits import Limits
 from flmm.web.pictures import draw_samples
-from flmm.web.visitors import Visitor, Visitors
+from flmm.web.visitors import GRACE_S, Visitor, Visitors
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,18 @@ def test_the_idle_are_dropped(chat: Chat) -> None:
     assert visitors.find("anna") is None
 
 
+def test_a_closed_tab_is_forgotten_soon_and_a_loaded_one_is_not(chat: Chat) -> None:
+    clock = Clock()
+    visitors = Visitors(Limits(idle_s=1000), clock)
+    for key in ("anna", "ben"):
+        visitors.put(key, Visitor(chat, key))
+        visitors.leave(key)
+    clock.now = GRACE_S - 1
+    assert visitors.find("ben") is not None  # the page was only loaded again
+    clock.now = GRACE_S + 1
+    assert visitors.find("anna") is None and visitors.find("ben") is not None
+
+
 def test_who_was_idle_longest_makes_room(chat: Chat) -> None:
     visitors = Visitors(Limits(max_visitors=2))
     for key in "ab":
@@ -62,6 +74,5 @@ def test_a_new_picture_ends_the_conversation_before_it(chat: Chat) -> None:
     visitors.put("anna", before)
     visitors.put("anna", after)
     assert before.gone and before.stop.is_set() and visitors.find("anna") is after
-    visitors.drop("anna")
-    visitors.drop("anna")  # twice is once
-    assert after.gone and len(visitors) == 0
+    visitors.stop_all()
+    assert after.stop.is_set() and not after.gone and len(visitors) == 1

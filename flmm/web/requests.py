@@ -1,0 +1,86 @@
+"""What a browser may send, checked before anybody acts on it.
+
+In: an action's name and the body of a request, from anybody. Out: its fields, of the right types
+and in range. What the page itself never sends is a ``RequestError``; what a visitor may well do,
+such as to choose a file that is no picture, is not: the service answers it with a message.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+# Per action its fields. Numbers are whole and not below zero.
+FIELDS: dict[str, dict[str, type]] = {
+    "open_sample": {"index": int},
+    "open_upload": {"name": str, "data": str},  # of the file, as base64
+    "ask": {"question": str, "begin": str, "select": str},  # begin: of the answer; see selecting
+    "undo": {},
+    "look_from": {"turn": int, "token": int},
+    "look_at": {"box": list},  # x0, y0, x1, y1 in pixels of the picture
+    "save": {"kind": str},  # "png" or "coco"
+    "read": {"since": int},  # version that the browser shows
+    "stop": {},
+    "leave": {},
+}
+_KINDS = {int: "a whole number", str: "text", list: "a list of four numbers"}
+_GREATEST = 2**53  # that a browser counts to
+_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+
+class RequestError(ValueError):
+    """A request that the page never sends."""
+
+
+def read_key(text: str | None) -> str:
+    """A visitor's key.
+
+    Raises:
+        RequestError: it is missing or no key.
+    """
+    if text is None or not _KEY.fullmatch(text):
+        raise RequestError("the request does not name its visitor: load the page again")
+    return text
+
+
+def read_request(action: str, body: bytes) -> dict[str, Any]:
+    """The fields of a request.
+
+    Args:
+        action: one of ``FIELDS``.
+        body: JSON.
+
+    Raises:
+        RequestError: it is no JSON object, or a field is missing, unknown, of another type or out
+            of range.
+    """
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the request {action!r} is no JSON: load the page again") from error
+    fields = FIELDS[action]
+    if not isinstance(request, dict) or set(request) != set(fields):
+        names = ", ".join(fields) or "nothing"
+        raise RequestError(f"the request {action!r} must hold {names}: load the page again")
+    for name, kind in fields.items():
+        if type(request[name]) is not kind or not _is_sound(request[name]):
+            raise RequestError(
+                f"{name!r} of the request {action!r} is not {_KINDS[kind]}: load the page again"
+            )
+    return request
+
+
+def _is_sound(value: Any) -> bool:
+    if isinstance(value, int):
+        return 0 <= value <= _GREATEST
+    if isinstance(value, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in value)  # half a character
+    return len(value) == 4 and all(
+        type(edge) in (int, float) and math.isfinite(edge) and abs(edge) <= _GREATEST
+        for edge in value
+    )
+
+
+__all__ = ["FIELDS", "RequestError", "read_key", "read_request"]
