@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from flmm.datasets.shape_sentences import render_samples
+from flmm.images import load_any_image, name_image
 from flmm.inferencer import GroundingInferencer
 from flmm.results import GroundingResult
 from flmm.visualization import draw_panels, format_table
@@ -37,19 +38,16 @@ class DemoSample:
 
 
 def load_user_sample(path: str, phrases: list[str]) -> DemoSample:
-    """A user's picture.
+    """A user's picture, upright.
+
+    Args:
+        path: of a file, or an address.
+        phrases: what to ground.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no picture.
+        OSError, ValueError: as :func:`flmm.images.load_any_image`.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"picture {path} does not exist")
-    try:
-        image = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    return DemoSample(Path(path).stem, image, phrases)
+    return DemoSample(name_image(path), load_any_image(path), phrases)
 
 
 def load_sample_scenes(count: int, seed: int) -> list[DemoSample]:

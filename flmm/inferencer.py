@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 from tqdm import tqdm
 
 from flmm.batches import (
@@ -38,7 +39,7 @@ from flmm.engine.checkpoint import load_weights
 from flmm.engine.model_card import CardOptions
 from flmm.engine.sharing import load_config_or_head, load_pretrained, save_pretrained
 from flmm.grounder import Grounder, Reading, ground_readings, read_images
-from flmm.images import load_image
+from flmm.images import load_any_image
 from flmm.registry import MODELS
 from flmm.results import GroundingResult, ResultPicture, collect_result
 from flmm.structures import Continuation, ImageInput, as_continuations
@@ -179,8 +180,9 @@ class GroundingInferencer:
         picture after the other.
 
         Args:
-            image: path, bytes, PIL image or ndarray (RGB ``[H, W, 3]``); a list or tuple of them
-                is a batch, an iterator a batch whose results come as they are ready.
+            image: path, http(s) or ``data:`` address, bytes, binary stream, PIL image, array
+                ``[H, W, 3]`` or tensor ``[3, H, W]``, see ``docs/pictures.md``; a list or tuple
+                of them is a batch, an iterator a batch whose results come as they are ready.
             phrases: the phrases (or :class:`Continuation`). For a batch: one phrase or a list of
                 phrases is for every picture; a list of lists, or an iterator of lists, has one
                 list per picture.
@@ -199,8 +201,7 @@ class GroundingInferencer:
             ValueError: no picture or phrase is given, a phrase is blank, or a batch has not one
                 list per picture.
             TypeError: phrases and lists of phrases are mixed.
-            TypeError, ValueError, FileNotFoundError: a picture cannot be read; the message names
-                it.
+            TypeError, ValueError, OSError: a picture cannot be read; the message names it.
         """
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}: give 'raise' or 'return'")
@@ -236,14 +237,15 @@ class GroundingInferencer:
         if prompt is None:
             prefix = self._read(image).prefix
         else:
-            prefix = self.model.vlm.prefill(image, prompt)
+            prefix = self.model.vlm.prefill(_load(image), prompt)
         return self.model.vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
     def _ground_batch(
         self, pairs: Iterator[tuple[Any, Any]], raises: bool, keep: dict[str, bool]
     ) -> Iterator[GroundingResult | Exception]:
         """Results of pictures with their phrases, in order."""
-        tasks = prepare_tasks(pairs, self.model.vlm.image_processor.encode)
+        encode = self.model.vlm.image_processor.encode
+        tasks = prepare_tasks(pairs, lambda image: encode(_load(image)))
         for window in read_ahead(tasks):
             run = functools.partial(self._ground_tasks, keep=keep)
             for task, result in zip(window, run_window(window, run)):
@@ -291,7 +293,7 @@ class GroundingInferencer:
 
         A picture that changed on disk is another picture.
         """
-        picture = image if isinstance(image, ImageInput) else load_image(image)
+        picture = _load(image)
         pixels = picture.image if isinstance(picture, ImageInput) else np.asarray(picture)
         key = (pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
         last = self._last  # once: another thread may put its own picture there at any time
@@ -309,3 +311,8 @@ class _LastReading:
 
     key: tuple[tuple[int, ...], bytes]
     reading: Reading
+
+
+def _load(image: Any) -> ImageInput | Image.Image:
+    """A person's picture: upright, also from an address."""
+    return image if isinstance(image, ImageInput) else load_any_image(image)

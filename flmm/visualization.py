@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from flmm.geometry import Size, compute_coverage, resize_maps, resize_masks
+from flmm.images import load_image
 
 Color = tuple[int, int, int]
 
@@ -148,8 +149,7 @@ def draw_panels(
         raise ValueError(
             f"got {len(known_ious)} IoUs for {len(result.phrases)} phrases: give one per phrase"
         )
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture = picture.convert("RGB")
+    picture = load_image(image)
     scaled = picture.resize(compute_panel_size((picture.height, picture.width))[::-1])
     rows = [
         _draw_row(np.array(scaled), picture.size, result, index, iou)

@@ -184,7 +184,7 @@ def test_undo_takes_back_first_what_was_added_then_turns(desk, scenes, tmp_path)
 MISTAKES = [
     ("the [cup", "is not closed"),
     ("/image nowhere.png", "no image file at 'nowhere.png'"),
-    ("/image setup.py", "cannot be read as an image"),
+    ("/image setup.py", "image setup.py cannot be read"),
     ("/add nowhere.png", "no image file at 'nowhere.png'"),
     ("/add", "/add needs a PATH"),
     ("/undo now", "/undo stands alone: leave out 'now'"),

@@ -47,8 +47,8 @@ def test_a_picture_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("missing.png", "--phrase", "star"), "picture missing.png does not exist"),
-        (("setup.py", "--phrase", "star"), "setup.py cannot be read as a picture"),
+        (("missing.png", "--phrase", "star"), "no image file at 'missing.png'"),
+        (("setup.py", "--phrase", "star"), "image setup.py cannot be read"),
         (("README.md",), "give both, or neither"),
         (("--config", "missing.py"), "missing.py"),
         (("--checkpoint", "missing.pth"), "checkpoint missing.pth does not exist"),

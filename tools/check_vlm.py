@@ -12,7 +12,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("name", metavar="FOLDER_OR_ID", help="model folder or hub id")
     parser.add_argument("--device", help="default: cuda if there is one")
     parser.add_argument("--dtype", help="default: bfloat16 on cuda, float32 elsewhere")
-    parser.add_argument("--image", help="picture to try; default: a drawn one")
+    parser.add_argument("--image", help="picture or address to try; default: a drawn one")
     parser.add_argument("--json", metavar="OUT", help="where the report goes")
     parser.add_argument(
         "--random-init", action="store_true", help="random weights: check the architecture only"

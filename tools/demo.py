@@ -19,7 +19,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", nargs="?", help="picture; without it, sample scenes are drawn")
+    parser.add_argument(
+        "image", nargs="?", help="path or address; default: sample scenes are drawn"
+    )
     parser.add_argument("--phrase", action="append", default=[], help="may be given many times")
     parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
     parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")

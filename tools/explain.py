@@ -22,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", nargs="+", help="pictures; all are shown before the question")
+    parser.add_argument(
+        "image", nargs="+", help="paths or addresses; all are shown before the question"
+    )
     parser.add_argument("--ask", action="append", required=True, help="questions, one per turn")
     parser.add_argument("--begin", default="", help="words that every answer begins with")
     parser.add_argument(
@@ -58,16 +60,19 @@ def main(args: argparse.Namespace) -> None:
     from flmm import GroundingInferencer
     from flmm.explanation import explain, load_head_ranking
     from flmm.explanation.report import save_results
+    from flmm.images import load_any_image, name_image
 
     heads = load_head_ranking(args.heads).best(args.top) if args.heads else None
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
-    first, *others = args.image
+    first, *others = map(load_any_image, args.image)
     chat = inferencer.chat(first)
     for number, question in enumerate(args.ask):
         images = others if number == 0 else []
         chat.ask(question, images, max_new_tokens=args.max_new_tokens, begin=args.begin)
     explanation = explain(chat, heads)
-    save_results(explanation, args.out, Path(first).stem, args.word, args.box, args.picture)
+    save_results(
+        explanation, args.out, name_image(args.image[0]), args.word, args.box, args.picture
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ by image id, and bool masks. What the segments are called in a text is not known
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple
 import mmengine.fileio
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from flmm.datasets.bad_records import BadRecordError, MissingFileError
 from flmm.datasets.refer_files import IMAGE_FIELDS, check_fields
+from flmm.images import open_image
 from flmm.registry import TRANSFORMS
 
 ANNOTATION_FIELDS = ("image_id", "file_name", "segments_info")
@@ -104,20 +104,24 @@ def _build_image(
     )
 
 
-def decode_segment_ids(content: bytes) -> np.ndarray:
+def decode_segment_ids(source: str | bytes) -> np.ndarray:
     """The segment id of every pixel of a panoptic PNG.
+
+    Args:
+        source: path, or the content of the file.
 
     Returns:
         int32 ``[H, W]``: red + 256 green + 65536 blue; 0 where no segment is.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: not a readable picture, or none in RGB.
     """
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with open_image(source) as picture:
             mode, colors = picture.mode, np.asarray(picture, dtype=np.int32)
-    except UnidentifiedImageError as error:  # its text holds a memory address
-        raise ValueError("it is no picture") from error
+    except FileNotFoundError:
+        raise
     except Exception as error:  # a broken picture raises almost anything
         raise ValueError(f"no readable picture: {error}") from error
     if mode not in ("RGB", "RGBA"):
@@ -154,14 +158,12 @@ class DecodePanopticMasks:
         """
         path, image_id = results["panoptic_path"], results["image_id"]
         try:
-            content = mmengine.fileio.get(path, backend_args=self.backend_args)
+            pixels = self._read(path)
         except FileNotFoundError as error:
             raise MissingFileError(
                 f"panoptic PNG {path} (image_id {image_id}) does not exist: check data_root and "
                 "data_prefix.panoptic_path"
             ) from error
-        try:
-            pixels = decode_segment_ids(content)
         except ValueError as error:
             raise BadRecordError(
                 f"panoptic PNG {path} (image_id {image_id}) cannot be used: {error}"
@@ -174,6 +176,11 @@ class DecodePanopticMasks:
             )
         masks = [np.isin(pixels, ids) for ids in results["segment_ids"]]
         return {**results, "gt_masks": torch.from_numpy(np.stack(masks))}
+
+    def _read(self, path: str) -> np.ndarray:
+        if self.backend_args is None:
+            return decode_segment_ids(path)
+        return decode_segment_ids(mmengine.fileio.get(path, backend_args=self.backend_args))
 
 
 __all__ = [

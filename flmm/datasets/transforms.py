@@ -8,17 +8,17 @@ What makes a record unusable is raised as ``BadRecordError``; the data set decid
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import mmengine.fileio
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from flmm.datasets.bad_records import BadRecordError, MissingFileError
 from flmm.datasets.masks import decode_segmentation
 from flmm.datasets.samples import build_sample, keep_phrases
+from flmm.images import load_image
 from flmm.registry import IMAGE_PROCESSORS, TRANSFORMS
 
 # One image processor per config and process: train, val and test share it.
@@ -48,36 +48,21 @@ def build_pipeline(
     ]
 
 
-def convert_to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, pixels where they are: EXIF orientation is not applied.
-
-    Annotations are given on the raw pixels. 16-bit grey is scaled to 8 bits, transparency is
-    dropped.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        scale = 257.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
-        image = Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # else PIL warns
-    return image.convert("RGB")
-
-
 def load_rgb_image(path: str, backend_args: dict[str, Any] | None = None) -> Image.Image:
-    """Read a picture file to the last byte, as 8-bit RGB.
+    """A record's picture as 8-bit RGB, pixels where the file has them: masks are given on these.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or is no whole picture; the message names it.
     """
+    if backend_args is None:
+        return load_image(path, orientation="stored")
     try:
         content = mmengine.fileio.get(path, backend_args=backend_args)
-        return convert_to_rgb(Image.open(io.BytesIO(content)))
+        return load_image(content, orientation="stored")
     except FileNotFoundError:
         raise
-    except UnidentifiedImageError as error:  # its own words name an address in memory
-        raise ValueError(f"image {path} cannot be read: it is no picture") from error
-    except Exception as error:  # a broken picture raises almost anything
+    except Exception as error:  # storage raises whatever it likes
         raise ValueError(f"image {path} cannot be read: {error}") from error
 
 
@@ -107,7 +92,7 @@ class LoadRGBImage:
                 f"image {path} (image_id {results['image_id']}) does not exist: check data_root "
                 "and data_prefix.img_path"
             ) from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise BadRecordError(f"{error} (image_id {results['image_id']})") from error
         if (image.height, image.width) != annotated:
             raise BadRecordError(
@@ -223,6 +208,5 @@ __all__ = [
     "LoadRGBImage",
     "PackGroundingInputs",
     "build_pipeline",
-    "convert_to_rgb",
     "load_rgb_image",
 ]

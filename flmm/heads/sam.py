@@ -28,6 +28,7 @@ from flmm.geometry import (
     scale_boxes,
 )
 from flmm.heads.sam_weights import build_sam
+from flmm.images import load_image
 from flmm.registry import MODELS
 from flmm.weights import check_finite
 
@@ -360,10 +361,9 @@ def _choose_candidates(logits: Tensor, coarse_masks: Tensor) -> Tensor:
 
 
 def _to_pil(image: np.ndarray | Image.Image) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
-        return Image.fromarray(image)
+    is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)
+    if is_rgb or isinstance(image, Image.Image):
+        return load_image(image)
     what = f" {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else ""
     raise TypeError(
         f"got {type(image).__name__}{what}, expected a PIL image or a uint8 RGB array "

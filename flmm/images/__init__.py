@@ -1,5 +1,21 @@
-"""The one picture door: whatever a person or a record calls a picture, as 8-bit RGB."""
+"""The one picture door: whatever a person or a record calls a picture, as 8-bit RGB.
 
-from flmm.images.loading import load_image
+``load_image(source, orientation)`` reads files, bytes, streams, arrays and PIL images;
+``load_any_image`` takes web addresses beside and is for people's own words alone. Nobody else in
+flmm opens, turns or converts a picture.
+"""
 
-__all__ = ["load_image"]
+from flmm.images.addresses import load_any_image, name_image
+from flmm.images.fetching import FetchLimits
+from flmm.images.loading import Orientation, TooManyPixelsError, is_address, load_image, open_image
+
+__all__ = [
+    "FetchLimits",
+    "Orientation",
+    "TooManyPixelsError",
+    "is_address",
+    "load_any_image",
+    "load_image",
+    "name_image",
+    "open_image",
+]

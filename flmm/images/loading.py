@@ -1,104 +1,210 @@
-"""Whatever a person calls a picture, as 8-bit RGB.
+"""From a file, bytes, a stream, an array or a PIL image to 8-bit RGB.
 
-In: PIL image of any mode, path, bytes, numpy array. Out: ``PIL.Image`` in mode RGB, upright.
-Not its duty: sizes for a model, normalisation, the network.
+In: what a person or a record calls a picture. Out: ``PIL.Image`` in mode RGB that carries no tag,
+so that nothing turns it a second time. Not its duty: sizes for a model, the network.
 """
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import Any
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
 
-_WANTED = "give a PIL image, a path, bytes, or an array [H, W], [H, W, 3] or [H, W, 4]"
+from flmm.images.arrays import convert_array, convert_tensor, convert_values
+
+Orientation = Literal["upright", "stored"]
+
+_WANTED = (
+    "give a path, bytes, a binary stream, a PIL image, an array [H, W, 3] or a tensor [3, H, W]"
+)
+_ADDRESS = re.compile(r"data:|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# EXIF's orientation -> what makes the picture stand upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_UNDOING = {6: 8, 8: 6}  # the other turns undo themselves
 
 
-def load_image(source: Any) -> Image.Image:
-    """An upright 8-bit RGB picture.
+class TooManyPixelsError(ValueError):
+    """A picture whose header claims more pixels than Pillow agrees to decode."""
 
-    The EXIF orientation is applied, transparency is laid over white, 16-bit grey (``I;16``,
-    ``I``, ``uint16``) is scaled by 1/257, floats in [0, 1] by 255.
+
+def load_image(source: Any, orientation: Orientation = "upright") -> Image.Image:
+    """An 8-bit RGB picture, without any tag.
+
+    Of several frames the first is read. Transparency is laid over white. Sixteen bits and floats
+    are scaled as :func:`flmm.images.arrays.convert_values` says; colour profiles are not applied.
 
     Args:
-        source: PIL image, path (``str`` or ``Path``), encoded bytes, or array ``[H, W]``,
-            ``[H, W, 1]``, ``[H, W, 3]`` (RGB), ``[H, W, 4]`` (RGBA).
+        source: path, encoded bytes, binary stream (read from its beginning where it can be
+            rewound), PIL image of any mode, array ``[H, W]``, ``[H, W, 1 | 3 | 4]``, or tensor
+            ``[H, W]``, ``[1 | 3 | 4, H, W]``.
+        orientation: "upright" turns a picture as its EXIF tag says, as people see it; "stored"
+            leaves the pixels where the file has them, as annotations count them.
+
+    Returns:
+        a new picture; the source stays as it was.
 
     Raises:
-        TypeError: ``source`` is none of these.
+        TypeError: ``source`` is none of these, or of a type that holds no picture.
         FileNotFoundError: the path names no file.
-        ValueError: the file or the bytes hold no picture, or it has no pixels.
+        OSError: the file cannot be opened.
+        ValueError: it is a web address, no file or no picture, broken, larger than Pillow decodes
+            (``TooManyPixelsError``), without pixels, or of values that are not a picture's.
     """
+    if orientation not in ("upright", "stored"):
+        raise ValueError(f"orientation is {orientation!r}: give 'upright' or 'stored'")
     if isinstance(source, np.ndarray):
-        image = _image_from_array(source)
-    elif isinstance(source, Image.Image):
-        image = source
-    elif isinstance(source, (str, Path)):
-        image = _open_path(Path(source))
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        image = _open_stream(io.BytesIO(source), f"{len(source)} bytes")
-    else:
+        return _convert_to_rgb(Image.fromarray(convert_array(source)))
+    if isinstance(source, Tensor):
+        return _convert_to_rgb(Image.fromarray(convert_tensor(source)))
+    if isinstance(source, Image.Image):
+        return _finish(source, orientation, "image")
+    with open_image(source) as image:
+        return _finish(image, orientation, _describe(source))
+
+
+@contextmanager
+def open_image(source: Any, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+    """The first frame of an encoded picture as it is stored: its header; pixels when asked for.
+
+    Args:
+        source: path, encoded bytes or binary stream.
+        formats: Pillow's names of those that are taken; ``None``: all but PostScript.
+
+    Yields:
+        the picture in its own mode, with its tags; asking for its pixels may raise anything.
+
+    Raises:
+        TypeError, FileNotFoundError, OSError, ValueError: as :func:`load_image`.
+    """
+    name = _describe(source)
+    with _open_stream(source) as stream:
+        try:
+            image = Image.open(stream, formats=formats)
+        except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+            raise _explain(name, error) from error
+        if image.format == "EPS":
+            raise ValueError(
+                f"{name} is PostScript, which is a program: save it as PNG or JPEG first"
+            )
+        with image:
+            yield image
+
+
+def is_address(source: Any) -> bool:
+    """Whether a text is a ``data:`` or ``scheme://`` address rather than a path."""
+    return isinstance(source, str) and _ADDRESS.match(source) is not None
+
+
+def _describe(source: Any) -> str:
+    """How messages call a source."""
+    if isinstance(source, (str, os.PathLike)):
+        return f"image {os.fspath(source)}"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"image ({len(source)} bytes)"
+    return "image"
+
+
+def _open_stream(source: Any) -> AbstractContextManager[BinaryIO]:
+    if isinstance(source, (str, os.PathLike)):
+        return _open_file(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(bytes(source))
+    if isinstance(source, io.TextIOBase):
+        raise TypeError("the stream is open for text, not for bytes: open it with mode 'rb'")
+    if not callable(getattr(source, "read", None)):
         raise TypeError(f"{type(source).__name__} is not an image: {_WANTED}")
-    if 0 in image.size:
-        raise ValueError(f"the image has no pixels (height {image.height}, width {image.width})")
-    return _convert_to_rgb(ImageOps.exif_transpose(image))
+    return nullcontext(source)
 
 
-def _open_path(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file at {str(path)!r}")
-    with path.open("rb") as stream:
-        return _open_stream(stream, repr(str(path)))
-
-
-def _open_stream(stream: Any, name: str) -> Image.Image:
+def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file for reading; what is no file is refused before opening it could wait for ever."""
+    if is_address(path):
+        raise ValueError(
+            f"{str(path)[:80]} is an address, and only files are read here: GroundingInferencer, "
+            "the tools and flmm.images.load_any_image take addresses"
+        )
     try:
-        image = Image.open(stream)
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"no image file at {os.fspath(path)!r}") from error
+    except ValueError as error:  # a zero byte
+        raise ValueError(f"{os.fspath(path)!r} is no name of a file") from error
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{os.fspath(path)!r} is a folder: give the picture files in it")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{os.fspath(path)!r} is a pipe, socket or device: give a regular file")
+    return open(path, "rb")
+
+
+def _explain(name: str, error: Exception) -> ValueError:
+    """One sentence for whatever Pillow raised about a picture."""
+    if isinstance(error, Image.DecompressionBombError):
+        return TooManyPixelsError(
+            f"{name} has too many pixels: shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it "
+            f"is to be trusted ({error})"
+        )
+    if isinstance(error, UnidentifiedImageError):  # its own words name an address in memory
+        return ValueError(f"{name} cannot be read: it is no picture of a known kind")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{name} cannot be read: {reason}")
+
+
+def _finish(image: Image.Image, orientation: Orientation, name: str) -> Image.Image:
+    """The RGB picture of an opened one, turned as wanted."""
+    # Pillow's TIFF reader turns the pixels while it loads them, and drops the tag.
+    turned = _read_orientation(image) if image.format == "TIFF" else 1
+    try:
         image.load()
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-    ) as error:
-        raise ValueError(f"{name} cannot be read as an image ({error})") from error
-    return image
-
-
-def _image_from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ValueError(f"an array of shape {list(array.shape)} is not an image: {_WANTED}")
-    if 0 in array.shape:
-        raise ValueError(f"the image has no pixels (array of shape {list(array.shape)})")
-    return Image.fromarray(np.ascontiguousarray(_scale_to_uint8(array)))
-
-
-def _scale_to_uint8(array: np.ndarray) -> np.ndarray:
-    """The values of a picture as uint8: 16 bits by 1/257, floats in [0, 1] and bools by 255."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 65535):  # also refuses NaN
-        raise ValueError(f"image values reach from {low:g} to {high:g}: give [0, 255] or [0, 1]")
-    if array.dtype.kind == "f" and high <= 1:
-        factor = 255.0
+    except Exception as error:  # a broken picture raises almost anything
+        raise _explain(name, error) from error
+    if 0 in image.size:
+        raise ValueError(f"{name} has no pixels (height {image.height}, width {image.width})")
+    if orientation == "upright":
+        turn = _TURNS.get(_read_orientation(image))
     else:
-        is_wide = array.dtype.kind == "u" and array.dtype.itemsize == 2  # any byte order
-        factor = 1 / 257 if is_wide or high > 255 else 1.0
-    return np.rint(array.astype(np.float64) * factor).astype(np.uint8)
+        turn = _TURNS.get(_UNDOING.get(turned, turned))
+    picture = _convert_to_rgb(image)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """EXIF's orientation in 1..8; 1 where the tags are broken or say nothing."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in _TURNS else 1
+    except Exception:  # parsers of tags raise almost anything
+        return 1
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    """A new picture in RGB that carries nothing but its pixels."""
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_scale_to_uint8(np.asarray(image))).convert("RGB")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = Image.fromarray(convert_values(np.asarray(image)))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(background, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(paper, image)
+    picture = image.convert("RGB")
+    picture.info = {}
+    return picture
+
+
+__all__ = ["Orientation", "TooManyPixelsError", "is_address", "load_image", "open_image"]

@@ -22,7 +22,7 @@ from flmm.atomic_files import replace_file
 from flmm.conversation import BRACKETS, Chat, ChatTurn
 from flmm.datasets.shape_sentences import render_samples
 from flmm.engine.command_line import USER_ERRORS, summarise_error
-from flmm.images import load_image
+from flmm.images import is_address, load_any_image
 from flmm.inferencer import GroundingInferencer
 from flmm.selectors import SELECTORS, build_selector
 from flmm.terminal_chat.phrases import describe_chat, draw_phrases, mark_phrases, tabulate_phrases
@@ -95,9 +95,9 @@ class TerminalChat:
         """Begin a conversation about a picture; after an error the old one goes on.
 
         Raises:
-            FileNotFoundError, ValueError: it cannot be read.
+            OSError, ValueError: it cannot be read.
         """
-        picture = load_image(path)
+        picture = load_any_image(path)
         self._chat = self.inferencer.chat(picture)
         self._pictures = [(str(path), picture)]
         self._folder = None
@@ -209,12 +209,12 @@ class TerminalChat:
         getattr(self, f"_obey_{name}")(argument)
 
     def _obey_image(self, argument: str) -> None:
-        self.open(parse_path(argument))
+        self.open(argument if is_address(argument) else parse_path(argument))
 
     def _obey_add(self, argument: str) -> None:
         self._get_chat()
-        path = parse_path(argument)
-        self._pictures.append((str(path), load_image(path)))
+        path = argument if is_address(argument) else parse_path(argument)
+        self._pictures.append((str(path), load_any_image(path)))
         place = len(self._pictures) - 1
         self._say(_describe_picture(place, *self._pictures[-1]) + ", shown with your next question")
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from mmengine import dist
 from mmengine.config import Config
-from PIL import Image
 from tqdm import tqdm
 
 from flmm.engine.checkpoint import resolve_weights
 from flmm.engine.distributed import init_processes
 from flmm.engine.journal import Journal, compute_fingerprint
 from flmm.engine.provenance import describe_device, describe_model, hash_file, list_versions
+from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
 from flmm.visual_cot.chain import VisualCot
 from flmm.visual_cot.questions import (
@@ -196,8 +196,8 @@ def _ask(visual_cot: VisualCot, question: VisualCotQuestion, images: Path) -> Re
     """
     try:
         encode = visual_cot.inferencer.model.vlm.image_processor.encode
-        picture = encode(images / question.image)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        picture = encode(load_image(images / question.image, orientation="stored"))
+    except (OSError, ValueError) as error:
         raise BadQuestionError(f"{question.source}: {error}") from error
     try:
         answer = visual_cot(picture, question.question)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flmm.images import load_image
+from flmm.images import load_any_image, load_image
 from flmm.vlms.base import Prefix
 from flmm.vlms.qwen import FrozenQwen, check_image_span
 
@@ -240,7 +240,7 @@ def _load_picture(path: str | None) -> Any:
         ramp = np.linspace(20, 120, 336 * 448 * 3).reshape(336, 448, 3).astype(np.uint8)
         ramp[90:200, 250:390] = (230, 60, 40)
         return load_image(ramp)
-    picture = load_image(path)
+    picture = load_any_image(path)
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     return picture
 

@@ -7,14 +7,14 @@ size, and only to refuse.
 
 from __future__ import annotations
 
-import io
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from PIL import Image
 
 from flmm.datasets.shape_sentences import render_samples
-from flmm.images import load_image
+from flmm.images import TooManyPixelsError, load_image, open_image
 from flmm.vlms.qwen_image_processor import MAX_ASPECT_RATIO
 from flmm.web.limits import Limits
 
@@ -56,22 +56,7 @@ def read_upload(data: bytes, name: str, limits: Limits) -> Picture:
         raise ValueError(f"{quoted} is empty (0 bytes): {_WANTED}")
     if len(data) > limits.max_upload_bytes:
         raise ValueError(describe_large_file(name, len(data), limits))
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{quoted} holds more than {limits.max_pixels / 1e6:g} megapixels: shrink it first"
-        ) from error
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-        raise ValueError(f"{quoted} is no picture that can be read here: {_WANTED}") from error
-    _check_size(image.size, quoted, limits)
-    is_first = image.format in ("GIF", "WEBP", "PNG", "TIFF") and _has_frames(image)
-    try:
-        decoded = load_image(image)
-    except Exception as error:
-        raise ValueError(
-            f"{quoted} is damaged or incomplete ({_shorten(error)}): choose another file"
-        ) from error
+    decoded, is_first = _decode(data, quoted, limits)
     notes = ["It holds several frames: the first is used."] if is_first else []
     if max(decoded.size) > limits.max_side_px:
         decoded.thumbnail((limits.max_side_px, limits.max_side_px))
@@ -103,6 +88,27 @@ def describe_large_file(name: str, size_bytes: int, limits: Limits) -> str:
         f"“{clean_name(name)}” has {size_bytes / 2**20:.1f} MiB and this page takes up to "
         f"{limits.max_upload_bytes / 2**20:g} MiB: choose a smaller file"
     )
+
+
+def _decode(data: bytes, quoted: str, limits: Limits) -> tuple[Image.Image, bool]:
+    """The picture, and whether others follow it in the file."""
+    with ExitStack() as stack:
+        try:
+            image = stack.enter_context(open_image(data, FORMATS))
+        except TooManyPixelsError as error:
+            raise ValueError(
+                f"{quoted} holds more than {limits.max_pixels / 1e6:g} megapixels: shrink it first"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{quoted} is no picture that can be read here: {_WANTED}") from error
+        _check_size(image.size, quoted, limits)
+        is_first = image.format in ("GIF", "WEBP", "PNG", "TIFF") and _has_frames(image)
+        try:
+            return load_image(image), is_first
+        except ValueError as error:
+            raise ValueError(
+                f"{quoted} is damaged or incomplete ({_shorten(error)}): choose another file"
+            ) from error
 
 
 def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:

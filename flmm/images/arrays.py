@@ -1,0 +1,142 @@
+"""Arrays and tensors as 8-bit pixels.
+
+In: numpy arrays, channels last; torch tensors, channels first, as in torchvision. Out: uint8
+``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``. What a value means is decided from the array's type and
+range alone; where two readings are possible the array is refused, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Bicubic resizing (torch's, a = -0.75) overshoots by (2 * 1.1875 * 0.1875) of the range at most.
+_OVERSHOOT = 0.45
+# Fractions whose greatest value lies between the two ranges may be either, or neither.
+_LEAST_OF_255 = 64.0
+_RANGES = "give whole numbers in [0, 255] or fractions in [0, 1]"
+
+
+def convert_array(array: np.ndarray) -> np.ndarray:
+    """An array as uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
+
+    Args:
+        array: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA), of values
+            as :func:`convert_values` takes them. ``[3, H, 3]`` is a picture of three rows.
+
+    Raises:
+        TypeError: its dtype cannot hold a picture, or some of its values are masked.
+        ValueError: its shape or its values are not those of a picture.
+    """
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"an array of dtype {array.dtype} is not an image: {_RANGES}")
+    if np.ma.is_masked(array):
+        raise TypeError("some values of the array are masked: fill them first, array.filled(0)")
+    shape = list(array.shape)
+    if array.ndim == 4:
+        raise ValueError(
+            f"an array of shape {shape} is several images: give them as a list, list(array)"
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
+        if array.ndim == 3 and shape[0] in (1, 3, 4):
+            raise ValueError(
+                f"an array of shape {shape} has its channels first: give "
+                "array.transpose(1, 2, 0), or a torch tensor, whose channels come first"
+            )
+        raise ValueError(
+            f"an array of shape {shape} is not an image: give [H, W], [H, W, 3] or [H, W, 4]"
+        )
+    if 0 in shape:
+        raise ValueError(f"the image has no pixels (array of shape {shape})")
+    if shape[2:] == [1]:
+        array = array[:, :, 0]
+    return np.ascontiguousarray(convert_values(np.asarray(array)))
+
+
+def convert_tensor(tensor: Tensor) -> np.ndarray:
+    """A tensor as uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
+
+    Args:
+        tensor: ``[H, W]``, ``[1, H, W]``, ``[3, H, W]`` (RGB) or ``[4, H, W]`` (RGBA), on any
+            device, of values as :func:`convert_values` takes them.
+
+    Raises:
+        TypeError: it is complex, sparse, quantized or without values.
+        ValueError: its shape or its values are not those of a picture.
+    """
+    is_plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
+    if not is_plain or tensor.is_complex():
+        kind = "one without values" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
+        raise TypeError(f"this tensor ({kind}) is not an image: give a dense one of real numbers")
+    shape = list(tensor.shape)
+    if tensor.ndim == 4:
+        raise ValueError(
+            f"a tensor of shape {shape} is several images: give them as a list, list(tensor)"
+        )
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and shape[0] not in (1, 3, 4)):
+        if tensor.ndim == 3 and shape[2] in (1, 3, 4):
+            raise ValueError(
+                f"a tensor of shape {shape} has its channels last: give tensor.permute(2, 0, 1), "
+                "or tensor.numpy(), since the channels of an array come last"
+            )
+        raise ValueError(
+            f"a tensor of shape {shape} is not an image: give [3, H, W], [4, H, W] or [H, W]"
+        )
+    if tensor.is_floating_point() and tensor.dtype != torch.float64:
+        tensor = tensor.float()  # numpy has no bfloat16
+    array = tensor.numpy(force=True)
+    return convert_array(array if array.ndim == 2 else array.transpose(1, 2, 0))
+
+
+def convert_values(array: np.ndarray) -> np.ndarray:
+    """The values of a picture as uint8, of the same shape.
+
+    - uint8 as it is; bools are 0 and 255.
+    - Whole numbers (of any other type, also floats above 1) are 8 bits where none is above 255,
+      and else 16 bits, scaled by 1/257. A 16-bit picture without any value above 255 would be
+      black; it is taken for 8 bits in a wider type.
+    - Fractions reach from 0 to 1, or to 255. What bicubic resizing made overshoot is clipped.
+
+    Raises:
+        ValueError: a value is not finite or out of every range, or fractions reach further than 1
+            and not far enough to be taken for [0, 255].
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("some values of the image are infinite or no numbers (NaN): " + _RANGES)
+    is_fraction = array.dtype.kind == "f" and (
+        high <= 1 or not np.array_equal(array, np.floor(array))
+    )
+    if is_fraction:
+        return _convert_fractions(array, low, high)
+    if low < 0 or high > 65535:
+        raise _refuse(low, high, _RANGES)
+    if high <= 255:
+        return array.astype(np.uint8)
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded
+
+
+def _convert_fractions(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Floats in [0, 1] or [0, 255], give or take what resizing makes them overshoot."""
+    is_clear = low >= -_OVERSHOOT * max(high, 0)
+    if is_clear and high <= 1 + _OVERSHOOT:
+        factor = 255.0
+    elif is_clear and _LEAST_OF_255 <= high <= (1 + _OVERSHOOT) * 255:
+        factor = 1.0
+    else:
+        raise _refuse(low, high, f"the range is not clear, {_RANGES}")
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    return np.rint(np.clip(array * factor, 0, 255)).astype(np.uint8)
+
+
+def _refuse(low: float, high: float, way_out: str) -> ValueError:
+    return ValueError(f"image values reach from {low:g} to {high:g}: {way_out}")
+
+
+__all__ = ["convert_array", "convert_tensor", "convert_values"]
