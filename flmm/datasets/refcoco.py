@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 
 from flmm import mmcv_ops
 from flmm.datasets.bad_records import BadRecordsMixin
-from flmm.datasets.refer_files import REF_FIELDS, load_instances, load_refs, paused_collector
+from flmm.datasets.refer_files import load_instances, load_refs, paused_collector
 from flmm.datasets.refer_records import Expression, JoinedRef, join_refs
 from flmm.datasets.transforms import build_pipeline
 from flmm.registry import DATASETS
@@ -183,7 +183,7 @@ class RefCocoGroundingDataset(BadRecordsMixin, RefCocoDataset):
     def _load_usable(self) -> list[JoinedRef]:
         """The refs of the split that can be used, in the order of the refs file."""
         every = load_refs(self.split_file)
-        chosen = [_drop_unread(ref) for ref in every if ref["split"] == self.split]
+        chosen = [ref for ref in every if ref["split"] == self.split]
         if not chosen:
             splits = sorted({str(ref["split"]) for ref in every})
             raise ValueError(
@@ -235,15 +235,6 @@ class RefCocoGroundingDataset(BadRecordsMixin, RefCocoDataset):
                     [item.sent_id for item in expressions],
                 )
         return kept
-
-
-def _drop_unread(ref: dict[str, Any]) -> dict[str, Any]:
-    """The ref without tokens and the like, which are most of its memory."""
-    sentences = [
-        {key: sentence[key] for key in ("sent_id", "raw", "kind") if key in sentence}
-        for sentence in ref["sentences"]
-    ]
-    return {key: ref[key] for key in REF_FIELDS} | {"sentences": sentences}
 
 
 def build_continuations(texts: list[str], joined: bool = False) -> list[Continuation]:

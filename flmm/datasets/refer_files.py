@@ -1,22 +1,22 @@
 """Reads the two files of a RefCOCO-style data set: ``refs(*).p`` and ``instances.json``.
 
-``refs(*).p`` files are pickles from the internet, so they are read by an unpickler that builds
-plain containers, strings and numbers and refuses everything else by name. Data in: two paths.
-Data out: plain records, checked field by field. Which sentences are used is not decided here.
+``refs(*).p`` files are pickles from the internet, read by :mod:`flmm.datasets.plain_pickle`. Data
+in: two paths. Data out: plain records, checked field by field. Which sentences are used is not
+decided here.
 """
 
 from __future__ import annotations
 
 import gc
-import io
 import json
-import pickle
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+import reprlib
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from flmm.datasets.plain_pickle import RefusedPickleError, read_plain_pickle
 
 REF_FIELDS = ("ref_id", "ann_id", "image_id", "split", "sentences")
 SENTENCE_FIELDS = ("sent_id", "raw")
@@ -24,103 +24,64 @@ ANNOTATION_FIELDS = ("id", "image_id", "segmentation")
 IMAGE_FIELDS = ("id", "file_name", "height", "width")
 
 
-def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """What ``_codecs.encode`` does for bytes in old pickle protocols, and nothing more."""
-    if encoding.replace("-", "").lower() != "latin1":
-        raise pickle.UnpicklingError(f"refused: _codecs.encode to {encoding!r}")
-    return text.encode("latin1")
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Builds lists, tuples, dicts, sets, strings, bytes and numbers; refuses any other global."""
-
-    ALLOWED: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
-        ("builtins", "set"): set,
-        ("builtins", "frozenset"): frozenset,
-        ("builtins", "bytes"): lambda: b"",
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1_bytes,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The few harmless globals; Python 2 names were mapped to Python 3's before.
-
-        Raises:
-            pickle.UnpicklingError: any other global.
-        """
-        module = {"__builtin__": "builtins"}.get(module, module)
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(
-                f"refused to load {module}.{name}: a refs file holds only plain containers, "
-                "strings and numbers; this one may be harmful, get it from another source"
-            )
-        return self.ALLOWED[module, name]
-
-
 def load_plain_pickle(path: str | Path) -> Any:
     """The content of a pickle of plain containers, strings and numbers (Python 2 or 3).
 
-    Python 2 strings are read as UTF-8, and as latin-1 where they are not.
-
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no pickle, is cut off, or names a global that is refused.
+        ValueError: see :func:`flmm.datasets.plain_pickle.read_plain_pickle`.
     """
-    content = Path(path).read_bytes()
     try:
         with paused_collector():
-            try:
-                return PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
-            except UnicodeDecodeError:
-                return PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # a broken pickle raises almost anything
+            return read_plain_pickle(Path(path).read_bytes())
+    except RefusedPickleError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def load_refs(path: str | Path) -> list[dict[str, Any]]:
-    """The refs of a ``refs(*).p`` file, in file order, with the fields flmm needs.
+    """The refs of a ``refs(*).p`` file, in file order, with the fields that flmm reads.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a list of refs, or a ref or sentence lacks a field.
+        ValueError: not a list of refs, a ref or sentence lacks a field, or one list of sentences
+            stands for more than the file can hold.
     """
     refs = load_plain_pickle(path)
     if not isinstance(refs, list):
         raise ValueError(f"{path} holds a {type(refs).__name__}, not a list of refs")
+    room = Path(path).stat().st_size  # every sentence that is written takes more than a byte
     for index, ref in enumerate(refs):
-        if _has_bytes(ref):
-            refs[index] = ref = _decode_bytes(ref)
-        check_fields(ref, REF_FIELDS, f"{path}: ref {index}")
-        _check_ids(ref, ("ref_id", "ann_id", "image_id", "split"), f"{path}: ref {index}")
+        where = f"{path}: ref {index}"
+        refs[index] = ref = _pick(ref, REF_FIELDS, where)
+        _check_ids(ref, ("ref_id", "ann_id", "image_id", "split"), where)
         where = f"{path}: a sentence of ref {ref['ref_id']}"
         if not isinstance(ref["sentences"], list):
             raise ValueError(f"{path}: the sentences of ref {ref['ref_id']} are no list")
+        room -= len(ref["sentences"])
+        if room < 0:
+            raise ValueError(f"{path} refers to the same sentences again and again: it is broken")
+        ref["sentences"] = [_pick(item, SENTENCE_FIELDS, where) for item in ref["sentences"]]
         for sentence in ref["sentences"]:
-            check_fields(sentence, SENTENCE_FIELDS, where)
-            _check_ids(sentence, ("sent_id",), where)
+            _check_ids(sentence, ("sent_id", *sentence.keys() & {"kind"}), where)
     return refs
 
 
-def _has_bytes(ref: Any) -> bool:
-    """Whether a ref or one of its sentences has ``bytes`` as a key or value."""
-    if not isinstance(ref, dict) or not isinstance(ref.get("sentences"), list):
-        return True
-    records = [ref, *(item for item in ref["sentences"] if isinstance(item, dict))]
-    return any(bytes in map(type, chain(record, record.values())) for record in records)
+def _pick(record: Any, fields: tuple[str, ...], where: str) -> dict[str, Any]:
+    """The fields of a record, and its ``kind`` if it has one; bytes become text."""
+    if isinstance(record, dict) and bytes in map(type, chain(record, record.values())):
+        record = {_decode_bytes(key): _decode_bytes(item) for key, item in record.items()}
+    check_fields(record, fields, where)
+    return {field: record[field] for field in (*fields, "kind") if field in record}
 
 
 def _decode_bytes(value: Any) -> Any:
-    """``bytes`` anywhere in nested containers become ``str`` (UTF-8, else latin-1)."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            return value.decode("latin1")
-    if isinstance(value, dict):
-        return {_decode_bytes(key): _decode_bytes(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decode_bytes(item) for item in value]
-    return value
+    """``bytes`` become ``str`` (UTF-8, else latin-1); anything else stays."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin1")
 
 
 def load_instances(
@@ -210,11 +171,12 @@ def check_fields(record: Any, fields: Iterable[str], where: str) -> None:
 def _check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None:
     for field in fields:
         if not isinstance(record[field], (int, str)):
-            raise ValueError(f"{where} has the {field} {record[field]!r:.40}: wanted a number")
+            raise ValueError(
+                f"{where} has the {field} {reprlib.repr(record[field])}: wanted a number or a text"
+            )
 
 
 __all__ = [
-    "PlainUnpickler",
     "check_fields",
     "load_instances",
     "load_plain_pickle",

@@ -7,6 +7,7 @@ that it costs. Whether a problem stops the run is decided by the data set, not h
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, NamedTuple
 
 from flmm.datasets.masks import check_segmentation
@@ -134,7 +135,7 @@ def _find_unreadable(annotation: dict[str, Any], image: dict[str, Any]) -> str |
     if not all(isinstance(side, int) and side > 0 for side in size):
         return f"has image_id {image['id']}, whose size is {size} (h, w)"
     if not isinstance(image["file_name"], str):
-        return f"has image_id {image['id']}, whose file_name is {image['file_name']!r:.40}"
+        return f"has image_id {image['id']}, whose file_name is {reprlib.repr(image['file_name'])}"
     try:
         check_segmentation(annotation["segmentation"], *size)
     except ValueError as error:
@@ -152,7 +153,7 @@ def _list_expressions(
         if trouble is None:
             taken.add(sentence["sent_id"])
             expressions.append(_build_expression(ref, sentence))
-        elif sentence in ref["sentences"][:index]:
+        elif isinstance(sentence["raw"], str) and sentence in ref["sentences"][:index]:
             repeated += 1
         else:
             problems.append(trouble)
@@ -171,7 +172,7 @@ def _find_trouble(ref: dict[str, Any], sentence: dict[str, Any], taken: set[int]
     elif sentence_id in taken:
         reason = f"{where}: this sent_id occurs more than once"
     elif not isinstance(raw, str):
-        reason = f"{where} is no text but {raw!r:.40}"
+        reason = f"{where} is no text but {reprlib.repr(raw)}"
     elif not _is_unicode(raw):
         reason = f"{where} is no valid Unicode (half of a character): {raw!r:.40}"
     else:

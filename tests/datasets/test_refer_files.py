@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flmm.datasets.refer_files import load_instances, load_plain_pickle, load_refs
+from tests.fuzz.harness import Fuzz
 
 REF = {"ref_id": 1, "ann_id": 2, "image_id": 3, "split": "val", "sentences": []}
 
@@ -65,6 +66,56 @@ def test_codecs_encode_makes_bytes_and_nothing_else(tmp_path: Path) -> None:
         load_plain_pickle(path)
 
 
+def test_attributes_of_what_a_file_is_given_cannot_be_changed(tmp_path: Path) -> None:
+    """BUILD on the function that makes bytes: it would stay changed for every later file."""
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\n}X\x04\x00\x00\x00markK\x01sb.")
+    with pytest.raises(ValueError, match=r"cannot be read: it holds the instruction b'b', which"):
+        load_plain_pickle(path)
+
+
+NEST = b"(l(I1\nltp0\n0" + b"(g0\ng0\ntp0\n0" * 60  # 2 ** 60 items, if anybody counts them
+BOMBS = {
+    "place in the memo": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "place in the memo, as text": b"(dp99999999999999999999\n.",
+    "length of a text": b"\x80\x04\x8d\xff\xff\xff\xff\x00\x00\x00\x00a.",
+    "length of bytes": b"\x80\x04\x8e\xff\xff\xff\xff\xff\x00\x00\x00a.",
+    "length of a bytearray": b"\x80\x05\x96\xff\xff\xff\xff\x01\x00\x00\x00a.",
+    "length of a number": b"\x80\x02\x8b\xff\xff\xff\x7fa.",
+    "length of a frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\x00\x00].",
+    "number of many digits": b"L" + b"9" * 10**6 + b"L\n.",
+    "deep nest of lists": b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
+    "deep nest of tuples": b")" + b"\x85" * 10**6 + b".",
+    "marks": b"(" * 10**5 + b".",
+    "list that holds itself": b"]q\x00h\x00a.",
+    "ref that holds itself": b"]}q\x00(X\x06\x00\x00\x00ref_idh\x00ua.",
+    "key that takes for ever": NEST + b"}g0\nNs.",
+    "set that takes for ever": NEST + b"c__builtin__\nset\n((g0\nltR.",
+    "one list for all refs": b"](X\x01\x00\x00\x00a" + b"h\x00" * 10**5 + b"e.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_no_file_takes_more_memory_than_it_has_bytes_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "refs.p"
+    path.write_bytes(BOMBS[name])
+
+    def judge(_: Any) -> None:
+        with pytest.raises(ValueError, match=r"refs\.p") as caught:
+            load_refs(path)
+        assert len(str(caught.value)) < 400
+
+    Fuzz(name, 0, 0, 1).check_in_children(lambda rng: None, judge, max_megabytes=200)
+
+
+def test_sentences_that_stand_for_a_thousand_refs_are_refused(tmp_path: Path) -> None:
+    sentences = [{"sent_id": index, "raw": "a"} for index in range(1000)]
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([{**REF, "sentences": sentences} for _ in range(1000)]))
+    with pytest.raises(ValueError, match="refers to the same sentences again and again"):
+        load_refs(path)
+
+
 @pytest.mark.parametrize(
     ("raw", "text"), [(b"caf\xc3\xa9", "café"), (b"caf\xe9", "café"), (b"dog", "dog")]
 )
@@ -86,7 +137,7 @@ def test_bytes_in_sentences_become_text(tmp_path: Path) -> None:
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([{**REF, "sentences": [sentence]}, REF]))
     first, second = load_refs(path)
-    assert first["sentences"] == [{"sent_id": 5, "raw": "café", "tokens": ["café"]}]
+    assert first["sentences"] == [{"sent_id": 5, "raw": "café"}]
     assert second == REF
 
 

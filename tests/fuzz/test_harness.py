@@ -41,6 +41,7 @@ def test_an_input_depends_on_seed_and_number_alone() -> None:
         (lambda: os._exit(0), "it ends the process"),
         (lambda: np.ones(10**9, np.uint8), "it takes more memory than allowed"),
         (lambda: 1 / 0, r"ZeroDivisionError: division by zero"),
+        (lambda: pytest.fail("wrong"), "Failed: wrong"),
         (lambda: time.sleep(60), "it takes more than 0.5 s"),
     ],
 )
