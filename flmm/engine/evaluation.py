@@ -293,7 +293,7 @@ def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
         result.skipped += [SkippedExpression(*fields) for fields in record.get("skipped", [])]
         result.images += "skipped" not in record
         for name in split.protocols:
-            own = record.get(name, {})
+            own = {} if "skipped" in record else record[name]
             result.scores[name] += map(ExpressionScore.from_json, own.get("scores", []))
             result.problems[name] += [(key, why) for key, why in own.get("problems", [])]
             result.predictions[name] += own.get("predictions", [])

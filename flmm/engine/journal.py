@@ -1,8 +1,10 @@
 """What an evaluation has done so far: one JSON line per image, on disk as soon as it is known.
 
 An evaluation that is interrupted, even by kill -9, reads its journal and goes on with the images
-that are not in it. Every process appends to a file of its own and reads all of them. A line that
-was cut off is dropped, so that its image is computed again: nothing counts twice, nothing is lost.
+that are not in it. Every process appends to a file of its own and reads all of them. A last line
+that was cut off is dropped, so that its image is computed again: nothing counts twice, nothing is
+lost. Every line ends with a checksum over itself and the run it is of, so that a damaged, edited or
+foreign line is told and never becomes part of a figure.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmengine.logging import print_log
+_CHECKSUM_DIGITS = 16
 
 
 def compute_fingerprint(content: Any) -> str:
@@ -26,8 +28,12 @@ class Journal:
 
     Args:
         folder: of this split's files; made if missing. Its name holds the fingerprint of all
-            that decides the results, so that a changed setting starts a journal of its own.
+            that decides the results, so that a changed setting starts a journal of its own, and
+            is part of every line's checksum.
         rank: of this process.
+
+    Raises:
+        ValueError: a whole line is not as it was written, or was written for another run.
 
     Attributes:
         records: image index -> record, of all processes and earlier runs.
@@ -39,7 +45,7 @@ class Journal:
         self.path = self.folder / f"rank{rank}.jsonl"
         self.records: dict[int, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("rank*.jsonl")):
-            self.records |= _read_lines(path)
+            self.records |= _read_lines(path, self.folder.name)
         self._file: TextIO | None = None
 
     def append(self, index: int, record: dict[str, Any]) -> None:
@@ -47,7 +53,7 @@ class Journal:
         if self._file is None:
             _cut_partial_line(self.path)
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps([index, record]) + "\n")
+        self._file.write(_write_line(self.folder.name, index, record))
         self._file.flush()
         self.records[index] = record
 
@@ -58,23 +64,30 @@ class Journal:
             self._file = None
 
 
-def _read_lines(path: Path) -> dict[int, dict[str, Any]]:
-    """The whole lines of one file; broken ones are told and left out."""
+def _write_line(run: str, index: int, record: dict[str, Any]) -> str:
+    """``[index, record, "checksum"]``."""
+    text = json.dumps([index, record])
+    return f'{text[:-1]}, "{_compute_checksum(run, text.encode())}"]\n'
+
+
+def _compute_checksum(run: str, text: bytes) -> str:
+    return hashlib.sha256(run.encode() + b"\n" + text).hexdigest()[:_CHECKSUM_DIGITS]
+
+
+def _read_lines(path: Path, run: str) -> dict[int, dict[str, Any]]:
+    """The whole lines of one file, by index; what follows the last line break was cut off."""
     records: dict[int, dict[str, Any]] = {}
-    broken = 0
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            index, record = json.loads(line) if line else (None, None)
-        except (ValueError, TypeError):
-            broken += 1
-            continue
-        if isinstance(index, int) and isinstance(record, dict):
-            records[index] = record
-    if broken:
-        print_log(
-            f"{path}: {broken} broken line(s) left out, their images are computed again",
-            logger="current",
-        )
+    tail = len(f', "{"":{_CHECKSUM_DIGITS}}"]')
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        text = line[:-tail] + b"]"
+        if line[-tail:] != f', "{_compute_checksum(run, text)}"]'.encode():
+            raise ValueError(
+                f"{path}, line {number}, is not as this evaluation wrote it (its checksum does not "
+                "fit): the file was damaged or edited, or is of another run or version. Take out "
+                "this line to have its image computed again, or begin anew with --restart"
+            )
+        index, record = json.loads(text)
+        records[index] = record
     return records
 
 

@@ -1,7 +1,6 @@
 """The evaluation loop on the tiny model: protocols, interruptions, order, predictions."""
 
 import json
-import logging.handlers
 import pickle
 import shutil
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from pycocotools import mask as coco_mask
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -20,7 +18,6 @@ from flmm.engine.checkpoint import load_weights
 from flmm.engine.evaluation import EvaluationSplit, evaluate_split
 from flmm.engine.evaluation_options import EvaluationOptions
 from flmm.engine.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
-from flmm.engine.journal import Journal
 from flmm.geometry import crop_padding, resize_maps
 from flmm.registry import DATASETS, MODELS
 from flmm.structures import GroundingSample, as_continuations
@@ -187,20 +184,6 @@ def test_images_that_are_read_together_give_the_same_figures(model, folder, resu
     (tmp_path / "rank0.jsonl").write_text("".join(lines[1:3]))  # of both batches one is left
     again = evaluate(model, folder, tmp_path, save_predictions=True, batch_size=3)
     assert again.scores == batch.scores
-
-
-def test_a_broken_line_is_told_and_computed_again(tmp_path):
-    handler, logger = logging.handlers.BufferingHandler(100), MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    (tmp_path / "rank0.jsonl").write_text('[0, {"a": 1}]\nnoise\n[1, {"a": 2}]\n[2, {"a"')
-    journal = Journal(tmp_path)
-    assert journal.records == {0: {"a": 1}, 1: {"a": 2}}
-    journal.append(2, {"a": 3})
-    journal.close()
-    assert Journal(tmp_path).records[2] == {"a": 3}
-    assert (tmp_path / "rank0.jsonl").read_text().endswith('\n[2, {"a": 3}]\n')
-    logger.removeHandler(handler)
-    assert "2 broken line(s) left out" in handler.buffer[0].getMessage()
 
 
 def test_saved_predictions_give_the_same_figures(result, folder):
