@@ -1,4 +1,4 @@
-"""Entries of named tensors in memory-mapped safetensors files, shared by any number of processes.
+"""Entries of named tensors in safetensors files, shared by any number of processes.
 
 In: a key and its tensors. Out: the same tensors, later, in this process or another. A file appears
 under its name only when it is complete; every entry has a checksum of its own that is compared
@@ -13,16 +13,15 @@ import logging
 import uuid
 import zlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from flmm.atomic_files import DiskFullError, remove_leftovers, replace_file
 from flmm.features.budget import DiskBudget
+from flmm.features.tensor_files import TensorFile
 
 Entry = dict[str, Tensor]
 
@@ -44,10 +43,10 @@ class ShardFolder:
         self.folder = folder
         self.budget = budget
         self.shard_bytes = shard_bytes
-        self._files: dict[str, Any] = {}  # open, by name
+        # By file name: the file, its entries' checksums, and the parts of each entry.
+        self._files: dict[str, tuple[TensorFile, dict[str, int], dict[str, list[str]]]] = {}
         self._places: dict[str, list[str]] = {}  # key -> names of the files that have it
         self._damaged: set[str] = set()
-        self._sizes: dict[str, int] = {}
         self._unwritten: dict[str, Entry] = {}
         self._unwritten_bytes = 0
         remove_leftovers(folder, f"*{SUFFIX}", _LEFTOVER_SECONDS)
@@ -59,7 +58,7 @@ class ShardFolder:
     @property
     def bytes_on_disk(self) -> int:
         """Size of the files that this process knows."""
-        return sum(self._sizes.values())
+        return sum(file.size for file, _, _ in self._files.values())
 
     def refresh(self) -> None:
         """Learn what other processes have written."""
@@ -69,7 +68,7 @@ class ShardFolder:
                 self._open(name)
 
     def get(self, key: str) -> Entry | None:
-        """The tensors of a key, or ``None``; they lie in the mapped file: copy, never change."""
+        """The tensors of a key, or ``None``; copy, never change."""
         if key in self._unwritten:
             return self._unwritten[key]
         for name in list(self._places.get(key, ())):
@@ -107,27 +106,26 @@ class ShardFolder:
     def _open(self, name: str) -> None:
         path = self.folder / name
         try:
-            file = safe_open(path, framework="pt")
-            checksums = json.loads((file.metadata() or {})[_CHECKSUMS])
-            tensor_names = _group_by_key(file.keys())
+            file = TensorFile(path)
+            checksums = json.loads(file.metadata[_CHECKSUMS])
+            tensor_names = _group_by_key(file.names)
             if checksums.keys() != tensor_names.keys():
                 raise ValueError("its list of entries is wrong")
-            size = path.stat().st_size
         except FileNotFoundError:  # somebody tidied up
             return
-        except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._tell_damage(name, f"it is cut off or damaged ({error})")
             return
         self._files[name] = (file, checksums, tensor_names)
-        self._sizes[name] = size
         for key in checksums:
             self._places.setdefault(key, []).append(name)
 
     def _read(self, name: str, key: str) -> Entry | None:
         file, checksums, tensor_names = self._files[name]
+        parts = tensor_names[key]
         try:
-            entry = {part: file.get_tensor(f"{key}/{part}") for part in tensor_names[key]}
-        except (SafetensorError, OSError, ValueError) as error:
+            entry = dict(zip(parts, file.read([f"{key}/{part}" for part in parts])))
+        except OSError as error:
             self._tell_damage(name, f"an entry cannot be read ({error})")
         else:
             if compute_checksum(key, entry) == checksums[key]:

@@ -142,6 +142,24 @@ def test_a_file_that_is_cut_off_is_passed_over(tmp_path, messages, share):
     assert_equal(open_folder(tmp_path).get("a"), make_entry(1))
 
 
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 4500), os.unlink])
+def test_a_file_that_is_cut_off_in_use_is_passed_over(tmp_path, messages, change):
+    """Where the file is mapped into memory, reading behind its end is the end of the process."""
+    folder = open_folder(tmp_path)
+    for key in "ab":
+        folder.put(key, {"maps": torch.arange(10_000.0) + ord(key)})
+    folder.flush()
+    reader = open_folder(tmp_path)
+    reader.get("a"), reader.get("b")
+    (path,) = tmp_path.rglob("*.safetensors")
+    change(path)
+    assert reader.get("a") is None and reader.get("b") is None
+    assert len(messages) == 1 and f"{path} is passed over where it is damaged" in messages[0]
+    reader.put("a", make_entry(1))
+    reader.flush()
+    assert_equal(open_folder(tmp_path).get("a"), make_entry(1))
+
+
 def test_an_entry_is_read_from_another_file_where_one_is_damaged(tmp_path):
     first, second = open_folder(tmp_path), open_folder(tmp_path)
     for folder in (first, second):
