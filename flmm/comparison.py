@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,7 @@ class Compared:
     key: Key
     measure: Measure
     examples: ExtremeExamples
-    pixels: tuple[list[list[int]], list[list[int]]] = field(
-        default_factory=lambda: ([[], []], [[], []])
-    )
+    pixels: list[tuple[list[int], list[int]]] = field(default_factory=lambda: [([], []), ([], [])])
     only: tuple[int, int] = (0, 0)
 
     @property
@@ -142,7 +140,7 @@ def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> d
 
 def _list_splits(config: Config) -> dict[tuple[str, str], tuple[dict[str, Any], Measure]]:
     """(data set, split) -> config of the data set, and what is measured on it."""
-    kinds = (
+    kinds: tuple[tuple[str, Callable[..., dict[Any, Any]], Measure], ...] = (
         ("eval_datasets", list_referring_splits, compute_summary),
         ("eval_png_datasets", list_narrative_splits, compute_png_summary),
     )
@@ -212,9 +210,8 @@ def _compare_sample(
         value = second[place] - first[place]
         if value and result.examples.wants(value, name):
             shown = (gt_masks[place], masks[0][place], masks[1][place])
-            captions = ("true mask", f"{names[0]}: {first[place]:.2f}")
-            captions = (*captions, f"{names[1]}: {second[place]:.2f}")
-            scaled = scale_example(image, zip(captions, shown))
+            ious = (f"{names[0]}: {first[place]:.2f}", f"{names[1]}: {second[place]:.2f}")
+            scaled = scale_example(image, zip(("true mask", *ious), shown))
             words = (records[0][name]["expression"], f"{value:+.2f}   image {sample.image_id}")
             result.examples.add(Example(value, name, *words, *scaled))
 
@@ -239,8 +236,8 @@ def _build_row(result: Compared, names: tuple[str, str]) -> dict[str, Any]:
     row["expressions"] = len(result.pixels[0][0])
     figures = [result.measure(*pair) for pair in result.pixels]
     for figure in list(figures[0])[:2]:
-        for name, own in zip(names, figures):
-            row[f"{figure} {name}"] = own[figure]
+        for run, own in zip(names, figures):
+            row[f"{figure} {run}"] = own[figure]
     pairs = list(zip(*result.ious))
     row[f"{names[0]} better"] = sum(first > second for first, second in pairs)
     row[f"{names[1]} better"] = sum(first < second for first, second in pairs)

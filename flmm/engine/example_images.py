@@ -7,6 +7,7 @@ named, as a file each. What is kept meanwhile is small: as many scaled pictures 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,8 +74,7 @@ class ExtremeExamples:
         """Whether an expression is among the extreme ones so far."""
         return any(
             len(kept) < self.count
-            or _rank(kind, value, expression_id)
-            < _rank(kind, kept[-1].value, kept[-1].expression_id)
+            or _rank(kind, value, expression_id) < _rank_example(kind, kept[-1])
             for kind, kept in self._kept.items()
             if self.count
         )
@@ -84,7 +84,7 @@ class ExtremeExamples:
         for kind, kept in self._kept.items():
             if all(other.expression_id != example.expression_id for other in kept):
                 kept.append(example)
-                kept.sort(key=lambda item, kind=kind: _rank(kind, item.value, item.expression_id))
+                kept.sort(key=functools.partial(_rank_example, kind))
                 del kept[self.count :]
 
     def list(self, kind: str) -> list[Example]:
@@ -230,6 +230,10 @@ class ExampleImagesHook(Hook):
 def _rank(kind: str, value: float, expression_id: int | str) -> tuple[float, str]:
     """The lesser, the more extreme."""
     return (value if kind == WORST else -value), f"{expression_id:>20}"
+
+
+def _rank_example(kind: str, example: Example) -> tuple[float, str]:
+    return _rank(kind, example.value, example.expression_id)
 
 
 def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
