@@ -17,8 +17,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["flmm", "flmm.*"]),
-    package_data={"flmm": ["assets/**/*", "assets/*", "**/*.css", "**/*.html", "**/*.js"]},
+    # The configs go into the wheel, so that their names work without the repository.
+    packages=[*find_packages(include=["flmm", "flmm.*"]), "flmm.configs"],
+    package_dir={"flmm": "flmm", "flmm.configs": "configs"},
+    package_data={
+        "flmm": ["assets/**/*", "assets/*", "**/*.css", "**/*.html", "**/*.js"],
+        "flmm.configs": ["**/*.py"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",  # segment-anything and qwen-vl-utils import it

@@ -1,6 +1,6 @@
 """The human door: words in, masks out, in three lines.
 
-    grounder = GroundingInferencer("configs/tiny/tiny_unet_sam_shapes.py")
+    grounder = GroundingInferencer("tiny")
     result = grounder("photo.jpg", ["the red circle", "the small blue square"])
     result.masks  # bool [P, H, W]
 
@@ -52,8 +52,8 @@ class GroundingInferencer:
     """Grounds phrases in pictures with a config's model.
 
     Args:
-        config: path of a config, folder of a shared head (see ``from_pretrained``), or a
-            ``Config``.
+        config: path or bare name of a config, folder or hub id of a shared head (see
+            ``from_pretrained``), ``"tiny"`` (the embedded toy), or a ``Config``.
         checkpoint: trained weights (``.pth`` or ``.safetensors``); ``None``: the weights that
             the config names (``weights`` or ``load_from``).
         device: for example "cpu", "cuda:1"; ``None``: a GPU where there is one.

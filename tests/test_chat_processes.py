@@ -37,7 +37,7 @@ def test_through_a_pipe(tmp_path):
 
 
 def test_in_a_terminal_with_ctrl_c_and_ctrl_d(tmp_path):
-    arguments = ["--config", RANDOM_READER, "--checkpoint", "flmm/assets/tiny_grounder.safetensors"]
+    arguments = ["--config", RANDOM_READER, "--checkpoint", "tiny"]
     arguments += ["--select", "brackets", "--max-new-tokens", "1500", "--device", "cpu"]
     typist = Typist("tools/chat.py", SCENE, "--out", tmp_path, *arguments)
     try:

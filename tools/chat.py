@@ -15,8 +15,6 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
-
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
@@ -26,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "image", nargs="?", help="path or address; default: a sample scene is drawn"
     )
-    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
     parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
     parser.add_argument(
         "--select",

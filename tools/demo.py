@@ -11,8 +11,6 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
-
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
@@ -23,7 +21,7 @@ def parse_args() -> argparse.Namespace:
         "image", nargs="?", help="path or address; default: sample scenes are drawn"
     )
     parser.add_argument("--phrase", action="append", default=[], help="may be given many times")
-    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
     parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
     parser.add_argument(
         "--device", help="for example cpu or cuda:0; default: a GPU if there is one"

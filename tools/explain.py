@@ -14,8 +14,6 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
-
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
@@ -44,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         "--heads", help="JSON of tools/rank_heads.py: merge the best (default: all)"
     )
     parser.add_argument("--top", type=int, default=8, help="so many of them (default 8)")
-    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
     parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
     parser.add_argument("--device", help="for example cuda:0; default: a GPU if there is one")
     parser.add_argument(

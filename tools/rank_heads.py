@@ -9,11 +9,8 @@ pictures other than those that are explained or measured afterwards.
 
 import argparse
 import os
-from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,9 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "config", nargs="?", default=TINY_CONFIG, help="default: the embedded toy model"
-    )
+    parser.add_argument("config", nargs="?", default="tiny", help="default: the embedded toy model")
     parser.add_argument("--data", help="folder of the data set (the config's data_root)")
     parser.add_argument("--loader", choices=["val", "test"], default="val", help="whose data set")
     parser.add_argument("--split", help="of the data set; default: the config's")

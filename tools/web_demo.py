@@ -9,11 +9,9 @@ Needs the extra "web": pip install -e ".[web]". Nothing is loaded from another h
 
 import argparse
 import os
-from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-TINY_CONFIG = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
 QUESTION = "Please give me a description of the image."
 
 
@@ -26,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default=TINY_CONFIG, help="default: the embedded toy model")
+    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
     parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
     parser.add_argument(
         "--device", help="for example cpu or cuda:0; default: a GPU if there is one"

@@ -2,7 +2,7 @@ r"""The tiny model's keyword selector, trained on captions; the other weights st
 
 Data:     python tools/make_shapes.py data/shapes --images 4000 --seed 0
 Train:    python tools/train.py configs/tiny/tiny_keywords_shapes.py
-Ship:     python tools/make_tiny_model.py head flmm/assets/tiny_grounder.safetensors \
+Ship:     python tools/make_tiny_model.py head flmm/assets/tiny_head \
             --start work_dirs/tiny_keywords_shapes/iter_500.pth
 Hardware: one CPU core, 5 minutes
 Expected: val cIoU 86.2 as before; keyword_recall and keyword_precision above 0.9 at the end. Hits

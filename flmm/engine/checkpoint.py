@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from flmm.weights import describe_mismatch
 
 # Weights that come with the package, by the name a config gives them.
-EMBEDDED_WEIGHTS = {"tiny": "tiny_grounder.safetensors"}
+EMBEDDED_WEIGHTS = {"tiny": "tiny_head/model.safetensors"}
 HISTORY_METHODS = ("min", "max", "mean", "current")
 
 

@@ -20,6 +20,7 @@ from flmm.engine.checkpoint_files import (
 from flmm.engine.compiling import compile_mask_head
 from flmm.engine.feature_caching import caching_features
 from flmm.engine.grounding_runner import GroundingRunner
+from flmm.engine.names import find_config
 from flmm.engine.skipped_records import SkippedRecordsHook
 
 # Types of configs that name the frozen reader, and the argument that does.
@@ -35,15 +36,16 @@ def load_config(
     """Read a config and apply what the command line says.
 
     Args:
-        path: of the config.
+        path: of the config, or its bare name; see :func:`flmm.engine.names.find_config`.
         cfg_options: dotted keys and values that are merged into the config; ``data_root`` also
             replaces the config's data root wherever a data set has it.
         work_dir: for logs and checkpoints; None: the config's own, else ``./work_dirs/<name>``.
         launcher: "none", "pytorch", "slurm" or "mpi".
 
     Raises:
-        FileNotFoundError: there is no such config.
+        FileNotFoundError: there is no such config; the message has the nearest names.
     """
+    path = find_config(path)
     config = Config.fromfile(path)
     configured_root, configured_reader = config.get("data_root"), config.get("reader")
     config.merge_from_dict(cfg_options or {})

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from flmm.engine.checkpoint import describe_error
+from flmm.engine.names import is_hub_id
 from flmm.engine.shared_settings import LAYER_TYPES, list_allowed_types, show
 from flmm.grounder import Grounder
 from flmm.heads import SAMRefiner
@@ -101,17 +100,6 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
                 f"model.{name} would have {count:,} values, its file has {greatest:,}: it is not "
                 "built"
             )
-
-
-def is_hub_id(text: Any) -> bool:
-    """Whether a text can only be a hub id ``owner/name``, and no path."""
-    if not isinstance(text, str) or text.count("/") != 1:
-        return False
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return True
 
 
 def is_path(text: str) -> bool:
@@ -217,4 +205,4 @@ def _name_hint(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
-__all__ = ["SLOTS", "check_grounder", "check_size", "is_hub_id", "is_path"]
+__all__ = ["SLOTS", "check_grounder", "check_size", "is_path"]

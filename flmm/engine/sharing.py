@@ -21,6 +21,7 @@ from safetensors.torch import save as serialise
 import flmm
 from flmm.atomic_files import replace_file
 from flmm.engine.model_card import CardOptions, build_card
+from flmm.engine.names import is_hub_id, resolve_name, suggest
 from flmm.engine.runner import load_config
 from flmm.engine.shared_head import (
     CONFIG_FILE,
@@ -31,7 +32,7 @@ from flmm.engine.shared_head import (
     find_head,
     read_head,
 )
-from flmm.engine.shared_model import check_grounder, is_hub_id
+from flmm.engine.shared_model import check_grounder
 from flmm.engine.shared_reader import choose_reader, describe_reader
 from flmm.engine.shared_refiner import choose_checkpoint, describe_refiner
 from flmm.engine.shared_settings import decode_settings, encode_settings
@@ -164,15 +165,22 @@ def load_pretrained(
     return config
 
 
-def load_config_or_head(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """A config from its file, or that of a shared head from its folder.
+def load_config_or_head(name: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
+    """The config that a name means, see :func:`flmm.engine.names.resolve_name`.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: see :func:`load_pretrained`.
+        FileNotFoundError, OSError, ValueError: the name means nothing; or see
+            :func:`load_pretrained`.
     """
-    if Path(path).is_dir():
-        return load_pretrained(path, cfg_options=cfg_options)
-    return load_config(path, cfg_options)
+    found = resolve_name(name)
+    if isinstance(found, Path) and found.is_file():
+        return load_config(found, cfg_options)
+    try:
+        return load_pretrained(found, cfg_options=cfg_options)
+    except OSError as error:
+        if isinstance(found, Path) or not suggest(name):
+            raise
+        raise type(error)(f"{error}{suggest(name)}") from error
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:

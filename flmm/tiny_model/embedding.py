@@ -1,7 +1,7 @@
 """Turns what training left into what the package ships.
 
 In: a trained reader's folder, a checkpoint of ``tools/train.py``. Out: the reader in bfloat16
-without logs, the head's weights alone.
+without logs, the head as heads are shared.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from flmm.engine.checkpoint import load_checkpoint
+from flmm.engine import load_config
+from flmm.engine.exporting import export_checkpoint
+from flmm.engine.names import TINY_CONFIG
+from flmm.engine.shared_head import CARD_FILE
 from flmm.tiny_model.reader_training import load_reader
 
 
@@ -32,13 +33,13 @@ def embed_reader(start: Path, out: Path) -> int:
 
 
 def embed_head(start: Path, out: Path) -> int:
-    """Save the weights of a checkpoint, and nothing else of it, as safetensors.
+    """Save a checkpoint of the toy's config as the shared head ``"tiny"``, without a card.
 
     Returns:
-        size of the new file in bytes.
+        size of the new folder in bytes.
     """
-    weights = load_checkpoint(start)["state_dict"]
-    save_file({key: value.contiguous() for key, value in weights.items()}, str(out))
-    size = out.stat().st_size
+    export_checkpoint(load_config(TINY_CONFIG), start, out, overwrite=True)
+    (out / CARD_FILE).unlink()
+    size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.2f} MB")
     return size
