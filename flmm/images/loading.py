@@ -10,7 +10,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO, Literal
 
@@ -79,7 +79,7 @@ def load_image(source: Any, orientation: Orientation = "upright") -> Image.Image
 
 
 @contextmanager
-def open_image(source: Any, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def open_image(source: Any, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """The first frame of an encoded picture as it is stored: its header; pixels when asked for.
 
     Args:
