@@ -4,7 +4,7 @@
 flmm can be used without loading the others.
 """
 
-from typing import Any
+from flmm.lazy_exports import export_lazily
 
 __version__ = "0.3.0"
 __all__ = ["Continuation", "FrozenQwen", "GroundingInferencer", "QwenImageProcessorWrapper"]
@@ -17,9 +17,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'flmm' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = export_lazily(__name__, _HOMES)

@@ -34,6 +34,7 @@ from flmm.batches import (
     read_ahead,
     run_window,
 )
+from flmm.config import override
 from flmm.conversation import BRACKETS, Chat
 from flmm.engine.checkpoint import load_weights
 from flmm.engine.model_card import CardOptions
@@ -74,8 +75,8 @@ class GroundingInferencer:
     ) -> None:
         if not isinstance(config, Config):
             config = load_config_or_head(config, cfg_options)
-        elif cfg_options:
-            config.merge_from_dict(cfg_options)
+        else:
+            override(config, cfg_options)
         checkpoint = checkpoint or config.get("weights") or config.get("load_from")
         if checkpoint is None:
             raise ValueError(

@@ -40,7 +40,17 @@ TRANSFORMS = Registry(
     locations=["flmm.datasets.transforms", "flmm.datasets.panoptic"],
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="flmm", locations=["flmm.evaluation"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="flmm", locations=["flmm.engine"])
+HOOKS = Registry(
+    "hook",
+    parent=MMENGINE_HOOKS,
+    scope="flmm",
+    locations=[
+        "flmm.engine.checkpoint_hook",
+        "flmm.engine.example_images",
+        "flmm.engine.feature_caching",
+        "flmm.engine.skipped_records",
+    ],
+)
 
 
 def build_image_processor(cfg: Any, registry: Registry, **kwargs: Any) -> Any:

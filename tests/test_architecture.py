@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"structures", "rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops", "weights"},
+    {
+        *("structures", "rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops"),
+        *("weights", "config", "command_line", "lazy_exports"),
+    },
     {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
     {"grounder", "box_baseline", "results", "batches"},
     {"engine", "conversation"},

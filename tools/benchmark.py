@@ -12,43 +12,41 @@ point      how many masks hit what their words name, for each phrase selector
 
 import argparse
 
-from flmm.benchmarks.reading_ways import WAYS
-from flmm.benchmarks.suites import BENCHMARKS, BenchmarkSettings, run_benchmarks
-from flmm.engine import run_tool
-from flmm.vlms.layouts import LAYOUTS
+from flmm.command_line import run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    default = BenchmarkSettings()
+    """Read the command line; what is not given is not in it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--model", choices=LAYOUTS, default=default.model)
+    parser.add_argument("names", nargs="*", metavar="name", help="of those above (default: all)")
+    parser.add_argument("--model", help="layout, of flmm/vlms/layouts.py")
     parser.add_argument("--layers", type=int, help="of the language model (default: all)")
-    parser.add_argument("--tokens", type=int, nargs="+", default=default.tokens)
-    parser.add_argument("--expressions", type=int, nargs="+", default=default.expressions)
+    parser.add_argument("--tokens", type=int, nargs="+")
+    parser.add_argument("--expressions", type=int, nargs="+")
     parser.add_argument(
         "--every-pair", action="store_true", help="all sizes with all numbers (always on a GPU)"
     )
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=default.ways)
-    parser.add_argument("--repeats", type=int, default=default.repeats)
-    parser.add_argument("--max-passes", type=int, default=default.max_passes)
-    parser.add_argument("--sam", default=default.sam, help="refiner: tiny, vit_b, vit_l, vit_h")
-    parser.add_argument("--device", default=default.device)
-    parser.add_argument("--dtype", default=default.dtype)
-    parser.add_argument("--out", default=default.out, help="folder of the results")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args()
-    unknown = sorted(set(args.names) - set(BENCHMARKS))
-    if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}: choose of {', '.join(BENCHMARKS)}")
-    return args
+    parser.add_argument("--ways", nargs="+", help="of reading, see flmm/benchmarks/reading_ways.py")
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--max-passes", type=int)
+    parser.add_argument("--sam", help="refiner: tiny, vit_b, vit_l, vit_h")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype")
+    parser.add_argument("--out", help="folder of the results")
+    parser.add_argument(
+        "--debug", action="store_true", default=False, help="show the traceback of an error"
+    )
+    return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the chosen benchmarks, or all."""
+    from flmm.benchmarks.suites import BENCHMARKS, BenchmarkSettings, run_benchmarks
+
     values = {key: value for key, value in vars(args).items() if key not in ("names", "debug")}
     run_benchmarks(args.names or list(BENCHMARKS), BenchmarkSettings(**values))
 

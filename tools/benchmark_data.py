@@ -5,6 +5,8 @@ Without --data-root, a data set of the published layout and size (19,994 images,
 is measured in a process of its own, the median of --repeat runs counts.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import platform
@@ -13,9 +15,10 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flmm.datasets.load_benchmark import LOADERS, LoadCost, format_table, measure_loading
-from flmm.datasets.published_size import write_published_size
+if TYPE_CHECKING:
+    from flmm.datasets.load_benchmark import LoadCost
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,6 +36,8 @@ def parse_args() -> argparse.Namespace:
 
 def measure(root: str, args: argparse.Namespace) -> list[LoadCost]:
     """The median run of each loader on each split."""
+    from flmm.datasets.load_benchmark import LOADERS, measure_loading
+
     costs = []
     for split in args.splits:
         # In turn, so that a busy moment of the machine does not hit one loader alone.
@@ -52,6 +57,9 @@ def find_median(runs: list[LoadCost]) -> LoadCost:
 
 def main(args: argparse.Namespace) -> None:
     """Make the data if need be, measure, print and write."""
+    from flmm.datasets.load_benchmark import format_table
+    from flmm.datasets.published_size import write_published_size
+
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_root or folder
         counts = None if args.data_root else write_published_size(root, scale=args.scale)

@@ -5,8 +5,7 @@ python tools/cache_features.py CONFIG [--splits train val] [--launcher pytorch]
 
 import argparse
 
-from flmm.engine import add_common_arguments, load_config, run_tool
-from flmm.engine.feature_filling import SPLITS, fill_cache
+from flmm.command_line import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,7 +15,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("config", help="config file with feature_cache")
     parser.add_argument(
-        "--splits", nargs="+", choices=SPLITS, default=["train"], help="(default: train)"
+        "--splits",
+        nargs="+",
+        choices=["train", "val", "test"],
+        default=["train"],
+        help="(default: train)",
     )
     parser.add_argument(
         "--amp", action="store_true", help="for a training that will be started with --amp"
@@ -27,10 +30,15 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and fill its cache."""
+    from flmm.config import load_config
+
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if args.amp:
         config.merge_from_dict({"optim_wrapper.type": "AmpOptimWrapper"})
         config.optim_wrapper.setdefault("dtype", "bfloat16")
+
+    from flmm.engine.feature_filling import fill_cache  # after the check: this loads torch
+
     fill_cache(config, args.splits)
 
 

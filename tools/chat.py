@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from flmm.command_line import run_tool
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -61,6 +63,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from flmm.engine.command_line import run_tool
-
     run_tool(main, parse_args())

@@ -8,10 +8,7 @@ or what to do first (exit code 1). docs/data.md shows the folders.
 import argparse
 import sys
 
-from mmengine.logging import MMLogger
-
-from flmm.datasets.check_report import decide, format_report
-from flmm.datasets.data_check import DATASETS, PNG, check_data_root
+from flmm.datasets.published import DATASETS, PNG
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,6 +29,11 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int:
     """Print the report of each data set and the line that decides; the exit code."""
+    from mmengine.logging import MMLogger
+
+    from flmm.datasets.check_report import decide, format_report
+    from flmm.datasets.data_check import check_data_root
+
     MMLogger.get_current_instance().setLevel("ERROR")  # the reports tell it
     names = [*args.datasets, *([PNG] if args.png and PNG not in args.datasets else [])]
     reports = []

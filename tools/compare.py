@@ -9,8 +9,7 @@ FIRST and SECOND are work folders (or .json files) of eval_refcoco.py or eval_pn
 import argparse
 from pathlib import Path
 
-from flmm.comparison import compare_runs
-from flmm.engine import add_common_arguments, load_config, run_tool
+from flmm.command_line import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +33,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and compare."""
+    from flmm.config import load_config
+
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+    from flmm.comparison import compare_runs  # after the check: this loads torch
+
     names = args.names or [Path(args.first).stem, Path(args.second).stem]
     if names[0] == names[1]:
         names = ["first", "second"]

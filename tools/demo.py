@@ -9,6 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
+from flmm.command_line import run_tool
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -50,6 +52,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from flmm.engine.command_line import run_tool
-
     run_tool(main, parse_args())

@@ -5,9 +5,8 @@ python tools/eval_png.py CONFIG [CHECKPOINT]
 
 import argparse
 
-from flmm.engine import add_common_arguments, load_config, run_tool
+from flmm.command_line import add_common_arguments, run_tool
 from flmm.engine.evaluation_options import add_evaluation_arguments, build_options
-from flmm.engine.evaluation_runs import run_png_evaluation
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +21,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and evaluate it."""
+    from flmm.config import load_config
+
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+    from flmm.engine.evaluation_runs import run_png_evaluation  # after the check: this loads torch
+
     run_png_evaluation(config, build_options(args))
 
 

@@ -5,7 +5,7 @@ python tools/export.py CONFIG CHECKPOINT FOLDER [--results EVAL.json ...] [--rep
 
 import argparse
 
-from flmm.engine import add_common_arguments, load_config, run_tool
+from flmm.command_line import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,10 +35,13 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and export."""
-    from flmm.engine.exporting import export_checkpoint
-    from flmm.engine.model_card import CardOptions
+    from flmm.config import load_config
 
     config = load_config(args.config, args.cfg_options, args.work_dir)
+
+    from flmm.engine.exporting import export_checkpoint  # after the check: this loads torch
+    from flmm.engine.model_card import CardOptions
+
     card = CardOptions(args.results, args.repo_id, args.license, args.base_model)
     folder = export_checkpoint(config, args.checkpoint, args.folder, card, args.overwrite)
     print(f"written: {folder}; use it with GroundingInferencer.from_pretrained({str(folder)!r})")

@@ -9,8 +9,6 @@ Example: python tools/make_shapes.py data/shapes --images 4000 --seed 0
 import argparse
 import os
 
-from flmm.datasets.shape_files import compute_floor, write_dataset
-
 
 def parse_args() -> argparse.Namespace:
     """Command line."""
@@ -30,6 +28,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the scenes and say how many refs each split has."""
     args = parse_args()
+    from flmm.datasets.shape_files import compute_floor, write_dataset
+
     try:
         counts = write_dataset(args.folder, args.images, args.seed, args.workers, args.min_objects)
     except (OSError, ValueError) as error:

@@ -11,8 +11,6 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-
 
 def parse_args() -> argparse.Namespace:
     """Command line."""
@@ -34,6 +32,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run one stage."""
     args = parse_args()
+    import torch
+
     torch.set_num_threads(args.workers)
     if args.stage == "scenes":
         from flmm.tiny_model.scene_pool import build_pool

@@ -10,6 +10,8 @@ pictures other than those that are explained or measured afterwards.
 import argparse
 import os
 
+from flmm.command_line import run_tool
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -35,7 +37,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Build reader and data set, rank, print, save."""
-    from flmm.engine import load_config
+    from flmm.config import load_config
     from flmm.explanation.head_ranking import rank_heads
     from flmm.explanation.labelled_set import build_reader, load_samples
 
@@ -49,6 +51,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from flmm.engine.command_line import run_tool
-
     run_tool(main, parse_args())

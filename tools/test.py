@@ -2,7 +2,7 @@
 
 import argparse
 
-from flmm.engine import add_common_arguments, load_config, run_test, run_tool
+from flmm.command_line import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and test it."""
+    from flmm.config import load_config
+
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+    from flmm.engine import run_test  # after the check: this loads torch
+
     run_test(config, checkpoint=args.checkpoint, out=args.out, show=args.show)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from flmm.engine import add_common_arguments, load_config, run_tool, run_training
+from flmm.command_line import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and train it."""
+    from flmm.config import load_config
+
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+    from flmm.engine import run_training  # after the check: this loads torch
+
     run_training(config, resume=args.resume, load_from=args.load_from, amp=args.amp)
 
 

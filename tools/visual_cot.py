@@ -8,8 +8,8 @@ Questions are in the format of the Visual CoT benchmark. Started again, it goes 
 
 import argparse
 
-from flmm.engine import add_common_arguments, load_config, run_tool
-from flmm.visual_cot import VERSIONS, VisualCotOptions, run_visual_cot
+from flmm.command_line import add_common_arguments, run_tool
+from flmm.visual_cot.settings import VERSIONS
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +44,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the config and answer the questions."""
+    from flmm.config import load_config
+
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+    from flmm.visual_cot import VisualCotOptions, run_visual_cot  # after the check: loads torch
+
     options = VisualCotOptions(
         questions=args.questions,
         images=args.images,

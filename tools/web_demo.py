@@ -10,6 +10,8 @@ Needs the extra "web": pip install -e ".[web]". Nothing is loaded from another h
 import argparse
 import os
 
+from flmm.command_line import add_override_argument, run_tool
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 QUESTION = "Please give me a description of the image."
@@ -17,8 +19,6 @@ QUESTION = "Please give me a description of the image."
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    from mmengine.config import DictAction
-
     from flmm.web.limits import Limits
 
     parser = argparse.ArgumentParser(
@@ -29,9 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, help="override the config: key=value"
-    )
+    add_override_argument(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
     )
@@ -102,6 +100,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from flmm.engine.command_line import run_tool
-
     run_tool(main, parse_args())

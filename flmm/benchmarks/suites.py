@@ -27,6 +27,7 @@ from flmm.benchmarks.reading_ways import WAYS, ReadingCase
 from flmm.benchmarks.refining import measure_asking, measure_refining
 from flmm.engine.provenance import describe_device, list_versions
 from flmm.evaluation import format_markdown, format_text
+from flmm.vlms.layouts import LAYOUTS
 
 Row = dict[str, Any]
 SAM_NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
@@ -68,6 +69,11 @@ class BenchmarkSettings:
     every_pair: bool = False
 
     def __post_init__(self) -> None:
+        if self.model not in LAYOUTS:
+            raise ValueError(f"--model {self.model}: choose of {', '.join(LAYOUTS)}")
+        unknown = [way for way in self.ways if way not in WAYS]
+        if unknown:
+            raise ValueError(f"--ways {unknown[0]!r}: choose of {', '.join(WAYS)}")
         if self.dtype not in TOLERANCES:
             raise ValueError(f"--dtype {self.dtype}: choose of {', '.join(TOLERANCES)}")
         if self.sam not in SAM_NAMES:
@@ -95,7 +101,14 @@ class BenchmarkSettings:
 
 
 def run_benchmarks(names: Sequence[str], settings: BenchmarkSettings) -> None:
-    """Run benchmarks one after the other, print and write each when it is done."""
+    """Run benchmarks one after the other, print and write each when it is done.
+
+    Raises:
+        ValueError: there is no benchmark of a name.
+    """
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        raise ValueError(f"no benchmark {', '.join(unknown)}: choose of {', '.join(BENCHMARKS)}")
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
     machine = f"{describe_device(settings.torch_device)}, {platform.machine()}, "

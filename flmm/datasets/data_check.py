@@ -13,11 +13,14 @@ from pathlib import Path
 from flmm.datasets.check_report import DataReport
 from flmm.datasets.narrative_check import check_narratives
 from flmm.datasets.picture_check import PictureCheck
-from flmm.datasets.published import PNG_SPLITS, REFER_DATASETS, NarrativeSplit
+from flmm.datasets.published import (
+    DATASETS,
+    PNG,
+    PNG_SPLITS,
+    REFER_DATASETS,
+    NarrativeSplit,
+)
 from flmm.datasets.refer_check import ReferFiles, check_refer_dataset
-
-PNG = "png"
-DATASETS = (*REFER_DATASETS, PNG)
 
 
 def check_data_root(
@@ -76,4 +79,4 @@ def _check_single(root: Path, pictures: PictureCheck) -> Iterator[DataReport]:
         yield check_narratives(root, f"{root.resolve().name}/{path.name}", narratives, pictures)
 
 
-__all__ = ["DATASETS", "PNG", "check_data_root"]
+__all__ = ["check_data_root"]

@@ -115,9 +115,14 @@ PNG_SPLITS = {
     for split in ("train", "val")
 }
 
+PNG = "png"
+DATASETS = (*REFER_DATASETS, PNG)
+
 __all__ = [
+    "DATASETS",
     "IMAGE_HOMES",
     "PANOPTIC_HOME",
+    "PNG",
     "PNG_HOME",
     "PNG_SPLITS",
     "REFER_DATASETS",

@@ -1,14 +1,12 @@
-"""What the tools share: reading a config, and training or testing it under mmengine.
+"""What the tools share: training or testing a config under mmengine.
 
-Data in: the path of a config and what was said on the command line. Data out: a finished run, its
-logs and checkpoints in ``work_dir``. Parsing the command line is the tools' part.
+Data in: a config, as :func:`flmm.config.load_config` gives it, and what was said on the command
+line. Data out: a finished run, its logs and checkpoints in ``work_dir``.
 """
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -20,42 +18,7 @@ from flmm.engine.checkpoint_files import (
 from flmm.engine.compiling import compile_mask_head
 from flmm.engine.feature_caching import caching_features
 from flmm.engine.grounding_runner import GroundingRunner
-from flmm.engine.names import find_config
 from flmm.engine.skipped_records import SkippedRecordsHook
-
-# Types of configs that name the frozen reader, and the argument that does.
-_READER_ARGUMENTS = {"FrozenQwen": "name_or_path", "QwenImageProcessorWrapper": "processor"}
-
-
-def load_config(
-    path: str | Path,
-    cfg_options: dict[str, Any] | None = None,
-    work_dir: str | None = None,
-    launcher: str = "none",
-) -> Config:
-    """Read a config and apply what the command line says.
-
-    Args:
-        path: of the config, or its bare name; see :func:`flmm.engine.names.find_config`.
-        cfg_options: dotted keys and values that are merged into the config; ``data_root`` also
-            replaces the config's data root wherever a data set has it.
-        work_dir: for logs and checkpoints; None: the config's own, else ``./work_dirs/<name>``.
-        launcher: "none", "pytorch", "slurm" or "mpi".
-
-    Raises:
-        FileNotFoundError: there is no such config; the message has the nearest names.
-    """
-    path = find_config(path)
-    config = Config.fromfile(path)
-    configured_root, configured_reader = config.get("data_root"), config.get("reader")
-    config.merge_from_dict(cfg_options or {})
-    if config.get("reader") is not None:
-        _set_reader(config._cfg_dict, configured_reader, config.reader)
-    if config.get("data_root") != configured_root:
-        _replace_data_root(config._cfg_dict, configured_root, config.data_root)
-    config.launcher = launcher
-    config.work_dir = work_dir or config.get("work_dir") or f"./work_dirs/{Path(path).stem}"
-    return config
 
 
 def run_training(
@@ -64,8 +27,8 @@ def run_training(
     """Train a config.
 
     Args:
-        config: as :func:`load_config` gives it; its key ``weights`` (what inference uses) is not
-            read: training starts afresh.
+        config: as :func:`flmm.config.load_config` gives it; its key ``weights`` (what inference
+            uses) is not read: training starts afresh.
         resume: None: do not resume; "auto": from the latest checkpoint of the work folder (or from
             ``load_from``, where given); else the path of a checkpoint.
         load_from: weights to begin with.
@@ -105,7 +68,7 @@ def run_test(
     """Test a config and give its metrics, in percent.
 
     Args:
-        config: as :func:`load_config` gives it.
+        config: as :func:`flmm.config.load_config` gives it.
         checkpoint: path or name of embedded weights; None: the config's ``load_from`` or
             ``weights``.
         out: JSON file for metrics, rows per kind of expression, counts, and the expressions that
@@ -142,27 +105,4 @@ def _describe_full_disk(folder: str) -> str:
     )
 
 
-def _set_reader(node: Any, old: str | None, new: str) -> None:
-    """Hand the reader to every model and image processor that names none, or the old one."""
-    if isinstance(node, dict):
-        for kind, argument in _READER_ARGUMENTS.items():
-            if node.get("type") == kind and node.get(argument) in (None, old):
-                node[argument] = new
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            _set_reader(item, old, new)
-
-
-def _replace_data_root(node: Any, old: str | None, new: str) -> None:
-    """Set every ``data_root`` that is ``old`` to ``new``, however deep it lies."""
-    if isinstance(node, dict):
-        if node.get("data_root") == old and "data_root" in node:
-            node["data_root"] = new
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            _replace_data_root(item, old, new)
-
-
-__all__ = ["GroundingRunner", "load_config", "run_test", "run_training"]
+__all__ = ["run_test", "run_training"]

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from flmm.config.names import is_hub_id
 from flmm.engine.checkpoint import describe_error
-from flmm.engine.names import is_hub_id
 from flmm.engine.shared_settings import LAYER_TYPES, list_allowed_types, show
 from flmm.grounder import Grounder
 from flmm.heads import SAMRefiner

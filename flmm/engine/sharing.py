@@ -20,9 +20,9 @@ from safetensors.torch import save as serialise
 
 import flmm
 from flmm.atomic_files import replace_file
+from flmm.config import load_config, override
+from flmm.config.names import is_hub_id, resolve_name, suggest
 from flmm.engine.model_card import CardOptions, build_card
-from flmm.engine.names import is_hub_id, resolve_name, suggest
-from flmm.engine.runner import load_config
 from flmm.engine.shared_head import (
     CONFIG_FILE,
     FILES,
@@ -145,7 +145,8 @@ def load_pretrained(
         FileNotFoundError: the head, its reader or its SAM is not there; the message says where it
             belongs.
         OSError: the hub does not give it.
-        ValueError: a file is damaged or names what it may not; or reader or SAM are others.
+        ValueError: a file is damaged or names what it may not; reader or SAM are others; or a
+            setting in ``cfg_options`` is not known.
     """
     folder = find_head(folder_or_hub_id, revision)
     record = read_head(folder)
@@ -155,7 +156,7 @@ def load_pretrained(
     if record["selectors"] is not None:
         cfg["selectors"] = record["selectors"]
     config = Config(cfg | {"model": record["model"]}, filename=str(folder / CONFIG_FILE))
-    config.merge_from_dict(options)
+    override(config, options)
     model = config.model
     config.reader = choose_reader(record["reader"], reader or model.model.get("name_or_path"))
     model.model.name_or_path = config.reader
@@ -166,7 +167,7 @@ def load_pretrained(
 
 
 def load_config_or_head(name: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """The config that a name means, see :func:`flmm.engine.names.resolve_name`.
+    """The config that a name means, see :func:`flmm.config.names.resolve_name`.
 
     Raises:
         FileNotFoundError, OSError, ValueError: the name means nothing; or see

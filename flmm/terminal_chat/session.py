@@ -19,9 +19,9 @@ from PIL import Image
 from rich.text import Text
 
 from flmm.atomic_files import replace_file
+from flmm.command_line import USER_ERRORS, summarise_error
 from flmm.conversation import BRACKETS, Chat, ChatTurn
 from flmm.datasets.shape_sentences import render_samples
-from flmm.engine.command_line import USER_ERRORS, summarise_error
 from flmm.images import is_address, load_any_image
 from flmm.inferencer import GroundingInferencer
 from flmm.selectors import SELECTORS, build_selector

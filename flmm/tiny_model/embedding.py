@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from flmm.config.names import TINY_CONFIG
 from flmm.engine import load_config
 from flmm.engine.exporting import export_checkpoint
-from flmm.engine.names import TINY_CONFIG
 from flmm.engine.shared_head import CARD_FILE
 from flmm.tiny_model.reader_training import load_reader
 

@@ -1,14 +1,13 @@
 """Visual chain of thought: name the object, point at it, look again, answer."""
 
-from flmm.visual_cot.chain import VERSIONS, VisualCot, VisualCotAnswer
-from flmm.visual_cot.runs import VisualCotOptions, run_visual_cot
-from flmm.visual_cot.settings import VisualCotSettings
+from flmm.lazy_exports import export_lazily
+from flmm.visual_cot.settings import VERSIONS, VisualCotSettings
 
-__all__ = [
-    "VERSIONS",
-    "VisualCot",
-    "VisualCotAnswer",
-    "VisualCotOptions",
-    "VisualCotSettings",
-    "run_visual_cot",
-]
+_HOMES = {
+    "VisualCot": "flmm.visual_cot.chain",
+    "VisualCotAnswer": "flmm.visual_cot.chain",
+    "VisualCotOptions": "flmm.visual_cot.runs",
+    "run_visual_cot": "flmm.visual_cot.runs",
+}
+__all__ = ["VERSIONS", "VisualCotSettings", *_HOMES]
+__getattr__ = export_lazily(__name__, _HOMES)

@@ -24,9 +24,8 @@ from flmm.inferencer import GroundingInferencer
 from flmm.results import GroundedPhrase
 from flmm.structures import Span
 from flmm.visual_cot.crops import Box, compute_crop_box
-from flmm.visual_cot.settings import PLACE, VisualCotSettings
+from flmm.visual_cot.settings import PLACE, VERSIONS, VisualCotSettings
 
-VERSIONS = ("v1", "v2", "v3")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[\n;。！？；]")
 _AROUND_NAME = " \t\r\n:,.*_`\"'“”‘’：，"
 
@@ -192,4 +191,4 @@ def find_name(text: str, start: int) -> Span | None:
     return start, start + len(name)
 
 
-__all__ = ["VERSIONS", "VisualCot", "VisualCotAnswer", "find_name"]
+__all__ = ["VisualCot", "VisualCotAnswer", "find_name"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+VERSIONS = ("v1", "v2", "v3")
 PLACE = "{question}"
 # The instruction of LLaVA-1.5 (Liu et al., 2023) for short answers, which F-LMM uses too.
 _BRIEFLY = "Answer the question using a single word or phrase."

@@ -225,10 +225,17 @@ class TestTool:
         ("line", "message"),
         [
             ("read bogus wrong", "no benchmark bogus, wrong: choose of read, refine, ask"),
-            ("read --model Qwen9", "argument --model: invalid choice: 'Qwen9'"),
-            ("read --ways ours theirs", "argument --ways: invalid choice: 'theirs'"),
-            ("read --tokens many", "argument --tokens: invalid int value: 'many'"),
+            ("read --model Qwen9", "--model Qwen9: choose of Qwen2-VL-2B"),
+            ("read --ways ours theirs", "--ways 'theirs': choose of floor, flmm"),
         ],
+    )
+    def test_a_wrong_choice_is_told(self, tool, monkeypatch, tmp_path, line, message):
+        with pytest.raises(ValueError, match=message):
+            tool.main(self.parse(tool, monkeypatch, f"{line} --out {tmp_path}"))
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [("read --tokens many", "argument --tokens: invalid int value: 'many'")],
     )
     def test_a_wrong_word_ends_with_one_line(self, tool, monkeypatch, capsys, line, message):
         with pytest.raises(SystemExit) as caught:
@@ -238,7 +245,7 @@ class TestTool:
 
     def test_options_reach_the_benchmarks(self, tool, monkeypatch):
         seen = []
-        monkeypatch.setattr(tool, "run_benchmarks", lambda *arguments: seen.append(arguments))
+        monkeypatch.setattr(suites, "run_benchmarks", lambda *arguments: seen.append(arguments))
         line = (
             "ask read --model Qwen2.5-VL-7B --layers 2 --tokens 10 20 --expressions 1 --ways ours"
         )

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from flmm.engine import load_checkpoint, load_config, run_test, run_tool, run_training
-from flmm.engine.command_line import summarise_error
+from flmm.command_line import run_tool, summarise_error
+from flmm.engine import load_checkpoint, load_config, run_test, run_training
 from flmm.engine.optim import CpuAmpOptimWrapper, adapt_amp_to_cpu
 
 ROOT = Path(__file__).parents[2]
@@ -186,12 +186,14 @@ def test_a_tool_hands_its_options_on(tool: str, monkeypatch: pytest.MonkeyPatch)
     line += " --work-dir w --cfg-options a.b=1 --launcher none"
     monkeypatch.setattr(sys, "argv", [tool, *line.split()])
     seen: list[object] = []
-    monkeypatch.setattr(module, "load_config", lambda *args: seen.append(args) or "config")
+    monkeypatch.setattr("flmm.config.load_config", lambda *args: seen.append(args) or "config")
     name = {"train": "run_training", "test": "run_test"}[tool]
-    monkeypatch.setattr(module, name, lambda *args, **kwargs: seen.append((args, kwargs)))
+    monkeypatch.setattr(
+        f"flmm.engine.runner.{name}", lambda *args, **kwargs: seen.append((args, kwargs))
+    )
     module.main(module.parse_args())
     expected = {
         "train": {"resume": "auto", "load_from": "c.pth", "amp": True},
-        "test": {"checkpoint": "c.pth", "out": "o.json"},
+        "test": {"checkpoint": "c.pth", "out": "o.json", "show": None},
     }[tool]
     assert seen == [("x.py", {"a.b": 1}, "w", "none"), (("config",), expected)]

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from flmm import GroundingInferencer
+from flmm.config.names import TINY_HEAD, find_config, list_configs, resolve_name
 from flmm.engine import load_config
 from flmm.engine.exporting import build_without_reader_weights
-from flmm.engine.names import TINY_HEAD, find_config, list_configs, resolve_name
 from flmm.engine.shared_head import find_head, read_head
 from flmm.engine.sharing import describe_head, load_config_or_head
 from flmm.vlms.qwen import FrozenQwen
@@ -160,7 +160,7 @@ def test_names_work_without_the_repository(tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(site)
     code = (
-        "import flmm, sys; from flmm.engine.names import find_config\n"
+        "import flmm, sys; from flmm.config.names import find_config\n"
         "print(flmm.__file__, find_config('tiny_unet_sam_shapes'))\n"
         f"found = flmm.GroundingInferencer('tiny', device='cpu')({str(SCENE)!r}, {PHRASES!r})\n"
         "flmm.engine.load_config('qwen2_5_vl_3b_unet_sam_l_refcoco'); print(found.masks.any())\n"

@@ -1,4 +1,8 @@
-"""How the tools end: a user's mistake is told in one line, everything else with a traceback."""
+"""What the tools' command lines share, and how the tools end.
+
+A user's mistake is told in one line, everything else with a traceback. Nothing heavy is imported,
+so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,45 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
-
-import torch.distributed as torch_dist
-from mmengine.config import DictAction
+from collections.abc import Callable, Sequence
+from typing import Any
 
 USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
+
+
+class _OverrideAction(argparse.Action):
+    """mmengine's ``DictAction``, imported when an override is given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from mmengine.config import DictAction
+
+        for text in values or ():
+            if "=" not in text:
+                parser.error(f"--cfg-options {text}: write KEY=VALUE")
+        action = DictAction(self.option_strings, self.dest)
+        action(parser, namespace, values, option_string)
+
+
+def add_override_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``; what it gives is for ``flmm.config.load_config``."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=_OverrideAction,
+        help="override the config: key=value, nested keys with dots, lists as key=a,b",
+    )
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that OpenMMLab's tools share, and ``--debug``."""
     parser.add_argument("--work-dir", help="folder for logs (default: ./work_dirs/<config name>)")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override the config: key=value, nested keys with dots, lists as key=a,b",
-    )
+    add_override_argument(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # torch.distributed.launch passes one of the two spellings, depending on its version.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
@@ -39,7 +65,8 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
     _hear_interrupts()
     try:
         main(args)
-        if torch_dist.is_initialized():
+        torch_dist = sys.modules.get("torch.distributed")
+        if torch_dist is not None and torch_dist.is_initialized():
             torch_dist.destroy_process_group()
     except USER_ERRORS as error:
         if args.debug:
@@ -71,4 +98,10 @@ def summarise_error(error: BaseException) -> str:
     return message or type(error).__name__
 
 
-__all__ = ["USER_ERRORS", "add_common_arguments", "run_tool", "summarise_error"]
+__all__ = [
+    "USER_ERRORS",
+    "add_common_arguments",
+    "add_override_argument",
+    "run_tool",
+    "summarise_error",
+]
