@@ -6,11 +6,12 @@ ids and number for each grounded phrase. Segments are ids here; pixels are panop
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from flmm.datasets.refer_files import check_fields
+from flmm.datasets.refer_files import check_fields, check_records
 from flmm.structures import Span
 
 NARRATIVE_FIELDS = ("image_id", "caption", "segments")
@@ -54,18 +55,21 @@ def parse_narrative(record: Any, where: str) -> Narrative:
         ValueError: a field is missing or an id is no number.
     """
     check_fields(record, NARRATIVE_FIELDS, where)
-    for segment in record["segments"]:
-        check_fields(segment, SEGMENT_FIELDS, f"{where}: a segment")
-    caption = str(record["caption"])
-    spans = find_spans(caption, [str(segment["utterance"]) for segment in record["segments"]])
+    segments = check_records(record["segments"], SEGMENT_FIELDS, f"{where}: a segment")
+    caption = _check_text(record["caption"], "caption", where)
+    for segment in segments:
+        if not isinstance(segment["segment_ids"], list):
+            raise ValueError(f"{where}: the segment_ids of a segment are no list")
+    utterances = [_check_text(segment["utterance"], "utterance", where) for segment in segments]
+    spans = find_spans(caption, utterances)
     phrases = [
         GroundedPhrase(
-            str(segment["utterance"]),
+            utterance,
             span,
             tuple(_to_int(item, "segment_ids", where) for item in segment["segment_ids"]),
             bool(segment["plural"]),
         )
-        for segment, span in zip(record["segments"], spans)
+        for segment, utterance, span in zip(segments, utterances, spans)
         if segment["segment_ids"]
     ]
     return Narrative(_to_int(record["image_id"], "image_id", where), caption, tuple(phrases))
@@ -117,11 +121,22 @@ def _is_same(text: str, other: str) -> bool:
     return words == other_words and bool(words or text == other)
 
 
-def _to_int(value: Any, field: str, where: str) -> int:
+def _check_text(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: the {field} is no text but {reprlib.repr(value)}")
     try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {field} holds {value!r}, which is no number") from error
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: the {field} holds half of a character ({error})") from error
+    return value
+
+
+def _to_int(value: Any, field: str, where: str) -> int:
+    """An id, which is written as a number or as its digits."""
+    is_digits = isinstance(value, str) and value.isascii() and value.isdigit()
+    if type(value) is not int and not is_digits:
+        raise ValueError(f"{where}: {field} holds {reprlib.repr(value)}, which is no number")
+    return int(value)
 
 
 __all__ = ["GroundedPhrase", "Narrative", "find_spans", "parse_narrative"]

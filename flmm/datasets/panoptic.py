@@ -7,6 +7,7 @@ by image id, and bool masks. What the segments are called in a text is not known
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from flmm.datasets.bad_records import BadRecordError, MissingFileError
-from flmm.datasets.refer_files import IMAGE_FIELDS, check_fields
+from flmm.datasets.refer_files import IMAGE_FIELDS, check_fields, check_ids, check_records
 from flmm.images import open_image
 from flmm.registry import TRANSFORMS
 
@@ -69,29 +70,45 @@ def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
     content = load_json(path, "panoptic_json")
     check_fields(content, ("images", "annotations", "categories"), str(path))
     things = {}
-    for category in content["categories"]:
-        check_fields(category, CATEGORY_FIELDS, f"{path}: a category")
+    for category in check_records(content["categories"], CATEGORY_FIELDS, f"{path}: a category"):
+        check_ids(category, ("id",), f"{path}: a category")
         things[category["id"]] = bool(category["isthing"])
     pictures = {}
-    for image in content["images"]:
-        check_fields(image, IMAGE_FIELDS, f"{path}: an image")
+    for image in check_records(content["images"], IMAGE_FIELDS, f"{path}: an image"):
+        check_ids(image, ("id",), f"{path}: an image")
+        _check_picture(image, f"{path}: the image with id {image['id']}")
         pictures[image["id"]] = image
+    where = f"{path}: an annotation"
+    annotations = check_records(content["annotations"], ANNOTATION_FIELDS, where)
+    for annotation in annotations:
+        check_ids(annotation, ("image_id",), where)
     return {
         annotation["image_id"]: _build_image(annotation, pictures, things, str(path))
-        for annotation in content["annotations"]
+        for annotation in annotations
     }
+
+
+def _check_picture(image: dict[str, Any], where: str) -> None:
+    size = [image["height"], image["width"]]
+    if not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"{where} has the size {reprlib.repr(size)} (h, w)")
+    if not isinstance(image["file_name"], str):
+        raise ValueError(f"{where} has the file_name {reprlib.repr(image['file_name'])}")
 
 
 def _build_image(
     annotation: Any, pictures: dict[int, Any], things: dict[int, bool], path: str
 ) -> PanopticImage:
-    check_fields(annotation, ANNOTATION_FIELDS, f"{path}: an annotation")
     where = f"{path}: the annotation of image_id {annotation['image_id']}"
     if annotation["image_id"] not in pictures:
         raise ValueError(f"{where} is about an image that is not among the file's images")
+    if not isinstance(annotation["file_name"], str):
+        raise ValueError(f"{where} has the file_name {reprlib.repr(annotation['file_name'])}")
     is_thing = {}
-    for segment in annotation["segments_info"]:
-        check_fields(segment, SEGMENT_FIELDS, f"{where}: a segment")
+    for segment in check_records(
+        annotation["segments_info"], SEGMENT_FIELDS, f"{where}: a segment"
+    ):
+        check_ids(segment, SEGMENT_FIELDS, f"{where}: a segment")
         if segment["category_id"] not in things:
             raise ValueError(
                 f"{where}: segment {segment['id']} is of category {segment['category_id']}, "

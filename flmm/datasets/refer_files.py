@@ -53,7 +53,7 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
     for index, ref in enumerate(refs):
         where = f"{path}: ref {index}"
         refs[index] = ref = _pick(ref, REF_FIELDS, where)
-        _check_ids(ref, ("ref_id", "ann_id", "image_id", "split"), where)
+        check_ids(ref, ("ref_id", "ann_id", "image_id", "split"), where)
         where = f"{path}: a sentence of ref {ref['ref_id']}"
         if not isinstance(ref["sentences"], list):
             raise ValueError(f"{path}: the sentences of ref {ref['ref_id']} are no list")
@@ -62,7 +62,7 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path} refers to the same sentences again and again: it is broken")
         ref["sentences"] = [_pick(item, SENTENCE_FIELDS, where) for item in ref["sentences"]]
         for sentence in ref["sentences"]:
-            _check_ids(sentence, ("sent_id", *sentence.keys() & {"kind"}), where)
+            check_ids(sentence, ("sent_id", *sentence.keys() & {"kind"}), where)
     return refs
 
 
@@ -134,7 +134,7 @@ def _index_by_id(records: Any, where: str) -> dict[int, dict]:
         if record is None:
             continue
         check_fields(record, ("id",), where)
-        _check_ids(record, ("id",), where)
+        check_ids(record, ("id",), where)
         if found.setdefault(record["id"], record) != record:
             raise ValueError(
                 f"{where} with id {record['id']} occurs more than once, with other content: it is "
@@ -168,7 +168,25 @@ def check_fields(record: Any, fields: Iterable[str], where: str) -> None:
             raise ValueError(f"{where} has no field {field!r} (it has {sorted(map(str, record))})")
 
 
-def _check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None:
+def check_records(records: Any, fields: Iterable[str], where: str) -> list[dict[str, Any]]:
+    """Check that these are a list of dicts that have the fields; the same list.
+
+    Raises:
+        ValueError: they are not; the message names ``where`` and the field.
+    """
+    if not isinstance(records, list):
+        raise ValueError(f"{where} is expected in a list, got a {type(records).__name__}")
+    for record in records:
+        check_fields(record, fields, where)
+    return records
+
+
+def check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None:
+    """Check that these fields can stand for the record: numbers or texts.
+
+    Raises:
+        ValueError: one cannot; the message names ``where`` and the field.
+    """
     for field in fields:
         if not isinstance(record[field], (int, str)):
             raise ValueError(
@@ -178,6 +196,8 @@ def _check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> Non
 
 __all__ = [
     "check_fields",
+    "check_ids",
+    "check_records",
     "load_instances",
     "load_plain_pickle",
     "load_refs",
