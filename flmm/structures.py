@@ -9,6 +9,7 @@ Nothing here computes a mask; every record only says what it holds, in which fra
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,6 +45,13 @@ class Continuation:
         object.__setattr__(self, "keyword_spans", keywords)
         if not spans:
             raise ValueError(f"no phrase span given for {self.text!r}: pass at least one")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text {reprlib.repr(self.text)} is no valid Unicode (half of a character): no "
+                "tokenizer can read it"
+            ) from error
         for start, end in (*spans, *(keywords or ())):
             if not (0 <= start < end <= len(self.text)) or not self.text[start:end].strip():
                 raise ValueError(

@@ -104,6 +104,8 @@ def test_mistakes_are_told_in_one_sentence(inferencer, samples, tmp_path):
         inferencer(image, [])
     with pytest.raises(ValueError, match=r"phrase 1 \('  '\) is blank"):
         inferencer(image, ["star", "  "])
+    with pytest.raises(ValueError, match=r"'star \\ud83d' is no valid Unicode \(half of a charac"):
+        inferencer(image, ["star \ud83d"])
     with pytest.raises(TypeError, match="phrase 0 is a int"):
         inferencer(image, [3])
     with pytest.raises(ValueError, match="got 2 pictures and 1 lists"):

@@ -3,7 +3,7 @@
 Data in: ``instances.json``, ``refs(*).p`` and a folder of images. Data out: one item per image,
 with all its chosen expressions. Based on mmdet's ``RefCocoDataset`` (same arguments); mended:
 refs that share an annotation are kept apart, the order is that of the refs file, every sentence
-can be reached, sentences are drawn anew each epoch, the pickle is read by a safe unpickler, and no
+can be reached, sentences are drawn anew each epoch, the pickle is read as data, and no
 record disappears without a word.
 """
 

@@ -66,6 +66,7 @@ def test_refer_records(fuzz: Fuzz, refcoco: Path) -> None:
             text_mode="all",
             bad_records=bad_records,
             test_mode=True,
+            serialize_data=False,  # it would collect garbage in all of this process
         )
 
     def judge(case: tuple[Any, Any]) -> None:
@@ -150,6 +151,7 @@ def test_narratives(fuzz: Fuzz, narratives: Path) -> None:
                 image_processor={"type": ToyImageProcessor},
                 bad_records="skip",
                 test_mode=True,
+                serialize_data=False,
             )
         except REFUSALS as error:
             assert len(str(error)) < 2000
