@@ -1,4 +1,3 @@
-"use strict";
 // All text reaches the page through textContent: nothing that a model or a person wrote is markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const ROWS = 12;
@@ -76,7 +75,7 @@ function rankTokens({ image, coverage }) {
 
 function show(view) {
   data.tokens.forEach(({ element }) => {
-    element.classList.remove("chosen");
+    element.classList.remove("chosen", "strong");
     element.style.removeProperty("--tint");
   });
   data.images.forEach(({ frame, canvas, mask, box }) => {
@@ -177,6 +176,7 @@ function showRegion(view) {
   const greatest = Math.max(...ranked.map(({ excess }) => Math.abs(excess)), 1e-9);
   ranked.forEach(({ index, excess }) => {
     if (excess > 0) data.tokens[index].element.style.setProperty("--tint", (excess / greatest).toFixed(3));
+    data.tokens[index].element.classList.toggle("strong", excess > greatest / 2);
   });
   const line = make("p", "", $("panel"));
   make("span", "word", line, "Words that look here");
@@ -219,30 +219,33 @@ function makePicture(item, image) {
   letDraw(item, image);
 }
 
-/** A drag chooses a box, a click the cell under it. */
+/** A drag chooses a box, a click the cell under it; so do arrow keys, which with Shift size it. */
 function letDraw(item, image) {
   let start = null, dragged = false;
-  const locate = (event) => {
-    const area = item.frame.getBoundingClientRect();
-    const cut = (value) => Math.min(1, Math.max(0, value));
-    return [cut((event.clientX - area.left) / area.width) * item.width,
-      cut((event.clientY - area.top) / area.height) * item.height];
-  };
-  const span = ([x, y]) => [Math.min(x, start[0]), Math.min(y, start[1]), Math.max(x, start[0]), Math.max(y, start[1])];
+  const locate = (event) => locateOn(item, item.frame.getBoundingClientRect(), event);
   const look = (box) => ({ image, box, coverage: coverBox(image, box) });
+  item.frame.tabIndex = 0;
+  item.frame.setAttribute("role", "application");
+  item.frame.setAttribute("aria-label", `${item.name}: arrow keys move a box, with Shift they size it; the words that look there are listed`);
+  item.frame.addEventListener("keydown", (event) => {
+    const box = moveBox(item, pinned?.image === image ? pinned.box : null, event);
+    if (!box) return;
+    pin(look(box));
+    event.preventDefault();
+  });
   item.frame.addEventListener("pointerdown", (event) => {
     item.frame.setPointerCapture(event.pointerId);
     [start, dragged] = [locate(event), false];
   });
   item.frame.addEventListener("pointermove", (event) => {
     if (!start) return;
-    const box = span(locate(event)), scale = item.frame.clientWidth / item.width;
+    const box = spanBox(start, locate(event)), scale = item.frame.clientWidth / item.width;
     dragged ||= Math.max(box[2] - box[0], box[3] - box[1]) * scale > 5;
     if (dragged && box[2] > box[0] && box[3] > box[1]) show(look(box));
   });
   item.frame.addEventListener("pointerup", (event) => {
     if (!start) return;
-    const box = dragged ? span(locate(event)) : findCell(item, start);
+    const box = dragged ? spanBox(start, locate(event)) : findCell(item, start);
     start = null;
     if (box[2] > box[0] && box[3] > box[1]) pin(look(box));
     else show(pinned);
@@ -285,6 +288,7 @@ function makeToken(parent, token, index) {
   token.element.dataset.index = index;
   token.element.tabIndex = index === (data.opened?.[0] ?? 0) ? 0 : -1;
   token.element.setAttribute("role", "button");
+  if (!token.element.textContent.trim()) token.element.setAttribute("aria-label", "blank");
 }
 
 function makeChips(parent, regions) {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flmm.explanation.explanation import Explanation
 
 _FOLDER = Path(__file__).parent
+BOX_SCRIPT = (_FOLDER / "box.js").read_text(encoding="utf-8")
 _MAX_SIDE = 1600  # px of a picture in the page
 _LOSSLESS_AREA = 400_000  # px; smaller pictures are kept as PNG
 _MASK_OPACITY = 115  # of 255
@@ -53,6 +54,7 @@ def build_page(
     style, script, frame = (
         (_FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html")
     )
+    script = f'"use strict";\n{BOX_SCRIPT}{script}'
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
@@ -175,4 +177,4 @@ def _hash(text: str) -> str:
     return f"'sha256-{_encode_bytes(digest)}'"
 
 
-__all__ = ["build_page", "encode_picture"]
+__all__ = ["BOX_SCRIPT", "build_page", "encode_picture"]

@@ -1,7 +1,6 @@
-// The page's script is bridge.js, stage.js, talk.js and page.js, one after the other.
+// The page's script is the explanation's box.js, then bridge.js, stage.js, talk.js and page.js.
 //
 // Everything that a visitor or the model wrote goes into the page as text, never as markup.
-"use strict";
 
 const $ = (selector) => document.querySelector(selector);
 
@@ -9,6 +8,7 @@ const state = {
   key: readKey(),
   version: 0, // of what is shown
   pending: [], // actions that are under way
+  writing: false, // whether an answer is being written, also one of before this page was loaded
   picture: null,
   turns: [],
   look: null, // what was found last: a token's heat map, or a region's words
@@ -82,6 +82,7 @@ async function follow(fault = null) {
       if (fault) tell("");
       fault = null;
       if (news.gone && state.picture) tell(GONE, "error");
+      state.writing = news.writing;
       apply(news);
       if (!news.writing) return;
     } catch (error) {
@@ -96,9 +97,9 @@ function isPending(...actions) {
 }
 
 function showBusy() {
-  const answering = isPending("ask");
+  const answering = state.writing || isPending("ask");
   const opening = isPending("open_sample", "open_upload");
-  $(".flmm").classList.toggle("busy", state.pending.length > 0);
+  $(".flmm").classList.toggle("busy", answering || state.pending.length > 0);
   $(".flmm").classList.toggle("answering", answering);
   $(".stop").hidden = !answering;
   $(".go").hidden = answering;

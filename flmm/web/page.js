@@ -133,19 +133,11 @@ async function begin() {
   $(".select").value = start.select;
   listenToVisitor();
   fitField();
-  await resume();
-}
-
-// What this tab showed before it was loaded again, or before the machine slept.
-async function resume() {
-  state.pending.push("ask");
-  await follow();
-  state.pending.pop();
-  showBusy();
+  await follow(); // what this tab showed before it was loaded again
 }
 
 paintFinding();
 showBusy();
 begin();
 window.addEventListener("pagehide", () => post("leave", {}, { keepalive: true }).catch(() => {}));
-window.addEventListener("pageshow", (event) => { if (event.persisted) resume(); });
+window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from flmm.explanation.page import BOX_SCRIPT
 from flmm.web.gate import Gate
 from flmm.web.requests import FIELDS, RequestError, read_key, read_request
 from flmm.web.selecting import CHOICES, find_selectors
@@ -50,11 +51,11 @@ def build_app(
         names: further host names that it is reached by.
     """
     desk = _Desk(service)
-    script = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    scripts = [BOX_SCRIPT, *((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)]
     static = {
         "/": ("text/html", (_FOLDER / "page.html").read_text(encoding="utf-8")),
         "/page.css": ("text/css", (_FOLDER / "page.css").read_text(encoding="utf-8")),
-        "/page.js": ("text/javascript", script),
+        "/page.js": ("text/javascript", '"use strict";\n' + "\n".join(scripts)),
     }
     routes = [
         Route(path, _serve(Response(text, 200, None, kind)))

@@ -159,15 +159,6 @@ function placeBox([x0, y0, x1, y1]) {
   });
 }
 
-function locate(event) {
-  const frame = $(".canvas").getBoundingClientRect();
-  const share = (value, start, length) => Math.min(1, Math.max(0, (value - start) / length));
-  return [
-    share(event.clientX, frame.left, frame.width) * state.picture.width,
-    share(event.clientY, frame.top, frame.height) * state.picture.height,
-  ];
-}
-
 function findWords(box) {
   const smallest = 0.01 * Math.max(state.picture.width, state.picture.height);
   state.pinned = null;
@@ -184,12 +175,7 @@ function findWords(box) {
 function listenForBoxes() {
   const canvas = $(".canvas");
   let start = null;
-  const span = (end) => [
-    Math.min(start[0], end[0]),
-    Math.min(start[1], end[1]),
-    Math.max(start[0], end[0]),
-    Math.max(start[1], end[1]),
-  ];
+  const locate = (event) => locateOn(state.picture, canvas.getBoundingClientRect(), event);
   canvas.onpointerdown = (event) => {
     const mayDraw = event.pointerType === "mouse" ? event.button === 0 : state.drawing;
     if (!mayDraw) return;
@@ -201,11 +187,11 @@ function listenForBoxes() {
   canvas.onpointermove = (event) => {
     if (!start) return;
     $(".box").hidden = false;
-    placeBox(span(locate(event)));
+    placeBox(spanBox(start, locate(event)));
   };
   canvas.onpointerup = (event) => {
     if (!start) return;
-    const box = span(locate(event));
+    const box = spanBox(start, locate(event));
     start = null;
     setDrawing(false);
     findWords(box);
@@ -215,35 +201,18 @@ function listenForBoxes() {
     paintStage();
   };
   canvas.onkeydown = (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key === "Enter" && state.drawn) {
-      findWords(state.drawn);
-    } else if (ARROWS[event.key]) {
-      state.drawn = moveBox(state.drawn ?? state.look?.box, ARROWS[event.key], event.shiftKey);
+    const moved = moveBox(state.picture, state.drawn ?? state.look?.box, event);
+    if (moved) {
+      state.drawn = moved;
       paintStage();
       paintFinding();
+    } else if (event.key === "Enter" && state.drawn) {
+      findWords(state.drawn);
     } else {
       return;
     }
     event.preventDefault();
   };
-}
-
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-
-// A box one step on, or with its right or lower edge one step on; the first is in the middle.
-function moveBox(box, direction, isSized) {
-  const sides = [state.picture.width, state.picture.height];
-  if (!box) return [...sides.map((side) => side / 3), ...sides.map((side) => (2 * side) / 3)];
-  const moved = [...box];
-  direction.forEach((sign, axis) => {
-    const step = sides[axis] / 40;
-    const least = isSized ? box[axis] + step - box[axis + 2] : -box[axis];
-    const by = Math.min(sides[axis] - box[axis + 2], Math.max(least, sign * step));
-    moved[axis + 2] += by;
-    if (!isSized) moved[axis] += by;
-  });
-  return moved;
 }
 
 function setDrawing(isOn) {

@@ -189,7 +189,7 @@ function scrollToEnd() {
 
 function ask() {
   const question = $("textarea").value.trim();
-  if (!question || !state.picture || isPending("ask")) return;
+  if (!question || !state.picture || state.writing || isPending("ask")) return;
   state.pinned = state.lit = null;
   clearLook();
   $("textarea").value = "";

@@ -132,6 +132,38 @@ def test_a_drawn_box_lists_the_tokens_that_look_there(page, explanation):
     assert page.locator(".token.chosen").count() == 1
 
 
+def test_keys_draw_a_box(page, explanation):
+    height, width = explanation.images[1].shape[:2]
+    page.locator(".frame").nth(1).focus()
+    for key in ("ArrowRight", "ArrowUp", "Shift+ArrowRight"):
+        page.keyboard.press(key)
+    step_x, step_y = width / 40, height / 40
+    box = [width / 3, height / 3 - step_y, 2 * width / 3 + step_x, 2 * height / 3 - step_y]
+    ranked = explanation.rank_tokens(1, box=box)
+    shown = page.locator("#panel .rank .figure").first.inner_text()
+    assert float(shown.removesuffix(" %")) == pytest.approx(100 * ranked[0].excess, abs=0.1)
+    assert page.locator(".frame .box").nth(1).evaluate("box => box.style.visibility") == "visible"
+    page.keyboard.press("Escape")
+    assert page.locator("#panel .rank").count() == 0
+
+
+def test_no_rule_of_accessibility_is_broken(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="of the extra 'dev'")
+    page.locator(".answer .token").first.click()
+    assert axe.Axe().run(page).generate_snapshot() == ""
+    page.emulate_media(forced_colors="active")
+    page.locator(".chip").first.click()
+    assert axe.Axe().run(page).generate_snapshot() == ""
+
+
+def test_a_phone_on_its_side_shows_picture_and_words(page):
+    page.set_viewport_size({"width": 667, "height": 375})
+    page.locator(".answer .token").first.click()
+    talk, picture = (page.locator(part).first.bounding_box() for part in ("#talk", ".frame"))
+    assert picture["height"] > 80 and picture["x"] + picture["width"] <= talk["x"]  # side by side
+    assert talk["y"] < 60
+
+
 def test_a_click_on_a_picture_chooses_the_cell(page, explanation):
     area = page.locator(".frame").first.bounding_box()
     rows, columns = explanation.maps[0].shape[1:]
@@ -173,8 +205,8 @@ def test_it_opens_on_the_word_that_was_asked_for(browser, explanation, tmp_path)
     merged = explanation.token_maps(span)[1]
     assert read_cells(page, explanation, 1).argmax() == merged.argmax()
     assert "red circle" in page.inner_text("#panel")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    for _ in range(4):  # grid cells, two pictures, the words
+        page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "red"  # the keys go on from there
     page.close()
 
