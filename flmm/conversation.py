@@ -12,6 +12,7 @@ every token is read once; masks come from the rows of the words that were said.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from flmm.structures import (
 )
 from flmm.vlms import Prefix
 from flmm.vlms.dialogue import ConversationFullError, Dialogue
+from flmm.vlms.guard import ConversationLock
 
 BRACKETS = "brackets"
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for half a character
@@ -114,6 +116,9 @@ class Chat:
 
     Attributes:
         turns: so far.
+
+    Threads that share a conversation take turns: :meth:`ask` holds :attr:`lock` until its answer is
+    whole, a stream only for each piece.
     """
 
     def __init__(
@@ -133,6 +138,11 @@ class Chat:
         self._notes: list[str] = []  # of the turn in progress
         # The answer that is being written.
         self._open: weakref.ref[Generator[str, None, None]] | None = None
+
+    @property
+    def lock(self) -> ConversationLock:
+        """Of the conversation; hold it around several steps that belong together."""
+        return self.dialogue.lock
 
     @property
     def images(self) -> list[ImageInput]:
@@ -164,10 +174,13 @@ class Chat:
                 closed; a picture cannot be read; or the model's context is full. The
                 conversation stays as it was.
         """
-        for piece in self.stream(question, images, select, max_new_tokens, begin):
-            if on_text is not None:
-                on_text(piece)
-        return self.turns[-1]
+        with self.lock:
+            pieces = self.stream(question, images, select, max_new_tokens, begin)
+            place = len(self.turns)  # not always the last: on_text may ask something else
+            for piece in pieces:
+                if on_text is not None:
+                    on_text(piece)
+            return self.turns[place]
 
     def stream(
         self,
@@ -183,16 +196,34 @@ class Chat:
         that stops half-way (``close()``) keeps the answer so far as a turn; so does one that asks
         again, or calls :meth:`undo`, before the end.
         """
-        self._end_stream()
-        pieces = self._stream(question, images, select, max_new_tokens, begin)
-        self._open = weakref.ref(pieces)
-        return pieces
+        with self.lock:
+            self._end_stream()
+            pieces = self._stream(question, images, select, max_new_tokens, begin)
+            self._open = weakref.ref(pieces)
+        return self._take_steps(pieces)
+
+    def _take_steps(self, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
+        """The pieces of a stream, each made while no other thread uses the conversation."""
+        try:
+            while True:
+                with self.lock:
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            if inspect.getgeneratorstate(pieces) != inspect.GEN_CLOSED:
+                with self.lock:
+                    pieces.close()
 
     def _end_stream(self) -> None:
         """Two answers cannot be written at once: the one that was begun is a turn as it is."""
         pieces = None if self._open is None else self._open()
         if pieces is not None:
             pieces.close()
+        # Of a stream that Python threw away while the conversation was in use.
+        while len(self.dialogue.turns) > len(self.turns):
+            self._forget_turn()
 
     def _stream(
         self,
@@ -228,12 +259,13 @@ class Chat:
             self._forget_turn()
             raise
         text = decoder.finish()
-        try:
-            turn = self._finish(question, marked, text, decoder.offsets, selectors)
-        except BaseException:
-            self._forget_turn()
-            raise
-        self.turns.append(turn)
+        with self.lock:
+            try:
+                turn = self._finish(question, marked, text, decoder.offsets, selectors)
+            except BaseException:
+                self._forget_turn()
+                raise
+            self.turns.append(turn)
         if len(text) > written and not stopped:
             yield text[written:]
 
@@ -243,9 +275,10 @@ class Chat:
         Raises:
             ValueError: there is none.
         """
-        self._end_stream()
-        self._forget_turn()
-        return self.turns.pop()
+        with self.lock:
+            self._end_stream()
+            self._forget_turn()
+            return self.turns.pop()
 
     def _forget_turn(self) -> None:
         """The dialogue's last turn, and what the refiner saw of the pictures it showed."""

@@ -46,7 +46,9 @@ def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
     """
     if not chat.turns:
         raise ValueError("there is no turn to explain yet: ask a question first")
-    return Explanation(chat, None if heads is None else [(layer, head) for layer, head in heads])
+    chosen = None if heads is None else [(layer, head) for layer, head in heads]
+    with chat.lock:
+        return Explanation(chat, chosen)
 
 
 class Explanation:
@@ -153,7 +155,8 @@ class Explanation:
             per picture float32 ``[L*A, h, w]``; the tokens of a range are merged the reader's way
             (``token_merge``).
         """
-        return read_head_maps(self._chat, self._find_places(choice))
+        with self._chat.lock:
+            return read_head_maps(self._chat, self._find_places(choice))
 
     def ground(self, choice: TokenChoice, image: int | None = None) -> PointedPhrase:
         """The mask of a token, a range of them or words.
@@ -166,17 +169,18 @@ class Explanation:
             ValueError: as :meth:`resolve`; or there is no such picture, or it came later.
         """
         start, end = self.resolve(choice)
-        places = self._find_places((start, end))
         if image is None:
             image = self.choose_image((start, end))
         self._check_image(image)
-        if places[0] < self._columns[image].stop:
+        if self.tokens[start].place < self._columns[image].stop:
             raise ValueError(
                 f"token {start} ({self.tokens[start].text!r}) was said before picture {image} was "
                 "shown: choose an earlier picture or a later token"
             )
         words = join_text(self.tokens[start:end])
-        (found,) = self._chat.ground(self._chat.look([places])[image], image, [words])
+        with self._chat.lock:
+            seen = self._chat.look([self._find_places((start, end))])[image]
+            (found,) = self._chat.ground(seen, image, [words])
         span = self.tokens[start].span[0], self.tokens[end - 1].span[1]
         role = self.tokens[start].role
         return PointedPhrase(**vars(found), span=span, role=role, image=image)

@@ -9,8 +9,6 @@ Not its duty: which tokens are fed, which may see which (the mask comes from out
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,17 +167,6 @@ def _apply_weights(weights: Tensor, value: Tensor) -> Tensor:
 
 
 AttentionInterface.register(ROW_ATTENTION, row_attention_forward)
-
-
-@contextmanager
-def use_attention(config: Any, implementation: str) -> Iterator[None]:
-    """Let the layers that share ``config`` attend through ``implementation``, then as before."""
-    before = config._attn_implementation
-    config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 def build_continuation_mask(

@@ -10,6 +10,7 @@ Not its duty: masks, training.
 from __future__ import annotations
 
 import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -27,6 +28,7 @@ from flmm.structures import (
 from flmm.vlms.attention import TOKEN_MERGES, RowReader, build_continuation_mask
 from flmm.vlms.dialogue import Dialogue
 from flmm.vlms.generation import answer_pack, build_logits_processors, continue_prefix
+from flmm.vlms.guard import find_guard
 from flmm.vlms.loading import TOY_NOTICE, is_embedded
 from flmm.vlms.packing import attend_packs, join_attention, split_into_packs
 from flmm.vlms.prefixes import (
@@ -47,9 +49,13 @@ class _Held:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.guard = find_guard(model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Held, (self.model,)
 
 
 def frozen_call(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,6 +135,19 @@ class FrozenVLM(nn.Module, ABC):
         return TOY_NOTICE if is_embedded(self.model.name_or_path) else ""
 
     @property
+    def lock(self) -> threading.RLock:
+        """Held during every pass through the model, by whatever reader of it; re-entrant.
+
+        Hold it around code of your own that runs or changes the model beside other threads.
+        """
+        return self._held.guard.lock
+
+    @property
+    def in_pass(self) -> bool:
+        """Whether this very thread is in the middle of a pass through the model."""
+        return self._held.guard.in_pass
+
+    @property
     def text_config(self) -> Any:
         """Config of the language model."""
         return self.model.config.get_text_config()
@@ -179,6 +198,17 @@ class FrozenVLM(nn.Module, ABC):
         if len(set((getattr(self.model, "hf_device_map", None) or {}).values())) < 2:
             self.model._apply(fn)
         return super()._apply(fn, recurse)
+
+    def _run(self, part: Any, attention: str | None = None, **inputs: Any) -> Any:
+        """One pass through a part of the model, while no other thread runs it.
+
+        Args:
+            part: of the model, or the whole.
+            attention: the registered attention function that it is to run through; ``None``: the
+                model's own.
+            inputs: of ``part``.
+        """
+        return self._held.guard.run(part, attention, **inputs)
 
     @abstractmethod
     def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:

@@ -150,19 +150,20 @@ def compare_with_eager(vlm: FrozenQwen, prefix: Prefix, phrases: list[str]) -> d
 def read_eagerly(vlm: FrozenQwen, prefix: Prefix, phrase_ids: Tensor) -> Tensor:
     """Maps ``[L*A, h, w]`` of one phrase from one eager pass over everything."""
     input_ids = torch.cat([prefix.input_ids, phrase_ids])[None]
-    before = vlm.model.config._attn_implementation
-    vlm.model.set_attn_implementation("eager")
-    try:
-        output = vlm.model.model(
-            input_ids=input_ids,
-            pixel_values=vlm._patchify(prefix.image_input),
-            image_grid_thw=torch.tensor([prefix.image_input.image_grid_thw], device=vlm.device),
-            mm_token_type_ids=(input_ids == vlm.model.config.image_token_id).int(),
-            output_attentions=True,
-            use_cache=False,
-        )
-    finally:
-        vlm.model.set_attn_implementation(before)
+    with vlm.lock:  # beside other threads
+        before = vlm.model.config._attn_implementation
+        vlm.model.set_attn_implementation("eager")
+        try:
+            output = vlm.model.model(
+                input_ids=input_ids,
+                pixel_values=vlm._patchify(prefix.image_input),
+                image_grid_thw=torch.tensor([prefix.image_input.image_grid_thw], device=vlm.device),
+                mm_token_type_ids=(input_ids == vlm.model.config.image_token_id).int(),
+                output_attentions=True,
+                use_cache=False,
+            )
+        finally:
+            vlm.model.set_attn_implementation(before)
     rows = [layer[0, :, len(prefix) :, prefix.image_columns].float() for layer in output.attentions]
     merged = [row.mean(1) if vlm.token_merge == "mean" else row.amax(1) for row in rows]
     return torch.cat([maps.to(vlm.device) for maps in merged]).unflatten(-1, prefix.grid_hw)

@@ -8,8 +8,8 @@ Not its duty: which words are worth pointing at, masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from flmm.structures import ImageInput, PhraseAttention, Span
 from flmm.vlms.attention import RowReader
 from flmm.vlms.generation import find_stop_ids
+from flmm.vlms.guard import ConversationLock
 from flmm.vlms.prefixes import Prefix, view_cache
 
 if TYPE_CHECKING:
@@ -64,6 +65,17 @@ class DialogueTurn:
     end_reason: str | None = None
 
 
+def _exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a method of a dialogue while no other thread works with it."""
+
+    @functools.wraps(method)
+    def wrapper(self: Dialogue, *args: Any, **kwargs: Any) -> Any:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return wrapper
+
+
 class Dialogue:
     """Questions and answers behind one picture or more.
 
@@ -71,12 +83,17 @@ class Dialogue:
         vlm: the frozen reader.
         prefix: the first picture, read with whatever prompt: only the part that ends with the
             picture is used, and it serves others afterwards.
+
+    Attributes:
+        lock: held by every method, and by :meth:`write` for each token; hold it around several
+            steps that belong together.
     """
 
     def __init__(self, vlm: FrozenVLM, prefix: Prefix) -> None:
         end = prefix.image_columns.stop
         batch = prefix.batch
         self.vlm = vlm
+        self.lock = ConversationLock(vlm)
         self.images = [DialogueImage(prefix.image_columns, prefix.grid_hw, prefix.image_input)]
         self.turns: list[DialogueTurn] = []
         self.input_ids: list[int] = prefix.input_ids[:end].tolist()
@@ -93,6 +110,7 @@ class Dialogue:
         """Tokens that the model's context holds."""
         return int(self.vlm.text_config.max_position_embeddings)
 
+    @_exclusive
     def ask(self, question: str, images: Sequence[ImageInput] = ()) -> DialogueTurn:
         """Feed a question; :meth:`write` goes on with the answer.
 
@@ -129,6 +147,7 @@ class Dialogue:
         self.turns.append(DialogueTurn(start, (start, end), tokens, (end, end)))
         return self.turns[-1]
 
+    @_exclusive
     def begin(self, text: str) -> list[int]:
         """Put words into the reader's mouth: its answer begins with them, and it goes on.
 
@@ -159,21 +178,38 @@ class Dialogue:
 
         Args:
             max_new_tokens: the longest answer.
+
+        Raises:
+            ValueError: nothing was asked, or the conversation went on since the last token.
         """
         turn = self.turns[-1]
         for _ in range(max_new_tokens):
-            if len(self) + 1 > self.max_tokens:
-                turn.end_reason = "context"
-                return
-            token = self._choose_token()
+            with self.lock:
+                token = self._write_token(turn)
             if token is None:
-                turn.end_reason = "end"
                 return
-            self._append([token])
-            turn.answer = (turn.answer[0], len(self))
             yield token
         turn.end_reason = "max_new_tokens"
 
+    def _write_token(self, turn: DialogueTurn) -> int | None:
+        """One more token of the answer; ``None`` at its end."""
+        if not self.turns or self.turns[-1] is not turn or turn.answer[1] != len(self):
+            raise ValueError(
+                "the conversation went on while this answer was being written: ask only when an "
+                "answer is whole, or fork the conversation"
+            )
+        if len(self) + 1 > self.max_tokens:
+            turn.end_reason = "context"
+            return None
+        token = self._choose_token()
+        if token is None:
+            turn.end_reason = "end"
+            return None
+        self._append([token])
+        turn.answer = (turn.answer[0], len(self))
+        return token
+
+    @_exclusive
     def undo(self) -> None:
         """Forget the last question, its pictures and its answer.
 
@@ -187,19 +223,22 @@ class Dialogue:
         del self.input_ids[start:]
         self._positions = self._positions[:, :start]
         if self._fed > start:
-            self._cache = view_cache(self._cache, 0, slice(0, start))
+            self._cache = self._view(start)
         self._last_hidden_state = None
 
+    @_exclusive
     def fork(self) -> Dialogue:
         """The same conversation again; what is asked there is not heard here."""
         other = object.__new__(Dialogue)
         other.__dict__.update(self.__dict__)
+        other.lock = ConversationLock(self.vlm)
         other.images = list(self.images)
         other.turns = [replace(turn) for turn in self.turns]  # an answer may grow there
         other.input_ids = list(self.input_ids)
-        other._cache = view_cache(self._cache, 0, slice(0, self._fed))
+        other._cache = self._view(self._fed)
         return other
 
+    @_exclusive
     def look(self, spans: Sequence[Span]) -> list[PhraseAttention]:
         """Where tokens of the conversation looked, and what was thought at them.
 
@@ -225,6 +264,7 @@ class Dialogue:
             for index in range(len(self.images))
         ]
 
+    @_exclusive
     def read_hidden_states(self, span: Span) -> Tensor:
         """``[R, D]``: what was thought at each token of a range, after the final norm.
 
@@ -233,7 +273,7 @@ class Dialogue:
         """
         self._feed_pending()
         start, end = span
-        cache = view_cache(self._cache, 0, slice(0, start))
+        cache = self._view(start)
         return self._decode_text(cache, self.input_ids[start:end], self._positions[:, start:end])
 
     # -- passes through the model ----------------------------------------------------------
@@ -259,10 +299,9 @@ class Dialogue:
             if images:
                 shown = [*(item.image_input for item in self.images), *images]
                 self._positions = self.vlm._locate(self.input_ids, shown)
-                with self._whole_or_not():
-                    self._last_hidden_state = self.vlm._read_turn(
-                        self._cache, self.input_ids[fed:], self._positions[:, fed:], images
-                    )
+                cache, rows = self._view(fed), self._positions[:, fed:]
+                read = self.vlm._read_turn(cache, self.input_ids[fed:], rows, images)
+                self._cache, self._last_hidden_state = cache, read
             else:
                 self._feed_pending()
         except BaseException:
@@ -270,24 +309,17 @@ class Dialogue:
             self._positions = positions
             raise
 
-    @contextmanager
-    def _whole_or_not(self) -> Iterator[None]:
-        """A pass that ends between two layers, by an error or Ctrl-C, leaves nothing behind."""
-        held = [(layer.keys, layer.values) for layer in self._cache.layers]
-        try:
-            yield
-        except BaseException:
-            for layer, (keys, values) in zip(self._cache.layers, held):
-                layer.keys, layer.values = keys, values
-            raise
+    def _view(self, tokens: int) -> Any:
+        """A cache of the first tokens that may grow: a pass that fails half-way is not heard of."""
+        return view_cache(self._cache, 0, slice(0, tokens))
 
     def _feed_pending(self) -> None:
         """Feed the tokens at the end whose keys and values are not there yet."""
         fed = self._fed
         if fed < len(self):
-            rows = (self.input_ids[fed:], self._positions[:, fed:])
-            with self._whole_or_not():
-                self._last_hidden_state = self._decode_text(self._cache, *rows)[-1]
+            cache, rows = self._view(fed), (self.input_ids[fed:], self._positions[:, fed:])
+            read = self._decode_text(cache, *rows)[-1]
+            self._cache, self._last_hidden_state = cache, read
 
     def _decode_text(self, cache: Any, ids: Sequence[int], positions: Tensor) -> Tensor:
         return self.vlm._decode_rows(cache, ids, positions, None)[-1][0]
@@ -331,7 +363,7 @@ class Dialogue:
             *([rows], [columns], last - first, vlm.num_layers, vlm.num_heads),
             *(vlm.token_merge, vlm.device),
         )
-        cache = view_cache(self._cache, 0, slice(0, first))
+        cache = self._view(first)
         ids, positions = self.input_ids[first:last], self._positions[:, first:last]
         layers = vlm._decode_rows(cache, ids, positions, reader)
         features = torch.cat([layer.to(vlm.device) for layer in layers])

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from flmm.vlms.attention import build_continuation_mask
-from flmm.vlms.prefixes import Prefix, borrow_cache
+from flmm.vlms.prefixes import Prefix, view_cache
 
 if TYPE_CHECKING:
     from flmm.vlms.base import FrozenVLM
@@ -44,17 +44,15 @@ class Turn:
 class PackedTurns:
     """Feeds tokens of several turns behind one prefix, none of which sees the others.
 
-    Its passes make the prefix's cache grow: use it within ``borrow_cache``.
-
     Args:
         vlm: the frozen reader.
-        prefix: what was read; of its cache the first ``prefix_length`` tokens are there.
-        prefix_length: S, columns that every turn sees.
+        prefix: what was read; it stays as it is.
+        prefix_length: S, its first columns, which every turn sees.
     """
 
     def __init__(self, vlm: FrozenVLM, prefix: Prefix, prefix_length: int) -> None:
         self.vlm = vlm
-        self.prefix = prefix
+        self.cache = view_cache(prefix.cache, 0, slice(0, prefix_length))
         # Which turn each token behind the prefix belongs to.
         self.owners: list[int] = []
         self.prefix_mask = torch.ones(1, prefix_length, dtype=torch.bool, device=vlm.device)
@@ -84,7 +82,7 @@ class PackedTurns:
                 index, self.prefix_mask, self.vlm.dtype, rows=sum(lengths)
             )
         ids, where = torch.cat(list(chunks)).to(device), torch.cat(places).to(device)
-        output = self.vlm._decode(self.prefix.cache, ids[None], where[None], mask)[-1][0]
+        output = self.vlm._decode(self.cache, ids[None], where[None], mask)[-1][0]
         ends = torch.tensor(lengths).cumsum(0) - 1
         return list(output[ends.to(output.device)])
 
@@ -92,8 +90,7 @@ class PackedTurns:
 def continue_prefix(vlm: FrozenVLM, prefix: Prefix, max_new_tokens: int) -> list[int]:
     """The answer to the prefix's own prompt, as token ids."""
     turn = Turn(prefix.input_ids, prefix.next_position, prefix.last_hidden_state)
-    with borrow_cache(prefix.cache):
-        write_answers(PackedTurns(vlm, prefix, len(prefix)), [turn], max_new_tokens)
+    write_answers(PackedTurns(vlm, prefix, len(prefix)), [turn], max_new_tokens)
     return turn.answer
 
 
@@ -113,14 +110,12 @@ def answer_pack(
     position = prefix.next_position - behind_image
     questions = [torch.tensor(item.input_ids, device=vlm.device) for item in pack]
     packed = PackedTurns(vlm, prefix, image_end)
-    with borrow_cache(prefix.cache):
-        prefix.cache.crop(-behind_image)
-        outputs = packed.feed(range(len(pack)), questions, [position] * len(pack))
-        turns = [
-            Turn(torch.cat([prefix.input_ids[:image_end], ids]), position + len(ids), output)
-            for ids, output in zip(questions, outputs)
-        ]
-        write_answers(packed, turns, max_new_tokens)
+    outputs = packed.feed(range(len(pack)), questions, [position] * len(pack))
+    turns = [
+        Turn(torch.cat([prefix.input_ids[:image_end], ids]), position + len(ids), output)
+        for ids, output in zip(questions, outputs)
+    ]
+    write_answers(packed, turns, max_new_tokens)
     return [turn.answer for turn in turns]
 
 

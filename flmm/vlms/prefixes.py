@@ -9,7 +9,6 @@ Not its duty: the model's passes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +52,7 @@ class Prefix:
         input_ids: ``[S]`` int64, image placeholders expanded.
         grid_hw: (h, w) of the attention grid: image tokens, row by row.
         image_columns: the h*w positions of the image tokens within [0, S).
-        cache: keys and values of the S tokens; every pass leaves it as it was.
+        cache: keys and values of the S tokens; no pass writes into it.
         next_position: where each continuation starts (M-RoPE, the same on its three axes).
         last_hidden_state: ``[D]``, of the last token, after the final norm.
         image_input: the picture that was read.
@@ -230,7 +229,10 @@ def _build_cache(layers: Sequence[DynamicLayer]) -> DynamicCache:
 
 
 def view_cache(cache: Any, row: int, span: slice) -> DynamicCache:
-    """One row of a batch's cache without its padding, sharing memory."""
+    """A cache of one row and some tokens of another, sharing memory.
+
+    It grows by making new tensors: what it was made of stays as it is.
+    """
     rows = slice(row, row + 1)
     return _build_cache(
         [
@@ -259,18 +261,3 @@ def share_cache(prefixes: Sequence[Prefix]) -> tuple[DynamicCache, Tensor, list[
         token_mask = token_mask[index]
     layers = [_PassingLayer(layer, index) for layer in batch.cache.layers]
     return _build_cache(layers), token_mask, starts
-
-
-@contextmanager
-def borrow_cache(cache: Any) -> Iterator[None]:
-    """Let a pass write into a ``DynamicCache``, then put back what it held.
-
-    Its layers grow by making new tensors, so that the old ones are still the prefix's, also
-    after an error between two layers.
-    """
-    held = [(layer.keys, layer.values) for layer in cache.layers]
-    try:
-        yield
-    finally:
-        for layer, (keys, values) in zip(cache.layers, held):
-            layer.keys, layer.values = keys, values

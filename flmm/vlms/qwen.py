@@ -9,7 +9,6 @@ Not its duty: resizing (see qwen_image_processor), packing of phrases (see base)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 from flmm.registry import MODELS
 from flmm.structures import ImageInput, Span
-from flmm.vlms.attention import ROW_ATTENTION, RowReader, use_attention
+from flmm.vlms.attention import ROW_ATTENTION, RowReader
 from flmm.vlms.base import FrozenVLM, frozen_call
 from flmm.vlms.loading import (
     build_random_model,
@@ -194,7 +193,8 @@ class FrozenQwen(FrozenVLM):
     ) -> Tensor:
         patches = [self._patchify(item.image_input) for item in inputs]
         grids = torch.tensor([item.image_input.image_grid_thw for item in inputs])
-        output = self.model.model(
+        output = self._run(
+            self.model.model,
             input_ids=batch.input_ids,
             pixel_values=patches[0] if len(patches) == 1 else torch.cat(patches),
             image_grid_thw=grids.to(self.device, non_blocking=True),
@@ -214,7 +214,8 @@ class FrozenQwen(FrozenVLM):
         images: Sequence[ImageInput],
     ) -> Tensor:
         grids = torch.tensor([item.image_grid_thw for item in images])
-        output = self.model.model(
+        output = self._run(
+            self.model.model,
             input_ids=torch.tensor([input_ids], device=self.device),
             pixel_values=torch.cat([self._patchify(item) for item in images]),
             image_grid_thw=grids.to(self.device),
@@ -247,21 +248,20 @@ class FrozenQwen(FrozenVLM):
         row_reader: RowReader | None = None,
     ) -> Sequence[Tensor]:
         decoder = self.model.model.language_model
-        reading: AbstractContextManager[None] = nullcontext()
         extra: dict[str, Any] = {}
-        if attention_mask is not None:  # which FlashAttention cannot take
-            reading = use_attention(decoder.config, ROW_ATTENTION)
         if row_reader is not None:
             extra = {"row_reader": row_reader, "output_hidden_states": True}
-        with reading:
-            output = decoder(
-                inputs_embeds=self.model.get_input_embeddings()(input_ids),
-                attention_mask=attention_mask,
-                position_ids=positions.expand(3, -1, -1),
-                past_key_values=cache,
-                use_cache=True,
-                **extra,
-            )
+        output = self._run(
+            decoder,
+            # FlashAttention cannot take such a mask.
+            attention=None if attention_mask is None else ROW_ATTENTION,
+            inputs_embeds=self.model.get_input_embeddings()(input_ids),
+            attention_mask=attention_mask,
+            position_ids=positions.expand(3, -1, -1),
+            past_key_values=cache,
+            use_cache=True,
+            **extra,
+        )
         if row_reader is None:
             return [output.last_hidden_state]
         return output.hidden_states[-self.num_layers :]

@@ -12,7 +12,6 @@ from transformers.masking_utils import flash_attention_mask
 
 from flmm.structures import Continuation
 from flmm.vlms import FrozenQwen
-from flmm.vlms.attention import use_attention
 from flmm.vlms.prefixes import plan_batches
 from tests.small_models import build_small_model, load_processor
 from tests.vlms.test_reader_contract import CAPTION, PHRASES, ShapeRecorder, relative_difference
@@ -166,10 +165,12 @@ def attend_like_flash(module, query, key, value, attention_mask, scaling=None, *
 def test_any_attention_of_transformers_reads_a_batch(vlm, images, implementation, monkeypatch):
     monkeypatch.setitem(AttentionInterface._global_mapping, "flash_like", attend_like_flash)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "flash_like", flash_attention_mask)
-    with use_attention(vlm.text_config, implementation):
+    with monkeypatch.context() as patch:
+        patch.setattr(vlm.text_config, "_attn_implementation", implementation)
         batch = vlm.prefill(images)
         assert vlm.text_config._attn_implementation == implementation
         seen = vlm.attend(batch, QUESTIONS)
+        assert vlm.text_config._attn_implementation == implementation
     for item, image, phrases in zip(seen, images, QUESTIONS):
         assert_same(item, vlm.attend(vlm.prefill(image), phrases))
 

@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from flmm.structures import Continuation
 from flmm.vlms import attention
 from flmm.vlms.base import DEFAULT_PROMPT
-from flmm.vlms.prefixes import borrow_cache
 
 SIZES = {"square": (150, 150), "wide": (90, 430), "tall": (430, 90), "tiny": (9, 14)}
 PHRASES = [
@@ -235,10 +234,15 @@ class TestFrozen:
         assert vlm.dtype == torch.float32
 
 
-def test_a_borrowed_cache_is_given_back(vlm, noise):
+def test_nothing_writes_into_a_prefix(vlm, noise):
     prefix = vlm.prefill(noise(60, 60))
-    keys = [layer.keys for layer in prefix.cache.layers]
-    with borrow_cache(prefix.cache):
-        vlm._decode(prefix.cache, prefix.input_ids[None, :3], torch.arange(3)[None])
-        assert prefix.cache.get_seq_length() == len(prefix) + 3
-    assert all(layer.keys is key for layer, key in zip(prefix.cache.layers, keys))
+    held = [(layer.keys, layer.keys.clone()) for layer in prefix.cache.layers]
+    vlm.generate(prefix, max_new_tokens=3)
+    vlm.answer(prefix, ["What is this?", "Is there a dog?"], max_new_tokens=3)
+    dialogue = vlm.converse(prefix)
+    dialogue.ask("What is this?")
+    list(dialogue.write(3))
+    assert [layer.keys is keys for layer, (keys, _) in zip(prefix.cache.layers, held)] == [
+        True
+    ] * len(held)
+    assert all(keys.equal(copied) for keys, copied in held)
