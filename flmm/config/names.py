@@ -18,7 +18,8 @@ TINY = "tiny"
 TINY_CONFIG = "tiny_unet_sam_shapes"
 _PACKAGE = Path(flmm.__file__).resolve().parent
 TINY_HEAD = _PACKAGE / "assets" / "tiny_head"
-CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+# No YAML: it looks like data, and mmengine's reader of it runs what it names.
+CONFIG_SUFFIXES = (".py", ".json")
 # Beside the package in the repository, within it in a wheel.
 _CONFIG_ROOTS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
 

@@ -94,6 +94,17 @@ def test_what_is_no_config(elsewhere):
         load_config_or_head("shapes/tiny_unet_sam_shapez")
 
 
+def test_yaml_is_no_config(tmp_path):
+    """mmengine's reader of YAML runs what the file names."""
+    mark = tmp_path / "ran"
+    path = tmp_path / "config.yaml"
+    path.write_text(f'model: !!python/object/apply:os.system ["touch {mark}"]\n')
+    for ask in (load_config, GroundingInferencer):
+        with pytest.raises(ValueError, match=r"config\.yaml is no config \(these are Python files"):
+            ask(path)
+    assert not mark.exists()
+
+
 def test_the_toy_by_its_name_is_the_toy_of_its_config(elsewhere):
     by_name, by_config = GroundingInferencer("tiny", device="cpu"), GroundingInferencer(TINY_CONFIG)
     assert tuple(by_name.selectors) == tuple(by_config.selectors)

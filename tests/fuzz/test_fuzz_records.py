@@ -76,7 +76,7 @@ def test_refer_records(fuzz: Fuzz, refcoco: Path) -> None:
         try:
             dataset = build("skip")
         except REFUSALS as error:
-            assert len(str(error)) < 2000
+            assert len(str(error)) < 8000
             with pytest.raises(REFUSALS):
                 build("stop")
             return
@@ -111,7 +111,7 @@ def test_refer_records(fuzz: Fuzz, refcoco: Path) -> None:
         ]
         assert phrase in [text.strip().lower() for text in texts if isinstance(text, str)]
         for annotation in content["annotations"]:
-            if annotation["id"] == candidates[0]["ann_id"] and annotation[
+            if annotation.get("id") == candidates[0]["ann_id"] and annotation[
                 "segmentation"
             ] == sound.get(annotation["id"]):
                 assert np.array_equal(mask, decode(annotation["segmentation"], *mask.shape))
@@ -154,7 +154,7 @@ def test_narratives(fuzz: Fuzz, narratives: Path) -> None:
                 serialize_data=False,
             )
         except REFUSALS as error:
-            assert len(str(error)) < 2000
+            assert len(str(error)) < 8000
             return
         for item in dataset:
             sample = item["data_samples"]
