@@ -30,6 +30,7 @@ def test_through_a_pipe(tmp_path):
     assert done.returncode == 1, errors  # two mistakes
     assert errors.count("error: ") == 2 and "Traceback" not in errors
     assert "\x1b" not in text
+    assert text.splitlines()[1].startswith("This is the toy embedded in flmm")
     assert re.search(r"^1  a ring  question +1   0\.\d\d  \d+ \d+ \d+ \d+ +\d+$", text, re.M)
     assert f"> {PROMPT}" in text
     (path,) = re.findall(r"saved (.+\.png)", text)

@@ -102,6 +102,8 @@ class TerminalChat:
         self._pictures = [(str(path), picture)]
         self._folder = None
         self._say(f"{_describe_picture(0, str(path), picture)}. Ask about it, or /help")
+        if notice := self.inferencer.model.vlm.notice:
+            self._say(notice)
 
     def open_sample(self, seed: int = 3) -> None:
         """Begin a conversation about a drawn scene, which is saved as ``sample.png``."""
