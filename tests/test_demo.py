@@ -1,18 +1,15 @@
 """``tools/demo.py`` as a user calls it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from flmm.datasets.shape_sentences import render_samples
+from tests.forks import run_fork
 
 
-def run_demo(*arguments, cwd=None):
-    command = [sys.executable, "tools/demo.py", "--device", "cpu", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+def run_demo(*arguments):
+    return run_fork("tools/demo.py", "--device", "cpu", *arguments)
 
 
 def test_samples_are_tabled_and_saved(tmp_path):

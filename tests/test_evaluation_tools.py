@@ -1,18 +1,17 @@
 """tools/eval_refcoco.py and eval_png.py as users call them: killed, and on several processes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from flmm.datasets.shape_files import write_dataset
+from tests.forks import Fork, finish_ranks, run_fork, start_ranks
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def build_command(folder, work, *arguments, launch=()):
+def build_command(folder, work, *arguments):
     options = [f"data_root={folder}"]
     tail = [
         "--work-dir",
@@ -35,12 +34,11 @@ def build_command(folder, work, *arguments, launch=()):
         "--cfg-options",
         *options,
     ]
-    start = launch or [sys.executable]
-    return [*map(str, [*start, "tools/eval_refcoco.py", TINY, "--protocol", "both", *tail])]
+    return ["tools/eval_refcoco.py", TINY, "--protocol", "both", *tail]
 
 
 def run(command):
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = run_fork(*command, **ENVIRONMENT)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -77,22 +75,19 @@ def test_both_protocols_with_and_without_refiner(one_process):
 
 
 def test_two_processes_give_the_same_figures_to_the_last_digit(folder, one_process, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = build_command(folder, tmp_path, "--launcher", "pytorch", launch=torchrun)
-    code, text = run(command)
-    assert code == 0, text
+    command = build_command(folder, tmp_path, "--launcher", "pytorch")
+    finish_ranks(start_ranks(*command, **ENVIRONMENT))
     assert read_figures(tmp_path) == one_process
     assert len(list(tmp_path.glob("eval_refcoco/journal/*/rank1.jsonl"))) == 3
 
 
 def test_killed_and_started_again_nothing_is_lost_or_counted_twice(folder, one_process, tmp_path):
     command = build_command(folder, tmp_path)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
+    process = Fork(*command, **ENVIRONMENT)
+    deadline = time.time() + 300
     while sum(map(count_lines, tmp_path.rglob("rank0.jsonl"))) < 7 and time.time() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     done = sum(map(count_lines, tmp_path.rglob("rank0.jsonl")))
     assert 7 <= done < 15 and not list(tmp_path.rglob("eval_refcoco.json"))
     code, text = run(command)

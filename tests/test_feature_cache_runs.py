@@ -1,9 +1,6 @@
 """Trainings of the tiny model with a feature cache, as users run them."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +21,7 @@ from flmm.engine.feature_filling import fill_cache
 from flmm.registry import DATASETS, HOOKS
 from tests.engine.toy_training import read_logs, train
 from tests.features.conftest import listening
+from tests.forks import Fork, finish_ranks, start_ranks
 from tests.test_training_runs import read_losses
 
 ROOT = Path(__file__).parents[1]
@@ -150,38 +148,27 @@ def test_an_interrupted_training_keeps_what_it_has_computed(config, calls, tmp_p
     assert calls["ImageEncoderViT"] == list_images(config)["val"]  # the end validates
 
 
+@pytest.mark.process
 def test_a_killed_training_loses_a_buffer_at_most(config, calls, tmp_path):
     cache = tmp_path / "cache"
-    command = [sys.executable, ROOT / "tools/train.py", config, "--work-dir", tmp_path / "work"]
+    command = [ROOT / "tools/train.py", config, "--work-dir", tmp_path / "work"]
     command += ["--cfg-options", f"feature_cache.dir={cache}", "feature_cache.shard_mb=0.02"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
+    process = Fork(*command)
     while process.poll() is None and len(list(cache.rglob("reader-*/*.safetensors"))) < 3:
         time.sleep(0.005)
     process.kill()
-    assert "Iter(train) [10/10]" not in process.communicate()[0].decode()
+    assert "Iter(train) [10/10]" not in process.finish().stdout
     found = fill_cache(load_config(config, {"feature_cache.dir": str(cache)}), ["train", "val"])
     images = list_images(config)
     assert 0 < calls["ImageEncoderViT"] < sum(images.values())
     assert len(found.embeddings) == sum(images.values())
 
 
+@pytest.mark.process
 def test_filled_ahead_by_two_processes(config, calls, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [ROOT / "tools/cache_features.py", config, "--splits", "train", "val"]
+    command = [ROOT / "tools/cache_features.py", config, "--splits", "train", "val"]
     command += ["--launcher", "pytorch", "--cfg-options", "feature_cache.dtype=float32"]
-    done = subprocess.run(
-        [*command, f"feature_cache.dir={tmp_path / 'cache'}"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        timeout=300,
-        check=False,
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text[-3000:]
+    text = "".join(finish_ranks(start_ranks(*command, f"feature_cache.dir={tmp_path / 'cache'}")))
     assert "train: 100%" in text and "val: 100%" in text
     assert text.count("feature cache") >= 3 and "'max_expressions'" not in text
     train(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import run_fork
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
@@ -18,7 +20,7 @@ def find_blocks(text, language):
 
 @pytest.mark.parametrize("code", find_blocks(README, "python"))
 def test_python_blocks_run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = run_fork(code)
     assert done.returncode == 0, done.stderr
 
 

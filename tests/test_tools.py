@@ -1,20 +1,18 @@
 """The tools as a user calls them, one after the other: data, training, resuming, testing."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from flmm.engine.checkpoint import load_checkpoint
+from tests.forks import run_fork
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 
 
 def run_tool(name, *arguments):
-    command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_fork(f"tools/{name}.py", *arguments)
     return done.returncode, done.stdout + done.stderr
 
 

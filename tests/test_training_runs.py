@@ -8,9 +8,6 @@ import os
 import random
 import re
 import resource
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flmm.datasets.shape_files import write_dataset
 from flmm.engine import load_checkpoint, load_config, run_test
+from tests.forks import Fork
+
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[1]
 ITERATIONS = 10
@@ -38,21 +38,13 @@ WORKER = ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers
 
 
 class Run:
-    """A training in a process group of its own."""
+    """A training in a process of its own."""
 
     def __init__(self, config: Path, work_dir: Path, *options: str, resume: bool = False) -> None:
         self.work_dir = work_dir
-        command = [sys.executable, ROOT / "tools/train.py", config, "--work-dir", work_dir]
-        command += ["--resume"] if resume else []
-        command += ["--cfg-options", *options] if options else []
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        arguments = [config, "--work-dir", work_dir, *(["--resume"] if resume else [])]
+        arguments += ["--cfg-options", *options] if options else []
+        self.process = Fork(ROOT / "tools/train.py", *arguments)
 
     @property
     def has_ended(self) -> bool:
@@ -67,13 +59,13 @@ class Run:
         return False
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        self.process.kill()
 
     def finish(self) -> str:
         """Wait for the end; what the run printed."""
-        text = self.process.communicate(timeout=300)[0]
-        assert self.process.returncode == 0, text[-3000:]
+        done = self.process.finish()
+        text = done.stdout + done.stderr
+        assert done.returncode == 0, text[-3000:]
         return text
 
     def count_iterations(self) -> int:
@@ -157,8 +149,9 @@ def check_full_disk(config: Path, work_dir: Path) -> None:
     assert run.wait_until((work_dir / "iter_2.pth").exists)
     size = (work_dir / "iter_2.pth").stat().st_size
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (2**20, 2**20))
-    text = run.process.communicate(timeout=120)[0]
-    assert run.process.returncode == 1
+    done = run.process.finish()
+    text = done.stdout + done.stderr
+    assert done.returncode == 1
     message = text[text.index("error: no room for") :]
     needed = int(re.search(r"needs ([\d,]+) bytes", message)[1].replace(",", ""))
     assert abs(needed - size) < 0.1 * size

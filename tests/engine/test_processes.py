@@ -1,9 +1,7 @@
 """Several processes train as one: shares, steps, resuming, testing; here on CPU, through gloo."""
 
-import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from flmm.datasets.shape_files import write_dataset
 from flmm.engine import load_checkpoint, load_config, run_test, run_training
 from flmm.registry import DATASETS, MODELS
 from tests.engine.toy_training import CONFIG, CONFIGS, read_logs, train
+from tests.forks import Fork, finish_ranks, start_ranks
 
 ROOT = Path(__file__).parents[2]
 # Nine images: each process has five an epoch, in batches of 2, 2 and 1.
@@ -64,19 +63,10 @@ def finish(process: subprocess.Popen) -> str:
     return text
 
 
-def list_descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and those that these have; torchrun's have sessions."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    children = [child for child, parent in parents.items() if parent == pid]
-    return [item for child in children for item in [child, *list_descendants(child)]]
-
-
-def train_toy(config: Path, work_dir: Path, *options: str, **environment: str) -> subprocess.Popen:
-    arguments = [config, 2, "--work-dir", work_dir, *options, "--cfg-options", *TOY_OPTIONS]
-    return launch("dist_train", *arguments, **environment)
+def train_in_ranks(config: Path, *arguments: Any, **environment: str) -> list[Fork]:
+    """What ``tools/dist_train.sh`` starts."""
+    line = [config, "--launcher", "pytorch", *arguments]
+    return start_ranks(ROOT / "tools/train.py", *line, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +84,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Iterator[Path
 def whole(toy: Path) -> Path:
     """Work folder of a training by two processes."""
     work_dir = toy.parent / "whole"
-    finish(train_toy(toy, work_dir, TOY_TRACE=str(toy.parent / "trace")))
+    options = ["--work-dir", work_dir, "--cfg-options", *TOY_OPTIONS]
+    finish(launch("dist_train", toy, 2, *options, TOY_TRACE=str(toy.parent / "trace")))
     return work_dir
 
 
+@pytest.mark.process
 def test_each_process_has_its_own_share(toy: Path, whole: Path) -> None:
     shares = [(toy.parent / f"trace/{rank}.txt").read_text().split() for rank in (0, 1)]
     every = {image_id for share in shares for image_id in share}
@@ -110,17 +102,18 @@ def test_each_process_has_its_own_share(toy: Path, whole: Path) -> None:
     assert len(shares[0]) == len(shares[1]) == 14  # 3 + 3 + 2 batches
 
 
+@pytest.mark.process
 def test_killed_processes_go_on_each_with_its_own_state(toy: Path, whole: Path) -> None:
     work_dir = toy.parent / "killed"
-    process = train_toy(toy, work_dir, TOY_PAUSE="0.2")
-    while process.poll() is None and not (work_dir / "iter_4.pth").exists():
+    options = ["--work-dir", work_dir, "--cfg-options", *TOY_OPTIONS]
+    ranks = train_in_ranks(toy, *options, TOY_PAUSE="0.2")
+    while ranks[0].poll() is None and not (work_dir / "iter_4.pth").exists():
         time.sleep(0.002)
-    for child in [*list_descendants(process.pid), process.pid]:
-        os.kill(child, signal.SIGKILL)
-    process.communicate()
+    for rank in ranks:
+        rank.kill()
     assert not (work_dir / "iter_8.pth").exists()
-    text = finish(train_toy(toy, work_dir, "--resume"))
-    assert "resumed epoch: 0, iter: " in text
+    texts = finish_ranks(train_in_ranks(toy, "--resume", *options))
+    assert "resumed epoch: 0, iter: " in texts[0]
     one, other = (load_checkpoint(folder / "iter_8.pth") for folder in (whole, work_dir))
     for key, value in one["state_dict"].items():
         assert torch.equal(value, other["state_dict"][key])
@@ -145,6 +138,7 @@ def test_another_number_of_processes_goes_on_at_the_same_sample(
     assert "Resumed with 1 processes and 2 samples a step" in read_logs(str(tmp_path / "alone"))
 
 
+@pytest.mark.process
 def test_testing_by_two_processes_gives_the_same_figures(toy: Path, whole: Path) -> None:
     checkpoint, work_dir = str(whole / "iter_8.pth"), str(toy.parent / "test")
     alone, together = (toy.parent / f"{name}.json" for name in ("alone", "together"))
@@ -155,6 +149,7 @@ def test_testing_by_two_processes_gives_the_same_figures(toy: Path, whole: Path)
     assert figures[0]["kinds"] == figures[1]["kinds"]
 
 
+@pytest.mark.process
 def test_a_step_of_two_processes_is_the_step_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +165,7 @@ def test_a_step_of_two_processes_is_the_step_of_one(
     counts = count_phrases(DATASETS.build(config.train_dataloader.dataset), order[:4])
     assert counts[0] + counts[2] != counts[1] + counts[3]
     options = ["--work-dir", tmp_path / "two", "--cfg-options", "train_dataloader.batch_size=2"]
-    finish(launch("dist_train", path, 2, *options))
+    finish_ranks(train_in_ranks(path, *options))
     before = MODELS.build(config.model).state_dict()
     for name in ("iter_1.pth", "iter_2.pth"):
         one, two = (

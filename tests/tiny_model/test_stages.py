@@ -1,21 +1,18 @@
 """Every stage of docs/tiny_model.md runs from its command, on a handful of scenes."""
 
-import subprocess
-import sys
-
 from flmm.vlms import FrozenQwen
+from tests.forks import run_fork
 
 
 def run_stage(*arguments):
-    command = [sys.executable, "tools/make_tiny_model.py", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_fork("tools/make_tiny_model.py", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_stages_follow_one_another(tmp_path):
-    scenes, short = tmp_path / "scenes", ("--steps", 2)
-    run_stage("scenes", scenes, "--scenes", 250, "--seed", 5)
+    scenes, short = tmp_path / "scenes", ("--steps", 2, "--workers", 1)
+    run_stage("scenes", scenes, "--scenes", 250, "--seed", 5, "--workers", 1)
     run_stage("vision", tmp_path / "first", "--scenes", scenes, *short)
     run_stage(
         "vision", tmp_path / "vision", "--scenes", scenes, "--start", tmp_path / "first", *short

@@ -1,11 +1,6 @@
 """Files of questions: the result format, its scores, bad records, kills, several processes."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,6 +12,7 @@ from flmm.evaluation.answer_scores import score_answer
 from flmm.visual_cot import VERSIONS, VisualCotOptions, run_visual_cot
 from flmm.visual_cot.crops import compute_box_iou
 from flmm.visual_cot.results import build_rows, format_table
+from tests.forks import Fork, finish_ranks, start_ranks
 from tests.visual_cot.shape_questions import write_questions
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
@@ -147,12 +143,12 @@ def test_a_limit_is_a_beginning_and_restart_forgets(folder, tmp_path, capfd):
 
 def build_command(folder, out):
     options = [f"{name}={value}" for name, value in SETTINGS.items()]
-    command = [sys.executable, "tools/visual_cot.py", TINY, "--version", "v1"]
+    command = ["tools/visual_cot.py", TINY, "--version", "v1"]
     command += ["--questions", folder / "shapes.json", "--images", folder, "--out", out]
-    return [*map(str, [*command, "--cfg-options", *options])]
+    return [*command, "--cfg-options", *options]
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def count_lines(out):
@@ -160,19 +156,14 @@ def count_lines(out):
     return sum(path.read_bytes().count(b"\n") for path in journals)
 
 
+@pytest.mark.process
 def test_killed_and_started_again_the_file_is_the_same(folder, whole_run, tmp_path, capfd):
     out = tmp_path / "results.json"
-    process = subprocess.Popen(
-        build_command(folder, out),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.time() + 60
+    process = Fork(*build_command(folder, out), **ENVIRONMENT)
+    deadline = time.time() + 300
     while count_lines(out) < 3 and time.time() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     done = count_lines(out)
     assert 3 <= done < 9 and not out.exists()
     report = run(folder, out)
@@ -181,24 +172,10 @@ def test_killed_and_started_again_the_file_is_the_same(folder, whole_run, tmp_pa
     assert (report["rows"], count_lines(out)) == (whole_run[1]["rows"], 9)
 
 
+@pytest.mark.process
 def test_two_processes_write_the_same_file(folder, whole_run, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     command = [*build_command(folder, tmp_path / "results.json"), "--launcher", "pytorch"]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=ENVIRONMENT | group | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    texts = [process.communicate(timeout=300)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], texts
+    texts = finish_ranks(start_ranks(*command, **ENVIRONMENT))
     assert (tmp_path / "results.json").read_bytes() == whole_run[0].read_bytes()
     assert len(list(tmp_path.glob("results.journal/*/rank1.jsonl"))) == 1
     assert "word F1" in texts[0] and "word F1" not in texts[1]

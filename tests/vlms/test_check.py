@@ -1,14 +1,13 @@
 """tools/check_vlm.py: ready, or what is wrong."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from flmm.vlms import check
 from flmm.vlms.check import run_check
+from tests.forks import run_fork
 from tests.small_models import save_small_folder
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_vlm.py"
@@ -22,8 +21,8 @@ def folder(data_dir, tmp_path_factory):
 def test_the_tool_says_ready(folder, data_dir, tmp_path):
     out = tmp_path / "report.json"
     picture = data_dir / "coco" / "000000000785.jpg"
-    command = [sys.executable, TOOL, folder, "--json", out, "--image", picture, "--device", "cpu"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [folder, "--json", out, "--image", picture, "--device", "cpu"]
+    finished = run_fork(TOOL, *arguments)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines()[-1] == "ready"
     report = json.loads(out.read_text())
