@@ -31,7 +31,8 @@ from flmm.structures import (
     Span,
 )
 from flmm.vlms import Prefix
-from flmm.vlms.dialogue import ConversationFullError, Dialogue
+from flmm.vlms.context import ContextFullError
+from flmm.vlms.dialogue import Dialogue
 from flmm.vlms.guard import ConversationLock
 
 BRACKETS = "brackets"
@@ -354,7 +355,7 @@ class Chat:
         aside = self.dialogue.fork()
         try:
             aside.ask(question)
-        except ConversationFullError:
+        except ContextFullError:
             self._notes.append(
                 "the model's context has no room to ask which objects the answer names: undo some "
                 "turns, or choose another selector"

@@ -19,7 +19,8 @@ from flmm.benchmarks.memory import PeakMemory
 from flmm.benchmarks.reading_ways import make_image
 from flmm.benchmarks.timing import build_rows, time_alternately
 from flmm.structures import ImageInput
-from flmm.vlms.dialogue import ConversationFullError, Dialogue
+from flmm.vlms.context import ContextFullError
+from flmm.vlms.dialogue import Dialogue
 from flmm.vlms.layouts import build_layout_reader
 from flmm.vlms.qwen import FrozenQwen
 
@@ -213,7 +214,7 @@ def fill_context(dialogue: Dialogue, new_tokens: int) -> str:
     while True:
         try:
             dialogue.ask(QUESTIONS[2])
-        except ConversationFullError as error:
+        except ContextFullError as error:
             return str(error)
         list(dialogue.write(new_tokens))
 

@@ -40,7 +40,7 @@ from flmm.visual_cot.results import (
     write_results,
 )
 from flmm.visual_cot.settings import build_settings
-from flmm.vlms.dialogue import ConversationFullError
+from flmm.vlms.context import ContextFullError
 
 
 @dataclass
@@ -201,7 +201,7 @@ def _ask(visual_cot: VisualCot, question: VisualCotQuestion, images: Path) -> Re
         raise BadQuestionError(f"{question.source}: {error}") from error
     try:
         answer = visual_cot(picture, question.question)
-    except ConversationFullError as error:
+    except ContextFullError as error:
         raise BadQuestionError(f"{question.source}: {error}") from error
     return build_record(question, answer, visual_cot.version)
 

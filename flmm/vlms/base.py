@@ -26,6 +26,7 @@ from flmm.structures import (
     as_continuations,
 )
 from flmm.vlms.attention import TOKEN_MERGES, RowReader, build_continuation_mask
+from flmm.vlms.context import Context, ContextFullError
 from flmm.vlms.dialogue import Dialogue
 from flmm.vlms.generation import answer_pack, build_logits_processors, continue_prefix
 from flmm.vlms.guard import find_guard
@@ -41,6 +42,7 @@ from flmm.vlms.prefixes import (
 )
 from flmm.vlms.prompts import EncodedContinuation, PlainTextTokenizer
 
+_PREFIX = "the picture with its prompt"
 DEFAULT_PROMPT = "Please give me a description of the image."  # F-LMM's
 
 
@@ -171,6 +173,11 @@ class FrozenVLM(nn.Module, ABC):
     def hidden_size(self) -> int:
         """Width D of the text features."""
         return self.text_config.hidden_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the model's context holds: prefix, phrase, answer."""
+        return int(self.text_config.max_position_embeddings)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -326,6 +333,7 @@ class FrozenVLM(nn.Module, ABC):
         Raises:
             TypeError, FileNotFoundError, ValueError: as the image processor; or the image
                 tokens of the rendered prompt do not fit the grid.
+            ContextFullError: picture and prompt do not fit into the model's context.
         """
         if isinstance(image, (list, tuple)):
             return self._read(image, prompt)
@@ -340,6 +348,11 @@ class FrozenVLM(nn.Module, ABC):
             raise ValueError(f"padding_side is {self.padding_side!r}: set 'right' or 'left'")
         encoded = [self.image_processor.encode(image) for image in images]
         inputs = [self._encode_image(item, prompt) for item in encoded]
+        for item in inputs:
+            columns = item.image_columns.stop - item.image_columns.start
+            way_out = "shorten the prompt, or lower max_pixels"
+            context = Context(self.max_tokens, columns, "the picture", way_out)
+            context.check("the prompt", prompt, len(item) - columns)
         prefixes: dict[int, Prefix] = {}
         lengths = list(map(len, inputs))
         for places in plan_batches(lengths, self.max_batch_tokens, self.max_batch_padding):
@@ -374,6 +387,8 @@ class FrozenVLM(nn.Module, ABC):
         Raises:
             TypeError, ValueError: as ``as_continuations``; or a phrase has no token; or the two
                 lists differ in length.
+            ContextFullError: a phrase does not fit into the model's context behind the prefix;
+                nothing was computed.
         """
         if isinstance(prefix, Prefix):
             return self._attend([prefix], [as_continuations(phrases)])[0]
@@ -389,8 +404,11 @@ class FrozenVLM(nn.Module, ABC):
         self, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
     ) -> list[PhraseAttention]:
         packs = []
-        for own in continuations:
+        for prefix, own in zip(prefixes, continuations):
             encoded = [self._plain_text.encode_continuation(item) for item in own]
+            context = Context(self.max_tokens, len(prefix), _PREFIX, "shorten the phrase")
+            for text, item in zip(own, encoded):
+                context.check("the phrase", text.text, len(item.input_ids))
             packs.append(list(split_into_packs(encoded, self.max_rows)))
         together: dict[int, list[int]] = {}
         for place, prefix in enumerate(prefixes):
@@ -415,8 +433,16 @@ class FrozenVLM(nn.Module, ABC):
 
         Args:
             prefix: what ``prefill`` gave; it serves again afterwards.
-            max_new_tokens: the longest answer.
+            max_new_tokens: the longest answer; one that fills the model's context ends there.
+
+        Raises:
+            ContextFullError: the prefix leaves no room for an answer.
         """
+        if len(prefix) >= self.max_tokens:
+            raise ContextFullError(
+                f"{_PREFIX} holds {len(prefix)} tokens, and the model reads {self.max_tokens} "
+                "(max_position_embeddings): shorten the prompt to leave room for an answer"
+            )
         ids = continue_prefix(self, prefix, max_new_tokens)
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -437,11 +463,13 @@ class FrozenVLM(nn.Module, ABC):
             image: a picture, an ``ImageInput``, or what ``prefill`` gave (its prompt is ignored;
                 it serves again afterwards).
             questions: plain text, each the whole text of a user turn.
-            max_new_tokens: the longest answer.
+            max_new_tokens: the longest answer; one that fills the model's context ends there.
             skip_special_tokens: leave control tokens out of the answers' text.
 
         Raises:
             TypeError: ``questions`` is no list of ``str``, or the image as in ``prefill``.
+            ContextFullError: a question does not fit into the model's context; nothing was
+                answered.
         """
         if isinstance(questions, str) or not all(isinstance(item, str) for item in questions):
             raise TypeError("questions is no list of str: give a list, also of a single one")
@@ -450,6 +478,10 @@ class FrozenVLM(nn.Module, ABC):
             EncodedContinuation(self._encode_question(question, prefix.grid_hw), [])
             for question in questions
         ]
+        end = prefix.image_columns.stop
+        context = Context(self.max_tokens, end, "the picture", "shorten the question")
+        for question, item in zip(questions, encoded):
+            context.check("the question", question, len(item.input_ids), room=1)
         answers = [
             ids
             for pack in split_into_packs(encoded, self.max_rows)

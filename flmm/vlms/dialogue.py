@@ -18,16 +18,13 @@ from torch import Tensor
 
 from flmm.structures import ImageInput, PhraseAttention, Span
 from flmm.vlms.attention import RowReader
+from flmm.vlms.context import Context
 from flmm.vlms.generation import find_stop_ids
 from flmm.vlms.guard import ConversationLock
 from flmm.vlms.prefixes import Prefix, view_cache
 
 if TYPE_CHECKING:
     from flmm.vlms.base import FrozenVLM
-
-
-class ConversationFullError(ValueError):
-    """The model's context holds no further question or answer."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Dialogue:
     @property
     def max_tokens(self) -> int:
         """Tokens that the model's context holds."""
-        return int(self.vlm.text_config.max_position_embeddings)
+        return self.vlm.max_tokens
 
     @_exclusive
     def ask(self, question: str, images: Sequence[ImageInput] = ()) -> DialogueTurn:
@@ -119,7 +116,7 @@ class Dialogue:
             images: further pictures, which stand before the question.
 
         Raises:
-            ConversationFullError: the question does not fit into the model's context; the
+            ContextFullError: the question does not fit into the model's context; the
                 conversation stays as it was.
         """
         merge = self.vlm.image_processor.merge_size
@@ -133,12 +130,7 @@ class Dialogue:
             ids, columns = ids[start:], columns[1:]
             columns = [slice(item.start - start, item.stop - start) for item in columns]
             question_tokens = [(place - start, span) for place, span in question_tokens]
-        needed = start + len(ids) + 1
-        if needed > self.max_tokens:
-            raise ConversationFullError(
-                f"this conversation holds {start} tokens, the question {len(ids)} more, and the "
-                f"model reads {self.max_tokens}: undo some turns, or start a new conversation"
-            )
+        self._context.check("the question", question, len(ids), room=1)
         columns = [slice(start + item.start, start + item.stop) for item in columns]
         self._read(ids, columns, images)
         self.images += [DialogueImage(*row) for row in zip(columns, grids, images)]
@@ -158,14 +150,10 @@ class Dialogue:
             its token ids.
 
         Raises:
-            ConversationFullError: they do not fit into the model's context.
+            ContextFullError: they do not fit into the model's context.
         """
         ids, _ = self.vlm._plain_text.encode_plain(text)
-        if len(self) + len(ids) > self.max_tokens:
-            raise ConversationFullError(
-                f"this conversation holds {len(self)} tokens, the beginning of the answer "
-                f"{len(ids)} more, and the model reads {self.max_tokens}: undo some turns"
-            )
+        self._context.check("the beginning of the answer", text, len(ids))
         self._append(ids)
         turn = self.turns[-1]
         turn.answer = (turn.answer[0], len(self))
@@ -276,6 +264,11 @@ class Dialogue:
         cache = self._view(start)
         return self._decode_text(cache, self.input_ids[start:end], self._positions[:, start:end])
 
+    @property
+    def _context(self) -> Context:
+        way_out = "undo some turns, or start a new conversation"
+        return Context(self.max_tokens, len(self), "this conversation", way_out)
+
     # -- passes through the model ----------------------------------------------------------
 
     @property
@@ -383,4 +376,4 @@ class Dialogue:
         return maps[:, part].unflatten(-1, image.grid_hw)
 
 
-__all__ = ["ConversationFullError", "Dialogue", "DialogueImage", "DialogueTurn"]
+__all__ = ["Dialogue", "DialogueImage", "DialogueTurn"]

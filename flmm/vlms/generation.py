@@ -127,7 +127,7 @@ def write_answers(packed: PackedTurns, turns: Sequence[Turn], max_new_tokens: in
     Args:
         packed: has been fed what the turns hold behind the prefix, turn ``i`` as owner ``i``.
         turns: written into.
-        max_new_tokens: the longest answer.
+        max_new_tokens: the longest answer; one that fills the model's context ends there.
     """
     vlm = packed.vlm
     stop_ids, processors = find_stop_ids(vlm), build_logits_processors(vlm)
@@ -151,7 +151,8 @@ def write_answers(packed: PackedTurns, turns: Sequence[Turn], max_new_tokens: in
             if int(token) not in stop_ids:
                 turn.answer.append(int(token))
                 turn.input_ids = torch.cat([turn.input_ids, token])
-                still.append(index)
+                if len(turn.input_ids) < vlm.max_tokens:
+                    still.append(index)
         unfinished = still
         if not unfinished:
             break

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flmm.structures import Continuation
-from flmm.vlms.dialogue import ConversationFullError
+from flmm.vlms.context import ContextFullError
 
 QUESTIONS = [
     "What is left of the lamp?",
@@ -264,7 +264,7 @@ def test_a_full_context_is_told_and_costs_nothing(vlm, pictures, monkeypatch):
     write(dialogue, 3)
     before = list(dialogue.input_ids)
     monkeypatch.setattr(vlm.text_config, "max_position_embeddings", len(before) + 5)
-    with pytest.raises(ConversationFullError, match=r"undo some turns, or start a new"):
+    with pytest.raises(ContextFullError, match=r"undo some turns, or start a new"):
         dialogue.ask(QUESTIONS[1])
     assert dialogue.input_ids == before and len(dialogue.turns) == 1
     assert len(list(dialogue.write(50))) == 5
