@@ -59,7 +59,12 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
     """Call ``main(args)``; errors a user can mend end with one line and exit code 1.
 
     So does Ctrl-C, with exit code 130. It is heard wherever a terminal is read.
+
+    Threads of torch that wait for each other rest instead of spinning, unless the environment says
+    otherwise: beside other work on the same cores spinning costs more than the work itself. Not a
+    bit of a result depends on it, as it would on the number of threads.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, in main
     if hasattr(args, "local_rank"):  # only tools that can be launched on several processes
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     _hear_interrupts()

@@ -37,6 +37,7 @@ from flmm.batches import (
 from flmm.config import override
 from flmm.conversation import BRACKETS, Chat
 from flmm.engine.checkpoint import load_weights
+from flmm.engine.chosen_weights import ChosenWeights, choose_weights
 from flmm.engine.model_card import CardOptions
 from flmm.engine.sharing import load_config_or_head, load_pretrained, save_pretrained
 from flmm.grounder import Grounder, Reading, ground_readings, read_images
@@ -56,7 +57,7 @@ class GroundingInferencer:
         config: path or bare name of a config, folder or hub id of a shared head (see
             ``from_pretrained``), ``"tiny"`` (the embedded toy), or a ``Config``.
         checkpoint: trained weights (``.pth`` or ``.safetensors``); ``None``: the weights that
-            the config names (``weights`` or ``load_from``).
+            the config names (``weights``, else ``load_from``).
         device: for example "cpu", "cuda:1"; ``None``: a GPU where there is one.
         cfg_options: dotted keys that override the config, for example
             ``{"reader": "checkpoints/Qwen2.5-VL-3B-Instruct"}``.
@@ -77,15 +78,10 @@ class GroundingInferencer:
             config = load_config_or_head(config, cfg_options)
         else:
             override(config, cfg_options)
-        checkpoint = checkpoint or config.get("weights") or config.get("load_from")
-        if checkpoint is None:
-            raise ValueError(
-                f"{config.filename} names no weights of its own: give checkpoint=, the file that "
-                "tools/train.py wrote for this config"
-            )
+        self.weights: ChosenWeights | None = choose_weights(config, checkpoint)
         init_default_scope("flmm")
         model = MODELS.build(config.model)
-        load_weights(model, checkpoint)
+        load_weights(model, self.weights.name)
         self.config: Config | None = config
         self.selectors = config.get("selectors", DEFAULT_SELECTORS)
         self._set_model(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -95,6 +91,7 @@ class GroundingInferencer:
         """The same door to a grounder that is built and trained already."""
         inferencer = cls.__new__(cls)
         inferencer.config, inferencer.selectors = None, DEFAULT_SELECTORS
+        inferencer.weights = None
         inferencer._set_model(model, device)
         return inferencer
 

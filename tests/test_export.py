@@ -15,11 +15,12 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from flmm import GroundingInferencer
+from flmm.config.text import read_literals
 from flmm.datasets.shape_files import write_dataset
 from flmm.engine import load_config
 from flmm.engine.evaluation_options import EvaluationOptions
 from flmm.engine.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
-from flmm.engine.exporting import export_checkpoint, find_checkpoint, read_settings
+from flmm.engine.exporting import export_checkpoint, find_checkpoint
 from flmm.engine.model_card import CardOptions
 from tests.engine.toy_training import train
 
@@ -133,13 +134,13 @@ def test_another_config_than_the_trainings_is_refused(best, tmp_path, run_tool):
 
 def test_a_checkpoints_config_is_read_and_not_run():
     text = "import os\nmodel = dict(a=[1, (2, -3)], b={'c': None, **{}})\nx = os.system('exit 1')\n"
-    assert read_settings("model = dict(a=[1, (2, -3)], b={'c': dict(d=True)})", "model") == {
+    assert read_literals("model = dict(a=[1, (2, -3)], b={'c': dict(d=True)})").get("model") == {
         "a": [1, [2, -3]],
         "b": {"c": {"d": True}},
     }
-    assert read_settings(text, "x") is None
-    assert read_settings("model = dict(a=__import__('os'))", "model") is None
-    assert read_settings("model = (", "model") is None
+    assert read_literals(text).get("x") is None
+    assert read_literals("model = dict(a=__import__('os'))").get("model") is None
+    assert read_literals("model = (").get("model") is None
 
 
 def test_demo_takes_the_folder(config, best, tmp_path, run_tool):

@@ -8,7 +8,7 @@ or what to do first (exit code 1). docs/data.md shows the folders.
 import argparse
 import sys
 
-from flmm.datasets.published import DATASETS, PNG
+from flmm.datasets.published import DATASETS, PNG, SPLIT_USES
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,6 +21,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--datasets", nargs="+", choices=DATASETS, default=[], help="must be there (default: any)"
+    )
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLIT_USES,
+        default=list(SPLIT_USES),
+        help="that a folder of your own must have (default: train val testA testB)",
     )
     parser.add_argument("--png", action="store_true", help="Panoptic Narrative Grounding must too")
     parser.add_argument("--full", action="store_true", help="open all pictures, decode all masks")
@@ -37,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     MMLogger.get_current_instance().setLevel("ERROR")  # the reports tell it
     names = [*args.datasets, *([PNG] if args.png and PNG not in args.datasets else [])]
     reports = []
-    for report in check_data_root(args.data_root, names, args.full):
+    for report in check_data_root(args.data_root, names, args.full, args.splits):
         print(format_report(report), flush=True)
         reports.append(report)
     ready, line = decide(reports, args.data_root)

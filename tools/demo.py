@@ -42,8 +42,10 @@ def main(args: argparse.Namespace) -> None:
     """Ground, print the table, save the pictures."""
     from flmm import GroundingInferencer
     from flmm.demo import demonstrate, load_sample_scenes, load_user_sample
+    from flmm.engine.chosen_weights import tell_weights
 
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    tell_weights(inferencer.weights)
     if args.image:
         samples = [load_user_sample(args.image, args.phrase)]
     else:

@@ -58,12 +58,14 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Ask, explain, save."""
     from flmm import GroundingInferencer
+    from flmm.engine.chosen_weights import tell_weights
     from flmm.explanation import explain, load_head_ranking
     from flmm.explanation.report import save_results
     from flmm.images import load_any_image, name_image
 
     heads = load_head_ranking(args.heads).best(args.top) if args.heads else None
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    tell_weights(inferencer.weights)
     first, *others = map(load_any_image, args.image)
     chat = inferencer.chat(first)
     for number, question in enumerate(args.ask):

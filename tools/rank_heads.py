@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
     from flmm.explanation.labelled_set import build_reader, load_samples
 
     config = load_config(args.config, {"data_root": args.data} if args.data else None)
+    print(f"reader: {config.reader}; its own heads are ranked, no trained head is used")
     samples = load_samples(config, args.loader, args.split, args.limit)
     ranking = rank_heads(build_reader(config, args.device), samples, args.measure)
     print(ranking.format_table(args.top))

@@ -27,6 +27,7 @@ class DataReport:
     Attributes:
         name: of the data set.
         absent: where to get it, if nothing of it is there.
+        use: what cannot be done without it, where that is not all.
         found: what is there, in lines.
         notes: what is odd and does not hinder a run.
         troubles: what hinders it, the first thing to do first.
@@ -34,6 +35,7 @@ class DataReport:
 
     name: str
     absent: str | None = None
+    use: str = ""
     found: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
@@ -72,7 +74,11 @@ def decide(reports: list[DataReport], root: str) -> tuple[bool, str]:
             f"not ready: no data set in {root} -> name the folder that holds refcoco/ or "
             "annotations/; docs/data.md shows the layout and where to get the files"
         )
-    absent = [report.name for report in reports if report.absent is not None]
+    absent = [
+        f"{report.name} ({report.use})" if report.use else report.name
+        for report in reports
+        if report.absent is not None
+    ]
     line = "ready: " + ", ".join(report.name for report in there)
     return True, line + (f" (absent: {', '.join(absent)})" if absent else "")
 

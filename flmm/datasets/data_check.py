@@ -15,16 +15,21 @@ from flmm.datasets.narrative_check import check_narratives
 from flmm.datasets.picture_check import PictureCheck
 from flmm.datasets.published import (
     DATASETS,
+    NARRATIVE_USES,
     PNG,
     PNG_SPLITS,
     REFER_DATASETS,
+    SPLIT_USES,
     NarrativeSplit,
 )
 from flmm.datasets.refer_check import ReferFiles, check_refer_dataset
 
 
 def check_data_root(
-    root: str | Path, datasets: Sequence[str] = (), full: bool = False
+    root: str | Path,
+    datasets: Sequence[str] = (),
+    full: bool = False,
+    splits: Sequence[str] = tuple(SPLIT_USES),
 ) -> Iterator[DataReport]:
     """Check the data sets of a data root, one after the other.
 
@@ -33,6 +38,7 @@ def check_data_root(
             ``refs(*).p`` (as ``tools/make_shapes.py`` writes it).
         datasets: names that must be there; empty: all, and absent ones are only said to be absent.
         full: open all pictures and decode all masks, not a sample.
+        splits: that a folder with one data set must have; those of the published ones are known.
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
@@ -45,7 +51,7 @@ def check_data_root(
     if unknown:
         raise ValueError(f"there is no data set {unknown[0]!r}: choose from {', '.join(DATASETS)}")
     if not datasets and (root / "instances.json").is_file():
-        yield from _check_single(root, pictures)
+        yield from _check_single(root, pictures, splits)
         return
     for name in datasets or DATASETS:
         for report in _check_published(root, name, pictures):
@@ -58,19 +64,23 @@ def check_data_root(
 def _check_published(root: Path, name: str, pictures: PictureCheck) -> Iterator[DataReport]:
     if name == PNG:
         for split, narratives in PNG_SPLITS.items():
-            yield check_narratives(root, f"{PNG} {split}", narratives, pictures)
+            report = check_narratives(root, f"{PNG} {split}", narratives, pictures)
+            report.use = NARRATIVE_USES[split]
+            yield report
     else:
         files = ReferFiles.of_published(REFER_DATASETS[name])
         yield check_refer_dataset(root, files, pictures)
 
 
-def _check_single(root: Path, pictures: PictureCheck) -> Iterator[DataReport]:
+def _check_single(
+    root: Path, pictures: PictureCheck, splits: Sequence[str]
+) -> Iterator[DataReport]:
     """A folder that holds the files of one data set, with or without narratives."""
     images = "images" if (root / "images").is_dir() else "."
     for path in sorted(root.glob("refs(*).p")):
         name = f"{root.resolve().name}/{path.name}"
         files = ReferFiles(name, "instances.json", path.name, images, {}, "where it was made")
-        yield check_refer_dataset(root, files, pictures)
+        yield check_refer_dataset(root, files, pictures, splits)
     for path in sorted(root.glob("png_*.json")):
         split = re.sub(r"^png_|\.json$", "", path.name)
         narratives = NarrativeSplit(

@@ -116,17 +116,30 @@ PNG_SPLITS = {
 }
 
 PNG = "png"
+# What cannot be done without a split, for the configs of its data set.
+SPLIT_USES = {
+    "train": "nothing can be trained",
+    "val": "no training can be validated (val_dataloader, val_cfg and val_evaluator must be None)",
+    "testA": "tools/test.py has nothing to test, tools/eval_refcoco.py needs other --splits",
+    "testB": "tools/eval_refcoco.py needs other --splits",
+}
+NARRATIVE_USES = {
+    "train": "no training on narratives",
+    "val": "nothing for tools/eval_png.py",
+}
 DATASETS = (*REFER_DATASETS, PNG)
 
 __all__ = [
     "DATASETS",
     "IMAGE_HOMES",
+    "NARRATIVE_USES",
     "PANOPTIC_HOME",
     "PNG",
     "PNG_HOME",
     "PNG_SPLITS",
     "REFER_DATASETS",
     "REFER_HOME",
+    "SPLIT_USES",
     "NarrativeSplit",
     "PublishedSplit",
     "ReferDataset",

@@ -6,12 +6,13 @@ that the data set itself uses, so that what passes here loads there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flmm.datasets.check_report import DataReport, shorten
 from flmm.datasets.picture_check import PictureCheck
-from flmm.datasets.published import REFER_HOME, PublishedSplit, ReferDataset
+from flmm.datasets.published import REFER_HOME, SPLIT_USES, PublishedSplit, ReferDataset
 from flmm.datasets.refer_files import load_instances, load_refs
 from flmm.datasets.refer_records import JoinedRef, join_refs
 from flmm.datasets.transforms import DecodeMasks
@@ -46,8 +47,17 @@ class ReferFiles(NamedTuple):
         return self.split_file in missing and bool(others or self.ann_file in missing)
 
 
-def check_refer_dataset(root: Path, files: ReferFiles, pictures: PictureCheck) -> DataReport:
-    """Check files, counts, references, pictures and masks of one data set."""
+def check_refer_dataset(
+    root: Path, files: ReferFiles, pictures: PictureCheck, needed: Sequence[str] = ()
+) -> DataReport:
+    """Check files, counts, references, pictures and masks of one data set.
+
+    Args:
+        root: that its files' names start from.
+        files: of the data set.
+        pictures: opens them.
+        needed: splits that must have refs.
+    """
     report = DataReport(files.name)
     if files.is_absent(root):
         report.absent = files.home
@@ -60,6 +70,7 @@ def check_refer_dataset(root: Path, files: ReferFiles, pictures: PictureCheck) -
     try:
         refs = load_refs(root / files.split_file)
         _compare_counts(report, files, refs, anew)
+        _report_missing_splits(report, files, refs, needed)
         images, annotations = load_instances(
             root / files.ann_file, annotation_ids={ref["ann_id"] for ref in refs}
         )
@@ -96,6 +107,19 @@ def _compare_counts(report: DataReport, files: ReferFiles, refs: list[Ref], anew
         report.found.append(f"{name!s:8} {len(chosen):8,} {sentences:10,} {images:8,}{verdict}")
     if not refs:
         report.add_trouble(f"{files.split_file} holds no ref", anew)
+
+
+def _report_missing_splits(
+    report: DataReport, files: ReferFiles, refs: list[Ref], needed: Sequence[str]
+) -> None:
+    """Splits without a ref, and what cannot be done without them."""
+    there = {ref["split"] for ref in refs}
+    for split in needed if refs else ():
+        if split not in there:
+            report.add_trouble(
+                f"{files.split_file} has no ref of split {split}: {SPLIT_USES[split]}",
+                f"add refs of it, or check only what you need: --splits {' '.join(sorted(there))}",
+            )
 
 
 def _join(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
+from tqdm import tqdm
 
 from flmm.datasets.panoptic import encode_segment_ids
 from flmm.datasets.refer_files import load_refs
@@ -68,11 +70,13 @@ def write_dataset(
         )
     (folder / "images").mkdir(parents=True, exist_ok=True)
     jobs = [(folder, index, num_images, seed, min_objects) for index in range(num_images)]
-    if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
-            records = list(pool.map(_write_image, jobs, chunksize=16))
-    else:
-        records = [_write_image(job) for job in jobs]
+    with ExitStack() as stack:
+        written: Iterable[dict[str, Any]] = map(_write_image, jobs)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers))
+            written = pool.map(_write_image, jobs, chunksize=16)
+        shown = tqdm(written, total=num_images, desc="scenes", unit="image", disable=None)
+        records = list(shown)
     _write_captions(folder, records)
     instances, refs = _number_records(records)
     (folder / "instances.json").write_text(json.dumps(instances))

@@ -71,6 +71,9 @@ def find_latest_checkpoint(folder: str | Path, warn: Callable[[str], object]) ->
 def read_training_state(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says about the run that wrote it; its tensors are not read.
 
+    Returns:
+        the state of the training; ``config_text`` is the config it ran with.
+
     Raises:
         ValueError: the file is broken, or no training can go on from it.
     """
@@ -83,7 +86,8 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
     missing = [key for key in RESUMABLE_KEYS if key not in content]
     if missing:
         raise ValueError(f"no training can go on from it: it lacks {', '.join(missing)}")
-    return content[TRAINING_STATE]
+    text = content.get("meta", {}).get("cfg", "")
+    return {**content[TRAINING_STATE], "config_text": text}
 
 
 def check_content(path: str | Path) -> None:

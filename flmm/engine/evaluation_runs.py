@@ -21,7 +21,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from flmm.datasets.protocols import REFER_PROTOCOLS, Protocol, ask_as_given
-from flmm.engine.checkpoint import load_weights, resolve_weights
+from flmm.engine.checkpoint import load_weights
+from flmm.engine.chosen_weights import choose_weights, tell_weights
 from flmm.engine.distributed import init_processes
 from flmm.engine.evaluation import EvaluationSplit, SplitResult, evaluate_split
 from flmm.engine.evaluation_options import EvaluationOptions
@@ -172,6 +173,7 @@ def _run(config: Config, options: EvaluationOptions, evaluation: Evaluation) -> 
         if options.save_predictions:
             _write_predictions(folder / "predictions", results)
         print(format_table(report["rows"], bool(evaluation.groups), format_text))
+        print(run.get("weights", f"no trained head: --baseline {options.baseline}"))
         print(f"written: {path} and {path.with_suffix('.md')}")
     dist.barrier()
     return report
@@ -245,12 +247,11 @@ def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[
     """The model on its device, and where its figures come from."""
     run: dict[str, Any] = {"config": str(config.filename)}
     if options.baseline is None:
-        checkpoint = options.checkpoint or config.get("load_from") or config.get("weights")
-        if checkpoint is None:
-            raise ValueError("no weights to evaluate: give CHECKPOINT, or --baseline box")
+        weights = choose_weights(config, options.checkpoint)
+        tell_weights(weights)
         model = MODELS.build(config.model)
-        load_weights(model, checkpoint)
-        run |= {"checkpoint": str(checkpoint), "sha256": hash_file(resolve_weights(checkpoint))}
+        load_weights(model, weights.name)
+        run |= weights.to_json()
     else:
         if options.checkpoint is not None:
             raise ValueError("--baseline box has no trained head: leave CHECKPOINT out")

@@ -7,7 +7,6 @@ takes seconds and no GPU. A config with which the checkpoint was not trained is 
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from flmm.config.text import read_literals
 from flmm.engine.checkpoint import load_checkpoint, load_trainable
 from flmm.engine.checkpoint_files import find_latest_checkpoint
 from flmm.engine.model_card import CardOptions
@@ -97,42 +97,9 @@ def build_without_reader_weights(config: Config) -> Grounder:
     return MODELS.build({**config.model, "model": reader})
 
 
-def read_settings(text: str, name: str) -> Any:
-    """The value of a variable in a config's text, without running it.
-
-    Args:
-        text: as mmengine writes configs into checkpoints: assignments of literals and ``dict()``.
-        name: of the variable.
-
-    Returns:
-        ``None`` where the text does not assign it, or not such a value.
-    """
-    try:
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                return _evaluate(node.value)
-    except (SyntaxError, ValueError, RecursionError):
-        return None
-    return None
-
-
-def _evaluate(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
-        return {str(item.arg): _evaluate(item.value) for item in node.keywords}
-    if isinstance(node, ast.Dict):
-        return {
-            ast.literal_eval(key): _evaluate(value)
-            for key, value in zip(node.keys, node.values)
-            if key is not None
-        }
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_evaluate(item) for item in node.elts]
-    return ast.literal_eval(node)
-
-
 def _check_settings(config: Config, text: str, path: str) -> None:
     """Settings that leave the weights' shapes alone would go wrong without a sound."""
-    trained = read_settings(text, "model")
+    trained = read_literals(text).get("model")
     if not isinstance(trained, dict):
         return
     now = dict(_flatten(encode_model(config.model), "model"))
@@ -162,5 +129,4 @@ __all__ = [
     "build_without_reader_weights",
     "export_checkpoint",
     "find_checkpoint",
-    "read_settings",
 ]

@@ -46,7 +46,13 @@ from flmm.engine.checkpoint_files import (
 from flmm.engine.distributed import init_processes
 from flmm.engine.loops import ResumableEpochLoop, ResumableLoop
 from flmm.engine.optim import adapt_amp_to_cpu
-from flmm.engine.schedules import read_settings, replay_schedulers
+from flmm.engine.resume_changes import (
+    format_resume_changes,
+    is_other_schedule,
+    list_resume_changes,
+)
+from flmm.engine.schedules import drop_short_schedules, read_settings, replay_schedulers
+from flmm.engine.terminal_log import describe_run, hide_details
 from flmm.engine.training_state import capture_gradients, capture_random_state
 
 # Kinds of which flmm registers none: without a child of its scope mmengine warns at every look-up.
@@ -96,7 +102,9 @@ class GroundingRunner(Runner):
         runs = count(2)
         while MessageHub.check_instance_created(self._experiment_name):
             self._experiment_name = f"{name}_{next(runs)}"
+        self.announcements: list[str] = []
         logger = super().build_logger(*args, **kwargs)
+        hide_details(logger)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 vars(handler)["handleError"] = _stop_at_full_disk(handler.handleError)
@@ -183,8 +191,23 @@ class GroundingRunner(Runner):
         self.logger.info(f"Loaded {len(checkpoint['state_dict'])} tensors from {filename}")
         return checkpoint
 
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers; on few pictures without those that have no steps to do."""
+        cfgs = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
+        if all(isinstance(cfg, dict) and "type" in cfg for cfg in cfgs):
+            scheduler, dropped = drop_short_schedules(cfgs, len(self.train_dataloader))
+            for cfg in dropped:
+                self.logger.info(f"{cfg['type']} is left out: this training is too short for it")
+        return super().build_param_scheduler(scheduler)
+
     def load_or_resume(self) -> None:
-        """Load or resume; with nothing named, resume from the latest complete checkpoint."""
+        """Load or resume; with nothing named, resume from the latest complete checkpoint.
+
+        The last thing before the first iteration, which is told what it will run on.
+        """
+        loops = {"training": self._train_loop, "validation": self._val_loop}
+        for line in (*self.announcements, *describe_run(self, loops | {"test": self._test_loop})):
+            self.logger.info(line)
         if self._resume and self._load_from is None and not self._has_loaded:
             self._load_from = self._find_latest_checkpoint()
             if self._load_from is None:
@@ -210,7 +233,7 @@ class GroundingRunner(Runner):
 
         Raises:
             FileNotFoundError, ValueError: there is no such checkpoint, no training can go on from
-                it, or the training data are others.
+                it, the training data are others, or the optimiser is.
         """
         try:
             state = read_training_state(resolve_weights(filename))
@@ -219,10 +242,12 @@ class GroundingRunner(Runner):
                 f"cannot resume from {filename}: {error} (--load-from without --resume takes the "
                 "weights of a complete file alone)"
             ) from error
+        changes = list_resume_changes(state["config_text"], self.config_text)
+        counts_epochs = isinstance(self.train_loop, ResumableEpochLoop)
         size = self.train_loop.stream.samples_per_iteration
-        is_regrouped = size != state["samples_per_iteration"]
         # Only where epochs are counted does the size of a step change how many there are.
-        replay = is_regrouped and isinstance(self.train_loop, ResumableEpochLoop)
+        replay = counts_epochs and size != state["samples_per_iteration"]
+        replay = replay or is_other_schedule(changes)
         replay = replay and resume_param_scheduler and isinstance(self.param_schedulers, list)
         settings = read_settings(self.optim_wrapper) if replay else []
         super().resume(
@@ -230,11 +255,13 @@ class GroundingRunner(Runner):
         )
         self.train_loop.load_state_dict(state)
         if replay:
-            epoch_length = len(self.train_dataloader)
+            epoch_length = len(self.train_dataloader) if counts_epochs else 0
             replay_schedulers(
                 *(self.param_schedulers, self.optim_wrapper, settings, self.iter, epoch_length)
             )
         self._tell_changes(state)
+        if changes:
+            self.logger.warning(format_resume_changes(changes))
 
     def save_checkpoint(
         self,

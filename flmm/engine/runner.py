@@ -15,6 +15,7 @@ from flmm.engine.checkpoint_files import (
     describe_latest_checkpoint,
     is_disk_full,
 )
+from flmm.engine.chosen_weights import choose_weights
 from flmm.engine.compiling import compile_mask_head
 from flmm.engine.feature_caching import caching_features
 from flmm.engine.grounding_runner import GroundingRunner
@@ -52,6 +53,7 @@ def run_training(
     try:
         runner = GroundingRunner.from_cfg(config)
         runner.register_hook(SkippedRecordsHook())
+        runner.announcements = [f"begins with the weights of {load_from}"] if load_from else []
         compile_mask_head(runner.trained_model, config.get("compile_mask_head", False))
         with caching_features(runner):
             runner.train()
@@ -69,8 +71,8 @@ def run_test(
 
     Args:
         config: as :func:`flmm.config.load_config` gives it.
-        checkpoint: path or name of embedded weights; None: the config's ``load_from`` or
-            ``weights``.
+        checkpoint: path or name of embedded weights; None: the config's, see
+            :func:`flmm.engine.chosen_weights.choose_weights`.
         out: JSON file for metrics, rows per kind of expression, counts, and the expressions that
             were skipped with their reasons.
         show: so many of the worst and of the best expressions are drawn, into ``shown`` in the
@@ -80,19 +82,18 @@ def run_test(
         ValueError: no weights are named, ``show`` is negative, or ``out`` is given and the
             evaluator is no single one.
     """
-    config.load_from = checkpoint or config.get("load_from") or config.get("weights")
-    config.resume = False
-    if config.load_from is None:
-        raise ValueError("no weights to test: give CHECKPOINT (the config names none of its own)")
+    weights = choose_weights(config, checkpoint)
+    config.load_from, config.resume = weights.name, False
     if out is not None:
         if not isinstance(config.test_evaluator, dict):
             raise ValueError("--out needs a config with a single test_evaluator, a RefSegMetric")
-        config.test_evaluator["out_file"] = out
+        config.test_evaluator |= {"out_file": out, "about": weights.to_json()}
     if show is not None:
         hook = {"type": "ExampleImagesHook", "count": show, "folder": f"{config.work_dir}/shown"}
         config.merge_from_dict({"default_hooks": {"examples": hook}})
     runner = GroundingRunner.from_cfg(config)
     runner.register_hook(SkippedRecordsHook())
+    runner.announcements = [weights.describe(), *weights.remarks]
     return runner.test()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ class GroundingMetric(BaseMetric):
 
     Args:
         out_file: JSON file to be written with metrics, rows per group and counts; None: none.
+        about: what that file says of the run, under ``run``.
         **kwargs: of mmengine's ``BaseMetric``.
     """
 
@@ -47,9 +48,14 @@ class GroundingMetric(BaseMetric):
     def measure(intersections: Sequence[int], unions: Sequence[int]) -> dict[str, float]:
         """Figures in percent of counted pixels, one entry per expression."""
 
-    def __init__(self, out_file: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        out_file: str | None = None,
+        about: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.out_file = out_file
+        self.out_file, self.about = out_file, dict(about or {})
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of a batch of predictions.
@@ -89,7 +95,7 @@ class GroundingMetric(BaseMetric):
         table = f"{self.title}, percent:\n{format_text(build_rows(report))}"
         print_log(f"{table}\n{format_remarks(report)}", logger="current")
         if self.out_file:
-            content = json.dumps(report.to_json(), indent=2)
+            content = json.dumps(report.to_json() | {"run": self.about}, indent=2)
             Path(self.out_file).parent.mkdir(parents=True, exist_ok=True)
             Path(self.out_file).write_text(content + "\n", encoding="utf-8")
         return self.list_metrics(report)

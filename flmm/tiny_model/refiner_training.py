@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
+from tqdm import tqdm
 
 from flmm.datasets.shapes import render_scene
 from flmm.geometry import compute_boxes_xyxy, compute_sam_input_size, resize_maps
@@ -40,7 +41,9 @@ class PromptScenes:
         block = 100
         jobs = [(f"tiny refiner {seed} {index}", block) for index in range(-(-count // block))]
         with ProcessPoolExecutor(workers) as pool:
-            return cls([scene for block in pool.map(_render_block, jobs) for scene in block])
+            rendered = pool.map(_render_block, jobs)
+            shown = tqdm(rendered, total=len(jobs), desc="scenes", unit="block", disable=None)
+            return cls([scene for block in shown for scene in block])
 
     def sample(self, rng: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch.

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tvf
+from tqdm import tqdm
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from flmm.datasets.shapes import COLORS, SHAPES, SIZES, Scene, render_scene
@@ -99,7 +100,8 @@ def build_pool(folder: Path, num_scenes: int, seed: int, workers: int) -> None:
     jobs = [(seed * 100_000 + index, block_size) for index in range(-(-num_scenes // block_size))]
     by_grid: dict[tuple[int, int], list[tuple]] = defaultdict(list)
     with ProcessPoolExecutor(workers) as pool:
-        for blocks in pool.map(_render_block, jobs):
+        rendered = pool.map(_render_block, jobs)
+        for blocks in tqdm(rendered, total=len(jobs), desc="scenes", unit="block", disable=None):
             for grid, items in blocks.items():
                 by_grid[grid] += items
     for (rows, columns), items in by_grid.items():

@@ -18,7 +18,7 @@ from mmengine import dist
 from mmengine.config import Config
 from tqdm import tqdm
 
-from flmm.engine.checkpoint import resolve_weights
+from flmm.engine.chosen_weights import choose_weights, tell_weights
 from flmm.engine.distributed import init_processes
 from flmm.engine.journal import Journal, compute_fingerprint
 from flmm.engine.provenance import describe_device, describe_model, hash_file, list_versions
@@ -88,6 +88,7 @@ def run_visual_cot(config: Config, options: VisualCotOptions) -> dict[str, Any]:
     settings = build_settings(config.get("visual_cot") or {})
     init_processes(config.get("launcher", "none"))
     inferencer = GroundingInferencer(config, options.checkpoint, options.device)
+    tell_weights(inferencer.weights)
     visual_cot = VisualCot(inferencer, options.version, settings)
     run = _describe_run(visual_cot, config, options)
     records, bad = [], []
@@ -127,8 +128,7 @@ def _describe_run(
 ) -> dict[str, Any]:
     """All that decides the answers beside the files."""
     inferencer = visual_cot.inferencer
-    checkpoint = options.checkpoint or config.get("weights") or config.get("load_from")
-    run = {"checkpoint": str(checkpoint), "sha256": hash_file(resolve_weights(checkpoint))}
+    run = choose_weights(config, options.checkpoint).to_json()
     run |= {"version": options.version, "images": str(options.images)}
     run |= {"settings": asdict(visual_cot.settings)} | describe_model(inferencer.model)
     return run | {"device": describe_device(inferencer.device), "versions": list_versions()}

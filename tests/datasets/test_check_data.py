@@ -18,6 +18,7 @@ from flmm.datasets.data_check import check_data_root
 from flmm.datasets.picture_check import SAMPLE_SIZE, PictureCheck
 from flmm.datasets.published import PublishedSplit
 from flmm.datasets.refer_check import ReferFiles, check_refer_dataset
+from flmm.datasets.refer_files import load_refs
 from flmm.datasets.shape_files import write_dataset
 from tests.datasets.conftest import make_annotations, make_refs
 
@@ -264,9 +265,8 @@ def test_absent_data_sets_are_named_with_their_source(root: Path) -> None:
     reports["refcoco"].troubles.clear()
     assert decide(list(reports.values()), str(root)) == (
         True,
-        "ready: refcoco (absent: refcocog, refcocog_google, png train, png val)".replace(
-            "refcocog,", "refcoco+, refcocog,", 1
-        ),
+        "ready: refcoco (absent: refcoco+, refcocog, refcocog_google, png train (no training on "
+        "narratives), png val (nothing for tools/eval_png.py))",
     )
 
 
@@ -397,3 +397,29 @@ def test_the_tool_ends_with_one_line_and_a_code(shapes: Path, tmp_path: Path) ->
     assert sum(line.startswith(("ready", "not ready")) for line in lines) == 1
     code, lines = run_tool(str(tmp_path), "--png")
     assert (code, lines[-1].startswith("not ready: png train: it is not in ")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "consequence"),
+    [
+        ("train", "nothing can be trained"),
+        ("val", "no training can be validated"),
+        ("testA", "tools/test.py has nothing to test"),
+        ("testB", "tools/eval_refcoco.py needs other --splits"),
+    ],
+)
+def test_a_split_that_is_missing_is_named_with_what_it_is_for(
+    shapes: Path, tmp_path: Path, missing: str, consequence: str
+) -> None:
+    for name in ("instances.json", "images"):
+        (tmp_path / name).symlink_to(shapes / name)
+    refs = [ref for ref in load_refs(shapes / "refs(unc).p") if ref["split"] != missing]
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    reports = list(check_data_root(tmp_path))
+    ready, line = decide(reports, str(tmp_path))
+    assert not ready
+    assert f"refs(unc).p has no ref of split {missing}: {consequence}" in line
+    others = sorted({ref["split"] for ref in refs})
+    assert line.endswith(f"check only what you need: --splits {' '.join(others)}")
+    ready, line = decide(list(check_data_root(tmp_path, splits=others)), str(tmp_path))
+    assert ready, line

@@ -113,7 +113,7 @@ def test_testing_names_its_weights_or_says_so(
     assert content["metrics"] == metrics
     assert content["kinds"]
     assert run_test(load_config(toy_config), checkpoint=str(tmp_path / "toy.pth")) == metrics
-    with pytest.raises(ValueError, match="no weights to test: give CHECKPOINT"):
+    with pytest.raises(ValueError, match="names no weights of its own: give CHECKPOINT"):
         run_test(load_config(toy_config))
     with pytest.raises(ValueError, match="does not fit the model"):
         run_test(load_config(toy_config, {"model.width": 4}), checkpoint=str(tmp_path / "toy.pth"))
@@ -164,6 +164,18 @@ def test_ctrl_c_is_heard_where_a_terminal_is_read(
         signal.signal(signal.SIGINT, before)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_rest_unless_the_user_says_otherwise(
+    given: str | None, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    policies: list[str | None] = []
+    run_tool(lambda _: policies.append(os.environ.get("OMP_WAIT_POLICY")), argparse.Namespace())
+    assert policies == [seen]
 
 
 def test_a_tool_ends_with_one_line() -> None:
