@@ -261,6 +261,7 @@ def test_the_report_says_where_its_figures_come_from(folder, tmp_path):
         ("val", "flmm", "coarse"),
     ]
     run = report["run"]
+    assert run["weights"].startswith("weights: the embedded toy head 'tiny' (sha256 ")
     assert run["checkpoint"] == "tiny" and len(run["sha256"]) == 64 and run["seed"] == 0
     assert run["versions"]["torch"] == torch.__version__
     path = tmp_path / "eval_refcoco" / "eval_refcoco.json"

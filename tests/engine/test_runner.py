@@ -102,7 +102,7 @@ def test_mixed_precision_on_cpu(toy_config: Path) -> None:
 
 
 def test_testing_names_its_weights_or_says_so(
-    toy_config: Path, tmp_path: Path, toy_model: nn.Module
+    toy_config: Path, tmp_path: Path, toy_model: nn.Module, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(toy_model.state_dict(), tmp_path / "toy.pth")
     config = load_config(toy_config, {"weights": str(tmp_path / "toy.pth")})
@@ -112,6 +112,9 @@ def test_testing_names_its_weights_or_says_so(
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["metrics"] == metrics
     assert content["kinds"]
+    line = content["run"]["weights"]
+    assert line.startswith(f"weights: {tmp_path / 'toy.pth'} (sha256 ")
+    assert line in capsys.readouterr().out
     assert run_test(load_config(toy_config), checkpoint=str(tmp_path / "toy.pth")) == metrics
     with pytest.raises(ValueError, match="names no weights of its own: give CHECKPOINT"):
         run_test(load_config(toy_config))
