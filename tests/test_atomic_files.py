@@ -54,6 +54,7 @@ def test_a_reader_never_sees_a_part(tmp_path):
     assert seen == {(100_000, 1)}
 
 
+@pytest.mark.process
 def test_a_killed_process_leaves_the_file_before(tmp_path):
     path = tmp_path / "file"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -92,6 +93,7 @@ def test_no_room_is_one_sentence_and_leaves_what_was_there(tmp_path):
     assert (str(again), again.reason) == (str(caught.value), caught.value.reason)
 
 
+@pytest.mark.process
 def test_a_limit_of_one_file_is_no_room_either(tmp_path):
     code = "import sys; from flmm.atomic_files import *\n"
     code += "try: replace_file(sys.argv[1], bytes(20_000))\n"

@@ -37,25 +37,41 @@ param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin
 WORKER = ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=True"]
 
 
+# Every write stays visible for a while, so that a process can be caught at it.
+SLOW_DISK = f"""
+import os, runpy, time
+fsync = os.fsync
+os.fsync = lambda file: (time.sleep(0.2), fsync(file))
+runpy.run_path("{ROOT}/tools/train.py", run_name="__main__")
+"""
+
+
 class Run:
     """A training in a process of its own."""
 
-    def __init__(self, config: Path, work_dir: Path, *options: str, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: Path,
+        work_dir: Path,
+        *options: str,
+        resume: bool = False,
+        program: str | Path = ROOT / "tools/train.py",
+    ) -> None:
         self.work_dir = work_dir
         arguments = [config, "--work-dir", work_dir, *(["--resume"] if resume else [])]
         arguments += ["--cfg-options", *options] if options else []
-        self.process = Fork(ROOT / "tools/train.py", *arguments)
+        self.process = Fork(program, *arguments)
 
     @property
     def has_ended(self) -> bool:
         return self.process.poll() is not None
 
-    def wait_until(self, condition: Callable[[], object], pause: float = 0.002) -> bool:
+    def wait_until(self, condition: Callable[[], object]) -> bool:
         """Whether the condition came true before the run ended."""
         while not self.has_ended:
             if condition():
                 return True
-            time.sleep(pause)
+            time.sleep(0.002)
         return False
 
     def kill(self) -> None:
@@ -129,8 +145,8 @@ def whole(config: Path) -> Path:
 def test_stopped_in_every_way_it_ends_the_same(config: Path, whole: Path, tmp_path: Path) -> None:
     work_dir = tmp_path / "stopped"
     check_full_disk(config, work_dir)
-    resumed = Run(config, work_dir, resume=True)
-    assert resumed.wait_until(resumed.is_writing, pause=0), "no write was caught"
+    resumed = Run(config, work_dir, resume=True, program=SLOW_DISK)
+    assert resumed.wait_until(resumed.is_writing), "no write was caught"
     resumed.kill()
     resumed = Run(config, work_dir, *WORKER, resume=True)
     stop = random.Random(0).uniform(0, 0.2)
@@ -145,7 +161,7 @@ def test_stopped_in_every_way_it_ends_the_same(config: Path, whole: Path, tmp_pa
 
 def check_full_disk(config: Path, work_dir: Path) -> None:
     """The system refuses every file of more than a megabyte once a checkpoint is there."""
-    run = Run(config, work_dir)
+    run = Run(config, work_dir, program=SLOW_DISK)
     assert run.wait_until((work_dir / "iter_2.pth").exists)
     size = (work_dir / "iter_2.pth").stat().st_size
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (2**20, 2**20))
@@ -192,12 +208,13 @@ def test_killed_at_a_random_moment_it_ends_the_same(
 ) -> None:
     draw = random.Random(seed)
     options = WORKER if seed % 2 else []
-    run = Run(config, tmp_path / "killed", *options)
+    program = SLOW_DISK if seed % 3 == 2 else ROOT / "tools/train.py"
+    run = Run(config, tmp_path / "killed", *options, program=program)
     moment, delay = draw.randrange(ITERATIONS), draw.uniform(0, 0.3)
     if seed % 3 == 2:
         moment = draw.randrange(0, ITERATIONS, 2)
         run.wait_until(lambda: run.count_iterations() >= moment)
-        assert run.wait_until(run.is_writing, pause=0)
+        assert run.wait_until(run.is_writing)
         what = "writing"
     else:
         run.wait_until(lambda: run.count_iterations() >= moment)

@@ -7,6 +7,8 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+pytestmark = pytest.mark.process
+
 # Of a heat map's canvas the opacity of the pixel at the centre of each cell, read from a copy:
 # Chromium complains of a canvas that is read again and again.
 READ_CELLS = """(canvas, [rows, columns]) => {
@@ -43,6 +45,7 @@ def page(browser, page_file, request):
     """The opened page; at its end it must have complained of nothing and asked for nothing."""
     width, height = request.param
     page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(120_000)
     complaints, requests = [], []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))

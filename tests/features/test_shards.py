@@ -172,6 +172,7 @@ def test_an_entry_is_read_from_another_file_where_one_is_damaged(tmp_path):
     assert_equal(open_folder(tmp_path).get("a"), make_entry(1))
 
 
+@pytest.mark.process
 def test_two_processes_share_a_folder(tmp_path):
     writers = [start_writer(tmp_path, name, 40) for name in ("one", "two")]
     assert all(writer.wait(120) == 0 for writer in writers)
@@ -184,6 +185,7 @@ def test_two_processes_share_a_folder(tmp_path):
             )
 
 
+@pytest.mark.process
 def test_killed_while_it_writes_it_loses_a_buffer_at_most(tmp_path, messages):
     for seed in range(2):
         writer = start_writer(tmp_path, str(seed), 10**6)
@@ -237,6 +239,7 @@ def test_the_disk_is_not_filled_up(tmp_path, messages, monkeypatch):
     assert folder.budget.measure_room() == 0
 
 
+@pytest.mark.process
 def test_a_system_that_refuses_to_write_is_no_error(tmp_path, messages):
     """The system refuses files of more than 10 kB, as it would on a full disk."""
     code = WRITER.replace("print(number", "print(folder.budget.is_spent")

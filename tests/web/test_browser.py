@@ -27,6 +27,8 @@ from tests.web.bad_uploads import list_bad_uploads
 from tests.web.conftest import ROOT, PageServer
 from tests.web.page_requests import ask, send
 
+pytestmark = pytest.mark.process
+
 SCENE = ROOT / "docs/images/scene.png"
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 780}
 
@@ -37,7 +39,7 @@ class Visit:
     def __init__(self, browser: Any, server: PageServer, viewport: dict, **options: Any) -> None:
         self.context = browser.new_context(viewport=viewport, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)
         self.hosts: set[str] = set()
         self.faults: list[str] = []
         self.page.on("request", lambda request: self._note(request.url))
