@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flmm.conversation import ChatTurn
-from flmm.web.drawing import encode_mask_file
+from flmm.results import build_coco_image, build_mask_name, encode_mask_file, join_coco
 
 COCO_NAME = "masks.json"
 
@@ -29,23 +29,12 @@ def build_coco(turns: Sequence[ChatTurn], name: str, size: tuple[int, int]) -> d
         size: (H, W) of the picture that the masks lie on.
     """
     annotations = [
-        {
-            "id": number,
-            "image_id": 0,
-            "category_id": 1,
-            "iscrowd": 0,
-            "area": int(phrase.mask.sum()),
-            "turn": turn,
-            **phrase.to_coco(),
-        }
+        phrase.to_coco(image_id=0, annotation_id=number) | {"turn": turn}
         for number, (turn, phrase) in enumerate(_list_phrases(turns), start=1)
     ]
-    return {
-        "images": [{"id": 0, "file_name": name, "height": size[0], "width": size[1]}],
-        "categories": [{"id": 1, "name": "phrase"}],
-        "annotations": annotations,
-        "turns": [{"question": turn.question, "answer": turn.text} for turn in turns],
-    }
+    dataset = join_coco([build_coco_image(0, name, size)], annotations)
+    told = [{"question": turn.question, "answer": turn.text} for turn in turns]
+    return dataset | {"turns": told}
 
 
 def build_zip(turns: Sequence[ChatTurn], coco: dict[str, Any]) -> bytes:
@@ -53,8 +42,7 @@ def build_zip(turns: Sequence[ChatTurn], coco: dict[str, Any]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, (turn, phrase) in enumerate(_list_phrases(turns), start=1):
-            words = re.sub(r"\W+", "_", phrase.text).strip("_")[:40]
-            name = f"{number:03d}_turn{turn + 1}_{phrase.role}_{words}.png"
+            name = build_mask_name(number, phrase.text, f"turn{turn + 1}_{phrase.role}")
             archive.writestr(name, encode_mask_file(phrase.mask))
         archive.writestr(COCO_NAME, json.dumps(coco, ensure_ascii=False, indent=1))
     return stream.getvalue()

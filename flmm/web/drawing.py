@@ -56,11 +56,6 @@ def encode_heat(heat_map: np.ndarray, size: tuple[int, int]) -> str:
     return _encode(Image.fromarray(np.dstack([colors, alpha])), "PNG")
 
 
-def encode_mask_file(mask: np.ndarray) -> bytes:
-    """A mask ``[H, W]`` as a PNG file, 8 bits: 255 inside, 0 outside."""
-    return _save(Image.fromarray(mask.astype(np.uint8) * 255), "PNG")
-
-
 def _encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> str:
     """Outside in night colour, inside and rim in ``color``; ``alphas`` of outside and inside."""
     width = max(1, round(max(mask.shape) / 300))
@@ -73,15 +68,11 @@ def _encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> st
     return _encode(image, "PNG", transparency=bytes([*alphas, 255]), bits=2)
 
 
-def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: Any) -> str:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def _encode(image: Image.Image, kind: str, **options: Any) -> str:
-    data = base64.b64encode(_save(image, kind, **options)).decode("ascii")
+    data = base64.b64encode(stream.getvalue()).decode("ascii")
     return f"data:image/{kind.lower()};base64,{data}"
 
 
-__all__ = ["encode_heat", "encode_mask_file", "encode_picture", "encode_spotlight", "encode_tint"]
+__all__ = ["encode_heat", "encode_picture", "encode_spotlight", "encode_tint"]
