@@ -8,6 +8,7 @@ evaluate   a split of 7 expressions per image, read once against one by one
 cache      a training epoch from the feature cache against one without
 precision  how far bfloat16 and float16 stray from float32
 point      how many masks hit what their words name, for each phrase selector
+many       memory and time of --expressions phrases on a picture of 12 megapixels
 """
 
 import argparse

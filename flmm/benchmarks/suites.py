@@ -18,6 +18,7 @@ import torch
 from flmm.benchmarks.caching import measure_caching
 from flmm.benchmarks.conversing import measure_conversing
 from flmm.benchmarks.evaluating import measure_evaluation
+from flmm.benchmarks.many_phrases import measure_many_phrases
 from flmm.benchmarks.plots import plot_reading
 from flmm.benchmarks.pointing import measure_pointing
 from flmm.benchmarks.precision import measure_layout_precision, measure_tiny_precision
@@ -207,6 +208,10 @@ def _point(settings: BenchmarkSettings) -> list[Row]:
     return measure_pointing(TINY_CONFIG, settings.torch_device)
 
 
+def _many(settings: BenchmarkSettings) -> list[Row]:
+    return measure_many_phrases(TINY_CONFIG, settings.torch_device, settings.expressions)
+
+
 def list_cells(rows: Sequence[Row]) -> list[list[str]]:
     """Header and cells of plain rows; a column that a row has not is "-"."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -230,6 +235,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkSettings], list[Row]]] = {
     "cache": _cache,
     "precision": _precision,
     "point": _point,
+    "many": _many,
 }
 
 __all__ = ["BENCHMARKS", "BenchmarkSettings", "list_cases", "list_cells", "run_benchmarks"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich import box
 from rich.color import Color
 from rich.style import Style
@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flmm.conversation import Chat, ChatTurn, PointedPhrase
+from flmm.results import draw_phrases
 from flmm.terminal_chat.terminal import clean_controls
-from flmm.visualization import get_color, overlay_mask
+from flmm.visualization import get_color
 
 
 def tabulate_phrases(phrases: Sequence[PointedPhrase]) -> Table:
@@ -38,7 +39,7 @@ def tabulate_phrases(phrases: Sequence[PointedPhrase]) -> Table:
         is_empty = bool(np.isnan(phrase.box_xyxy).any())
         edges = "-" if is_empty else " ".join(str(round(x)) for x in phrase.box_xyxy.tolist())
         words = Text(" ".join(clean_controls(phrase.text).split()), _get_style(index))
-        numbers = [phrase.image + 1, f"{phrase.score:.2f}", edges, int(phrase.mask.sum())]
+        numbers = [phrase.image + 1, f"{phrase.score:.2f}", edges, phrase.area]
         table.add_row(str(index + 1), words, phrase.role, *map(str, numbers))
     return table
 
@@ -60,7 +61,7 @@ def _get_style(index: int) -> Style:
     return Style(underline=True, color=Color.from_rgb(*get_color(index)))
 
 
-def draw_phrases(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -> Image.Image:
+def draw_turn(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -> Image.Image:
     """One picture of a conversation with the masks that lie in it, each in its phrase's colour.
 
     Args:
@@ -69,18 +70,9 @@ def draw_phrases(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int
         index: which picture it is.
     """
     own = [(place, item) for place, item in enumerate(phrases) if item.image == index]
-    for place, phrase in sorted(own, key=lambda item: -item[1].mask.sum()):  # small ones on top
-        image = overlay_mask(image, phrase.mask, get_color(place))
-    drawn = Image.fromarray(image)
-    pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(size=max(11, min(drawn.size) // 28))
-    for place, phrase in own:
-        if phrase.mask.any():
-            corner = (float(phrase.box_xyxy[0]), float(phrase.box_xyxy[1]))
-            label = pen.textbbox(corner, f" {place + 1} ", font=font)
-            pen.rectangle(label, fill=get_color(place))
-            pen.text(corner, f" {place + 1} ", fill=(0, 0, 0), font=font)
-    return drawn
+    labels = [str(place + 1) for place, _ in own]
+    colors = [get_color(place) for place, _ in own]
+    return draw_phrases(image, [item for _, item in own], labels, colors)
 
 
 def describe_chat(chat: Chat, names: Sequence[str]) -> dict[str, Any]:
@@ -112,4 +104,4 @@ def describe_chat(chat: Chat, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-__all__ = ["describe_chat", "draw_phrases", "mark_phrases", "tabulate_phrases"]
+__all__ = ["describe_chat", "draw_turn", "mark_phrases", "tabulate_phrases"]

@@ -25,7 +25,7 @@ from flmm.datasets.shape_sentences import render_samples
 from flmm.images import is_address, load_any_image
 from flmm.inferencer import GroundingInferencer
 from flmm.selectors import SELECTORS, build_selector
-from flmm.terminal_chat.phrases import describe_chat, draw_phrases, mark_phrases, tabulate_phrases
+from flmm.terminal_chat.phrases import describe_chat, draw_turn, mark_phrases, tabulate_phrases
 from flmm.terminal_chat.terminal import PROMPT, Terminal, clean_controls, watch_interrupts
 
 # Command -> (argument, what it does).
@@ -193,7 +193,7 @@ class TerminalChat:
         for index in shown:
             which = "" if shown == [0] else f"_picture_{index + 1}"
             path = self._folder / f"turn_{number}{which}.png"
-            draw_phrases(chat.images[index].image, turn.phrases, index).save(path)
+            draw_turn(chat.images[index].image, turn.phrases, index).save(path)
             yield path
 
     # -- commands --------------------------------------------------------------------------

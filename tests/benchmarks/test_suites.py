@@ -13,6 +13,7 @@ import torch
 from flmm.benchmarks import caching, evaluating, suites
 from flmm.benchmarks.caching import measure_caching
 from flmm.benchmarks.evaluating import measure_evaluation
+from flmm.benchmarks.many_phrases import measure_many_phrases
 from flmm.benchmarks.precision import (
     compute_difference,
     measure_layout_precision,
@@ -263,3 +264,9 @@ class TestTool:
         with pytest.raises(SystemExit) as caught:
             tool.run_tool(tool.main, args)
         assert str(caught.value).startswith("error: --repeats 0: give numbers above 0\n")
+
+
+def test_many_phrases_are_counted(cpu):
+    rows = measure_many_phrases(TINY_CONFIG, cpu, [1, 3], (150, 200))
+    assert [row["phrases"] for row in rows] == [1, 3]
+    assert all(row["time_s"] > 0 and row["masks MiB"] > 0 for row in rows)
