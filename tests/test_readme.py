@@ -24,6 +24,12 @@ def test_python_blocks_run(code):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_blocks_of_the_results_page_run_one_after_the_other(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/results.md").read_text()
+    exec(compile("\n".join(find_blocks(text, "python")), "docs/results.md", "exec"), {})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
