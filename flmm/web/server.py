@@ -127,7 +127,7 @@ def serve(app: Starlette, host: str, port: int) -> None:
     )
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",  # a stranger's odd request is no news
         access_log=False,
         server_header=False,
         proxy_headers=False,
