@@ -27,6 +27,7 @@ from flmm.vlms.loading import (
     load_model,
     load_processor,
 )
+from flmm.vlms.positions import check_positions, compute_positions
 from flmm.vlms.prefixes import PrefixBatch, PrefixInput
 from flmm.vlms.qwen_image_processor import QwenImageProcessorWrapper
 
@@ -171,11 +172,15 @@ class FrozenQwen(FrozenVLM):
 
     def _locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
         ids = torch.tensor([list(input_ids)])
+        image_token_id, merge = self.model.config.image_token_id, self.image_processor.merge_size
+        sizes = [item.image_grid_thw for item in images]
         positions, _ = self.model.model.get_rope_index(
             ids,
-            mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
-            image_grid_thw=torch.tensor([item.image_grid_thw for item in images]),
+            mm_token_type_ids=(ids == image_token_id).int(),
+            image_grid_thw=torch.tensor(sizes),
         )
+        grids = [(height // merge, width // merge) for _, height, width in sizes]
+        check_positions(positions[:, 0], compute_positions(input_ids, image_token_id, grids))
         return positions[:, 0]
 
     def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
