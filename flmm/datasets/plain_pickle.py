@@ -45,7 +45,11 @@ def read_plain_pickle(content: bytes) -> Any:
         RefusedPickleError: the pickle is broken or cut off, or holds anything else.
     """
     try:
-        return _Reader(content).read()
+        reader = _Reader(content)
+        value = reader.read()
+        if reader.has_names:
+            _check_names(value)
+        return value
     except RefusedPickleError:
         raise
     # What broken instructions cause: no such item, wrong kind, no number, no text.
@@ -66,6 +70,7 @@ class _Reader:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # stacks below the marks
         self.memo: dict[int, Any] = {}
+        self.has_names = False
 
     def read(self) -> Any:
         """Follow all instructions; those that nine of ten are stand here, the others in a table."""
@@ -149,8 +154,8 @@ class _Reader:
         line = self.take_line()
         self.stack.append(line == b"01" if line in (b"00", b"01") else int(line, 0))
 
-    def add_long(self, width: int) -> None:
-        raw = self.take(self.take_number(width))
+    def add_long(self) -> None:
+        raw = self.take(self.take_number(1))
         self.stack.append(int.from_bytes(raw, "little", signed=True))
 
     # Containers.
@@ -197,11 +202,25 @@ class _Reader:
                 "containers, strings and numbers; this one may be harmful, get it from another "
                 "source"
             )
+        self.has_names = True
         self.stack.append(found)
 
     def call(self) -> None:
         arguments, name = _expect(self.stack.pop(), tuple), _expect(self.stack.pop(), _Name)
         self.stack.append(_CALLS[name](*arguments))
+
+
+def _check_names(value: Any) -> None:
+    """No name stands where data should: every one was called."""
+    rest, seen = [value], set[int]()
+    while rest:
+        item = rest.pop()
+        if type(item) is _Name:
+            raise RefusedPickleError(f"{item.module}.{item.name} stands in it as if it were data")
+        if type(item) in _SCALARS or id(item) in seen:
+            continue
+        seen.add(id(item))
+        rest += item.values() if isinstance(item, dict) else item
 
 
 def _expect(value: Any, kind: type) -> Any:
@@ -280,8 +299,7 @@ _FOLLOW: dict[str, Callable[[_Reader], Any]] = {
     "BININT": lambda r: r.stack.append(int.from_bytes(r.take(4), "little", signed=True)),
     "BININT1": lambda r: r.stack.append(r.take_number(1)),
     "BININT2": lambda r: r.stack.append(r.take_number(2)),
-    "LONG1": lambda r: r.add_long(1),
-    "LONG4": lambda r: r.add_long(4),
+    "LONG1": _Reader.add_long,
     "FLOAT": lambda r: r.stack.append(float(r.take_line())),
     "BINFLOAT": lambda r: r.stack.append(struct.unpack(">d", r.take(8))[0]),
     "UNICODE": lambda r: r.stack.append(str(r.take_line(), "raw-unicode-escape")),

@@ -74,6 +74,13 @@ def test_attributes_of_what_a_file_is_given_cannot_be_changed(tmp_path: Path) ->
         load_plain_pickle(path)
 
 
+def test_a_name_is_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"](c__builtin__\nset\nK\x01e.")
+    with pytest.raises(ValueError, match=r"builtins\.set stands in it as if it were data"):
+        load_plain_pickle(path)
+
+
 NEST = b"(l(I1\nltp0\n0" + b"(g0\ng0\ntp0\n0" * 60  # 2 ** 60 items, if anybody counts them
 BOMBS = {
     "place in the memo": b"\x80\x02}r\xff\xff\xff\x7f.",
