@@ -4,6 +4,7 @@ The oracle is Pillow's own ``exif_transpose``. What the reader saw, what the ref
 is drawn and what masks lie on must be one array.
 """
 
+import base64
 import io
 
 import numpy as np
@@ -60,6 +61,9 @@ def test_people_see_one_upright_picture_everywhere(inferencer, tmp_path, tag):
     result = inferencer(path, SCENE.phrases[:2], return_maps=True)
     assert np.array_equal(result.masks, inferencer(upright, SCENE.phrases[:2]).masks)
     assert result.masks.shape[1:] == upright.shape[:2]
+    address = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    (batched,) = inferencer([address], SCENE.phrases[:2])
+    assert np.array_equal(batched.masks, result.masks)
 
     sample = load_user_sample(str(path), ["a"])  # the demo draws what it has grounded
     assert np.array_equal(sample.image, upright)
@@ -71,7 +75,7 @@ def test_people_see_one_upright_picture_everywhere(inferencer, tmp_path, tag):
             assert encoding.original_size == upright.shape[:2]
 
     with Image.open(path) as image:
-        for picture in (path, path.read_bytes(), image, image.convert("RGB")):
+        for picture in (path, address, path.read_bytes(), image, image.convert("RGB")):
             chat = inferencer.chat(picture)
             assert np.array_equal(chat.images[0].image, upright)
     chat.ask("What is it?", [str(path)], max_new_tokens=1)

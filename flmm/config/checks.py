@@ -1,7 +1,7 @@
 """Misspelt settings: refused, with the nearest name that is known.
 
 In: a config as it was read, and what overrides it. Out: nothing, or one error. docs/training.md and
-decision 0010 have the rule: a dict with ``type`` takes what its class takes; a new key of another
+decision 0011 have the rule: a dict with ``type`` takes what its class takes; a new key of another
 dict, and a new variable of a file, are refused where they look like a name that is known; an
 override must reach something that is read.
 """
