@@ -13,6 +13,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flmm.images import describe_address, is_address
 from flmm.structures import Continuation, ImageInput, as_continuations
 
 Result = TypeVar("Result")
@@ -174,6 +175,8 @@ def name_task(error: Exception, task: Task) -> Exception:
     """The same kind of error, its message beginning with the picture that it is about."""
     given = task.given
     name = f" ({str(given)!r:.200})" if isinstance(given, (str, Path)) else ""
+    if is_address(given):
+        name = f" ({describe_address(given)})"  # without what a link may carry for its owner alone
     kinds = (FileNotFoundError, OSError, TypeError, ValueError, RuntimeError, Exception)
     kind = next(kind for kind in kinds if isinstance(error, kind))
     named = kind(f"picture {task.index}{name}: {error}")

@@ -140,6 +140,9 @@ def test_an_error_is_raised_in_its_place(inferencer, pictures):
     assert isinstance(caught.value.__cause__, FileNotFoundError)
     with pytest.raises(FileNotFoundError, match="picture 1"):
         inferencer([pictures[0], "missing.png"], WORDS[:1])
+    with pytest.raises(ValueError, match=r"picture 0 \(ftp://host/a\.png\): ") as caught:
+        inferencer(["ftp://me:secret@host/a.png?signed=secret"], WORDS[:1])
+    assert "secret" not in str(caught.value)
 
 
 def test_a_failure_of_the_models_costs_one_picture(inferencer, pictures, monkeypatch):
