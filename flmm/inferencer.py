@@ -187,9 +187,9 @@ class GroundingInferencer:
             return_maps: keep ``coarse_mask_logits`` and ``attention_maps`` in the result.
             progress: show a progress bar; ``None``: for a list of more than 8 pictures.
             return_probs: keep ``probs`` in the result, 4 bytes for each pixel and phrase.
-            on_error: of a batch, what a picture does that cannot be read, or whose phrases are
-                wrong: ``"raise"``, or ``"return"``: the exception stands in its result's place.
-                Both name the picture.
+            on_error: what a picture does that cannot be read, or whose phrases are wrong:
+                ``"raise"``, or ``"return"``: the exception stands in its result's place. In a
+                batch both name the picture.
 
         Returns:
             one result; of a list a list of them; of an iterator a generator, which takes at most
@@ -206,7 +206,12 @@ class GroundingInferencer:
         keep = {"return_maps": return_maps, "return_probs": return_probs}
         is_list = isinstance(image, (list, tuple))
         if not is_list and not is_stream(image):
-            return self._ground_one(image, phrases, keep)
+            try:
+                return self._ground_one(image, phrases, keep)
+            except Exception as error:
+                if on_error == "raise":
+                    raise
+                return error
         results = self._ground_batch(pair_pictures(image, phrases), on_error == "raise", keep)
         if not (len(image) > 8 if progress is None and is_list else progress):
             return list(results) if is_list else results

@@ -132,6 +132,10 @@ def test_one_bad_picture_loses_no_other(inferencer, pictures, kind, tmp_path):
     assert texts[3][1].startswith("picture 5: int is not an image")
 
 
+def test_one_picture_alone_may_return_its_error_too(inferencer):
+    assert isinstance(inferencer("missing.png", WORDS, on_error="return"), FileNotFoundError)
+
+
 def test_an_error_is_raised_in_its_place(inferencer, pictures):
     results = inferencer(iter([pictures[0], "missing.png", pictures[1]]), WORDS[:1])
     assert_alike(next(results), inferencer(pictures[0], WORDS[:1]))
