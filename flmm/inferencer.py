@@ -294,11 +294,13 @@ class GroundingInferencer:
     def _read(self, image: Any) -> Reading:
         """The picture, read and encoded; the last one is kept, known by its pixels.
 
-        A picture that changed on disk is another picture.
+        A picture that changed on disk is another picture, and so is one for another resolution.
         """
         picture = _load(image)
-        pixels = picture.image if isinstance(picture, ImageInput) else np.asarray(picture)
-        key = (pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
+        is_encoded = isinstance(picture, ImageInput)
+        pixels = picture.image if is_encoded else np.asarray(picture)
+        grid = picture.image_grid_thw if is_encoded else None
+        key = (grid, pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
         last = self._last  # once: another thread may put its own picture there at any time
         if last is None or last.key != key:
             self._last = last = None  # frees it before the next one is read
@@ -312,7 +314,7 @@ class GroundingInferencer:
 class _LastReading:
     """A reading, and which picture it is of."""
 
-    key: tuple[tuple[int, ...], bytes]
+    key: tuple[tuple[int, ...] | None, tuple[int, ...], bytes]
     reading: Reading
 
 

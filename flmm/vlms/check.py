@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from flmm.images import load_any_image, load_image
@@ -90,6 +91,8 @@ def check_reader(vlm: FrozenQwen, image: Any) -> dict[str, Any]:
             "tokens": len(prefix),
             "grid_hw": list(prefix.grid_hw),
             "image_span": [prefix.image_columns.start, prefix.image_columns.stop],
+            # Compared at every reading: without an error they are.
+            "positions": f"as published (transformers {transformers.__version__})",
         },
         "comparison": comparison,
         "problems": problems,

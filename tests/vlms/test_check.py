@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import Qwen3VLModel
 
 from flmm.vlms import check
 from flmm.vlms.check import run_check
@@ -28,6 +29,7 @@ def test_the_tool_says_ready(folder, data_dir, tmp_path):
     report = json.loads(out.read_text())
     assert report["problems"] == []
     assert report["model"]["family"] == "qwen3_vl" and report["model"]["maps"] == 16
+    assert report["prefix"]["positions"].startswith("as published (transformers ")
     assert "<|image_pad|>" in report["model"]["prompt"]
     assert report["comparison"]["relative_difference"] < 1e-5
     assert report["comparison"]["attend"]["seconds"] > 0
@@ -49,6 +51,21 @@ def test_a_difference_is_shown_layer_by_layer(folder, monkeypatch):
     assert run_check(folder, device="cpu", say=lines.append) == 1
     assert any("layer   3" in line for line in lines)
     assert lines[-1].startswith("not ready: attend differs from one eager pass per phrase by")
+
+
+def test_positions_other_than_the_published_are_named(folder, monkeypatch):
+    locate = Qwen3VLModel.get_rope_index
+
+    def shift_text(self, *args, **kwargs):
+        positions, deltas = locate(self, *args, **kwargs)
+        positions[..., -1] += 1
+        return positions, deltas
+
+    monkeypatch.setattr(Qwen3VLModel, "get_rope_index", shift_text)
+    lines = []
+    assert run_check(folder, device="cpu", say=lines.append) == 1
+    assert lines[-1].startswith("not ready: RuntimeError: transformers ")
+    assert "places 1 of " in lines[-1] and "elsewhere than the published rule" in lines[-1]
 
 
 def test_a_thawed_reader_is_found(folder, monkeypatch):
