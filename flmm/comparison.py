@@ -160,7 +160,7 @@ def _read_predictions(path: Path) -> dict[Any, dict[str, Any]]:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
         return {record["expression_id"]: record for record in records}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is no file of predictions ({type(error).__name__}: {error}): give one that "
             "--save-predictions wrote"

@@ -19,8 +19,9 @@ from mmengine.registry import init_default_scope
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flmm.config.text import read_literals
 from flmm.engine.checkpoint import describe_error, load_trainable, save_trainable
-from flmm.engine.exporting import build_without_reader_weights, read_settings
+from flmm.engine.exporting import build_without_reader_weights
 from flmm.engine.shared_settings import show
 from flmm.grounder import Grounder
 
@@ -145,7 +146,7 @@ def read_published(path: str | Path) -> PublishedHead:
         )
     meta = content.get("meta")
     text = meta.get("cfg") if isinstance(meta, dict) else None
-    settings = read_settings(text, "model") if isinstance(text, str) else None
+    settings = read_literals(text).get("model") if isinstance(text, str) else None
     return PublishedHead(weights, left_out, settings if isinstance(settings, dict) else {})
 
 
