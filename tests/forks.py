@@ -8,9 +8,11 @@ are real. That a tool imports what it needs is seen where one is started the ord
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -63,7 +65,9 @@ class Fork:
         return self._process.exitcode
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """SIGKILL, to the loader's workers too, and wait for the end."""
+        with contextlib.suppress(ProcessLookupError):  # it has ended, or leads no group yet
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
 
@@ -109,7 +113,8 @@ def finish_ranks(ranks: list[Fork]) -> list[str]:
 
 
 def _execute(line: list[str], folder: str, environ: dict[str, str], streams: list[str]) -> None:
-    """In the child: be ``python LINE``."""
+    """In the child: be ``python LINE``, the leader of a process group."""
+    os.setpgid(0, 0)
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)

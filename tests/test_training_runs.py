@@ -138,7 +138,7 @@ def whole(config: Path) -> Path:
     """Work folder of the run that nothing stopped."""
     run = Run(config, config.parent / "whole")
     text = run.finish()
-    assert re.search(rf"Iter\(train\) \[ 3/{ITERATIONS}\].* eta: 0:00:0\d", text)
+    assert re.search(rf"Iter\(train\) \[ 3/{ITERATIONS}\].* eta: \d+:\d\d:\d\d", text)
     return run.work_dir
 
 
