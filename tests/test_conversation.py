@@ -8,7 +8,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from flmm import Continuation, FrozenQwen, GroundingInferencer
-from flmm.conversation import Chat, _TextDecoder, find_places
+from flmm.conversation import Chat, find_places
+from flmm.conversation.writing import TextDecoder
 from flmm.datasets.shape_sentences import render_samples
 from flmm.grounder import Grounder
 from flmm.heads import UNetHead
@@ -186,7 +187,7 @@ def test_a_picture_is_encoded_once(inferencer, scenes):
 def test_half_characters_wait_for_their_other_half(data_dir, family, text):
     tokenizer = load_processor(data_dir, family).tokenizer
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    decoder = _TextDecoder(tokenizer)
+    decoder = TextDecoder(tokenizer)
     states = [decoder.add(token) for token in encoding.input_ids]
     assert decoder.finish() == text
     assert all(text.startswith(state) for state in states)
@@ -196,7 +197,7 @@ def test_half_characters_wait_for_their_other_half(data_dir, family, text):
 
 def test_an_answer_that_ends_within_a_character(data_dir):
     tokenizer = load_processor(data_dir, "qwen2_5_vl").tokenizer
-    decoder = _TextDecoder(tokenizer)
+    decoder = TextDecoder(tokenizer)
     ids = tokenizer("a 🦜", add_special_tokens=False).input_ids[:-1]
     assert decoder.add(*ids) == "a "
     text = decoder.finish()
@@ -206,7 +207,7 @@ def test_an_answer_that_ends_within_a_character(data_dir):
 def test_bytes_that_never_make_a_character_do_not_wait(data_dir):
     tokenizer = load_processor(data_dir, "qwen2_5_vl").tokenizer
     half = tokenizer("🦜", add_special_tokens=False).input_ids[0]
-    decoder = _TextDecoder(tokenizer)
+    decoder = TextDecoder(tokenizer)
     states = [decoder.add(half) for _ in range(10)]
     text = decoder.finish()
     assert set(text) == {"�"} and all(text.startswith(state) for state in states)

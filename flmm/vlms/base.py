@@ -9,29 +9,20 @@ Not its duty: masks, training.
 
 from __future__ import annotations
 
-import functools
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flmm.structures import (
-    Continuation,
-    ImageInput,
-    PhraseAttention,
-    Span,
-    as_continuations,
-)
+from flmm.structures import Continuation, ImageInput, PhraseAttention, Span, as_continuations
 from flmm.vlms.attention import TOKEN_MERGES, RowReader, build_continuation_mask
 from flmm.vlms.context import Context, ContextFullError
 from flmm.vlms.dialogue import Dialogue
+from flmm.vlms.frozen_model import FrozenModel, frozen_call
 from flmm.vlms.generation import answer_pack, build_logits_processors, continue_prefix
-from flmm.vlms.guard import find_guard
-from flmm.vlms.loading import TOY_NOTICE, is_embedded
-from flmm.vlms.packing import attend_packs, join_attention, split_into_packs
+from flmm.vlms.packing import attend_prefixes, split_into_packs
 from flmm.vlms.prefixes import (
     PADDING_SIDES,
     Prefix,
@@ -46,42 +37,10 @@ _PREFIX = "the picture with its prompt"
 DEFAULT_PROMPT = "Please give me a description of the image."  # F-LMM's
 
 
-class _Held:
-    """Keeps a frozen model out of its owner's modules; copies of the owner share it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.guard = find_guard(model)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Held, (self.model,)
-
-
-def frozen_call(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a method of a reader in eval mode, without gradient and in the reader's own dtype.
-
-    A surrounding autocast is switched off: float16 would overflow a bfloat16 model.
-    """
-
-    @functools.wraps(method)
-    def wrapper(self: FrozenVLM, *args: Any, **kwargs: Any) -> Any:
-        if self.model.training:
-            self.model.eval()
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return method(self, *args, **kwargs)
-
-    return wrapper
-
-
-class FrozenVLM(nn.Module, ABC):
+class FrozenVLM(FrozenModel, ABC):
     """A vision-language model that is read and never trained.
 
-    The model is held outside the module tree: ``parameters()``, ``state_dict()``, an optimiser,
-    DDP and ``requires_grad_()`` of a parent do not see it; ``to()`` and ``cuda()`` move it, a
-    deep copy shares it.
+    See :class:`flmm.vlms.frozen_model.FrozenModel` for how it is held.
 
     Args:
         model: transformers model with a language head.
@@ -115,107 +74,20 @@ class FrozenVLM(nn.Module, ABC):
         token_merge: str = "mean",
         prompt: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         if token_merge not in TOKEN_MERGES:
             raise ValueError(f"token_merge {token_merge!r} is not known: give 'mean' or 'max'")
-        self._held = _Held(model.eval().requires_grad_(False))
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.token_merge = token_merge
         self.default_prompt = DEFAULT_PROMPT if prompt is None else prompt
         self._plain_text = PlainTextTokenizer(tokenizer)
-        self.train(False)
-
-    @property
-    def model(self) -> Any:
-        """The frozen transformers model."""
-        return self._held.model
-
-    @property
-    def notice(self) -> str:
-        """What people must know beside every answer, a sentence; empty: nothing."""
-        return TOY_NOTICE if is_embedded(self.model.name_or_path) else ""
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Held during every pass through the model, by whatever reader of it; re-entrant.
-
-        Hold it around code of your own that runs or changes the model beside other threads.
-        """
-        return self._held.guard.lock
-
-    @property
-    def in_pass(self) -> bool:
-        """Whether this very thread is in the middle of a pass through the model."""
-        return self._held.guard.in_pass
-
-    @property
-    def text_config(self) -> Any:
-        """Config of the language model."""
-        return self.model.config.get_text_config()
-
-    @property
-    def num_layers(self) -> int:
-        """Attention layers L."""
-        return self.text_config.num_hidden_layers
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads A of a layer."""
-        return self.text_config.num_attention_heads
-
-    @property
-    def num_maps(self) -> int:
-        """Channels L*A of the attention maps."""
-        return self.num_layers * self.num_heads
-
-    @property
-    def hidden_size(self) -> int:
-        """Width D of the text features."""
-        return self.text_config.hidden_size
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens that the model's context holds: prefix, phrase, answer."""
-        return int(self.text_config.max_position_embeddings)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the frozen weights."""
-        return self.model.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device of the token embeddings."""
-        return self.model.get_input_embeddings().weight.device
 
     def extra_repr(self) -> str:
         """Family and sizes; the model itself is no submodule."""
         sizes = f"{self.num_layers} layers x {self.num_heads} heads"
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self.model.config.model_type}, {sizes}, {dtype}, {self.token_merge}"
-
-    def train(self, mode: bool = True) -> FrozenVLM:
-        """Stay in eval mode, whatever ``mode``."""
-        self.model.eval()
-        return super().train(False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenVLM:
-        """What ``to()`` and ``cuda()`` call; a model spread over devices stays where it is."""
-        if len(set((getattr(self.model, "hf_device_map", None) or {}).values())) < 2:
-            self.model._apply(fn)
-        return super()._apply(fn, recurse)
-
-    def _run(self, part: Any, attention: str | None = None, **inputs: Any) -> Any:
-        """One pass through a part of the model, while no other thread runs it.
-
-        Args:
-            part: of the model, or the whole.
-            attention: the registered attention function that it is to run through; ``None``: the
-                model's own.
-            inputs: of ``part``.
-        """
-        return self._held.guard.run(part, attention, **inputs)
 
     @abstractmethod
     def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
@@ -410,20 +282,7 @@ class FrozenVLM(nn.Module, ABC):
             for text, item in zip(own, encoded):
                 context.check("the phrase", text.text, len(item.input_ids))
             packs.append(list(split_into_packs(encoded, self.max_rows)))
-        together: dict[int, list[int]] = {}
-        for place, prefix in enumerate(prefixes):
-            together.setdefault(id(prefix.batch), []).append(place)
-        seen: dict[int, PhraseAttention] = {}
-        for places in together.values():
-            if all(len(packs[place]) == 1 for place in places):
-                first_packs = [packs[place][0] for place in places]
-                group = [prefixes[place] for place in places]
-                seen.update(zip(places, attend_packs(self, group, first_packs)))
-                continue
-            for place in places:
-                parts = [attend_packs(self, [prefixes[place]], [p])[0] for p in packs[place]]
-                seen[place] = join_attention(parts)
-        return [seen[place] for place in range(len(prefixes))]
+        return attend_prefixes(self, prefixes, packs)
 
     @frozen_call
     def generate(self, prefix: Prefix, max_new_tokens: int = 256) -> str:

@@ -3,7 +3,7 @@
 In: prefixes of one batch and, for each, the continuations it is asked. Out: maps and text
 features of every phrase. All continuations of an image stand side by side in its row, each from
 the position right after the prefix; rows are padded on the right.
-Not its duty: which images go together (see base), the weights of a row (see attention).
+Not its duty: which images are read together (see prefixes), the weights of a row (see attention).
 """
 
 from __future__ import annotations
@@ -24,6 +24,31 @@ if TYPE_CHECKING:
 
 Pack = list[EncodedContinuation]
 _PADDING = -1  # the continuation that padding belongs to
+
+
+def attend_prefixes(
+    vlm: FrozenVLM, prefixes: Sequence[Prefix], packs: Sequence[Sequence[Pack]]
+) -> list[PhraseAttention]:
+    """What the continuations of several prefixes see; those read together are asked together.
+
+    Args:
+        vlm: the frozen reader.
+        prefixes: of any batches.
+        packs: of each, one pass after the other.
+    """
+    together: dict[int, list[int]] = {}
+    for place, prefix in enumerate(prefixes):
+        together.setdefault(id(prefix.batch), []).append(place)
+    seen: dict[int, PhraseAttention] = {}
+    for places in together.values():
+        if all(len(packs[place]) == 1 for place in places):
+            group = [prefixes[place] for place in places]
+            seen.update(zip(places, attend_packs(vlm, group, [packs[p][0] for p in places])))
+            continue
+        for place in places:
+            parts = [attend_packs(vlm, [prefixes[place]], [pack])[0] for pack in packs[place]]
+            seen[place] = join_attention(parts)
+    return [seen[place] for place in range(len(prefixes))]
 
 
 def attend_packs(

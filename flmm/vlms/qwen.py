@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from flmm.registry import MODELS
 from flmm.structures import ImageInput, Span
 from flmm.vlms.attention import ROW_ATTENTION, RowReader
-from flmm.vlms.base import FrozenVLM, frozen_call
+from flmm.vlms.base import FrozenVLM
+from flmm.vlms.frozen_model import frozen_call
 from flmm.vlms.loading import (
     build_random_model,
     check_family,

@@ -15,15 +15,16 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
 
+from flmm.conversation.turns import ChatTurn, PointedPhrase, TurnToken, find_places
+from flmm.conversation.writing import TextDecoder
 from flmm.grounder import Grounder, ground_parts
 from flmm.heads import ImageEncoding
-from flmm.results import GroundedPhrase, GroundingResult, ResultPicture, collect_result
+from flmm.results import GroundingResult, ResultPicture, collect_result
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
 from flmm.structures import (
     ImageInput,
@@ -36,73 +37,6 @@ from flmm.vlms.dialogue import Dialogue
 from flmm.vlms.guard import ConversationLock
 
 BRACKETS = "brackets"
-_HALF = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for half a character
-_MAX_HALVES = 3  # a character has at most four bytes: what is before these three stays as it is
-
-
-@dataclass(frozen=True, eq=False)
-class PointedPhrase(GroundedPhrase):
-    """Words of a turn and the pixels they point at.
-
-    Attributes:
-        span: half-open character range of ``text``, in the turn's question or answer.
-        role: ``"question"`` or ``"answer"``: whose words they are.
-        image: which picture of the conversation they point into, from 0.
-    """
-
-    span: Span
-    role: str
-    image: int
-
-    def to_coco(
-        self, image_id: int | str | None = None, annotation_id: int | None = None
-    ) -> dict[str, Any]:
-        """As :meth:`GroundedPhrase.to_coco`, with ``span``, ``role`` and ``image``."""
-        told = {"span": list(self.span), "role": self.role, "image": self.image}
-        return super().to_coco(image_id, annotation_id) | told
-
-
-@dataclass(frozen=True)
-class TurnToken:
-    """A token of a turn.
-
-    Attributes:
-        place: its position in the conversation.
-        span: its characters in the turn's question or text.
-        text: these characters.
-        role: ``"question"`` or ``"answer"``.
-    """
-
-    place: int
-    span: Span
-    text: str
-    role: str
-
-
-@dataclass(eq=False)
-class ChatTurn:
-    """A question, its answer, and where their words point.
-
-    Attributes:
-        question: as the reader read it, brackets removed.
-        text: the answer.
-        phrases: the question's, then the answer's, each in text order.
-        tokens: of question and answer.
-        end_reason: ``"end"`` of the answer; ``"max_new_tokens"`` or ``"context"`` where it was cut;
-            ``None`` where it was stopped.
-        notes: why words that were to be chosen are not pointed at, a sentence each.
-    """
-
-    question: str
-    text: str
-    phrases: list[PointedPhrase]
-    tokens: list[TurnToken] = field(repr=False)
-    end_reason: str | None
-    notes: list[str] = field(default_factory=list)
-
-    def to_coco(self) -> list[dict[str, Any]]:
-        """One record per phrase, see :meth:`PointedPhrase.to_coco`."""
-        return [phrase.to_coco() for phrase in self.phrases]
 
 
 class Chat:
@@ -243,7 +177,7 @@ class Chat:
         selectors = [build_selector(item, self.grounder) for item in chosen if item != BRACKETS]
         encode = self.grounder.vlm.image_processor.encode
         self.dialogue.ask(question, [encode(image) for image in images])
-        decoder = _TextDecoder(self.grounder.vlm.tokenizer)
+        decoder = TextDecoder(self.grounder.vlm.tokenizer)
         written = 0
         stopped = False
         try:
@@ -395,58 +329,4 @@ class Chat:
         return [phrases[index] for index in range(len(rows))]
 
 
-def find_places(tokens: Sequence[TurnToken], role: str, span: Span) -> Span | None:
-    """Half-open range of the tokens that overlap characters of a turn; ``None``: there is none."""
-    inside = [
-        token.place
-        for token in tokens
-        if token.role == role and token.span[0] < span[1] and token.span[1] > span[0]
-    ]
-    return (inside[0], inside[-1] + 1) if inside else None
-
-
-class _TextDecoder:
-    """Tokens to text as they come; half a character waits for its other half.
-
-    Attributes:
-        offsets: per token the characters it has a part in, as the tokenizer's own offsets: several
-            tokens of one character all have that character.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._text = ""
-        self._waiting: list[int] = []  # tokens that end within a character
-        self.offsets: list[Span] = []
-
-    def add(self, *tokens: int) -> str:
-        """The text so far."""
-        for token in tokens:
-            self._ids.append(token)
-            text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-            waiting = len(text) - len(text.rstrip(_HALF))
-            self._extend(text[: len(text) - min(waiting, _MAX_HALVES)])
-            if text.endswith(_HALF):
-                self._waiting.append(len(self.offsets) - 1)
-        return self._text
-
-    def finish(self) -> str:
-        """The whole text, with a replacement sign where the last character is incomplete."""
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        for place in self._waiting:
-            self.offsets[place] = (self.offsets[place][0], len(text))
-        self._text, self._waiting = text, []
-        return text
-
-    def _extend(self, text: str) -> None:
-        """One token more; those that waited have a part in the first new character."""
-        start = len(self._text)
-        if len(text) > start:
-            for place in self._waiting:
-                self.offsets[place] = (self.offsets[place][0], start + 1)
-            self._text, self._waiting = text, []
-        self.offsets.append((start, len(self._text)))
-
-
-__all__ = ["BRACKETS", "Chat", "ChatTurn", "PointedPhrase", "TurnToken", "find_places"]
+__all__ = ["BRACKETS", "Chat"]
