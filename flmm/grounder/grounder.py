@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from flmm.features import FeatureCache, join_phrases, split_phrases
-from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps, resize_masks
+from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps
+from flmm.grounder.losses import MaskLosses, average_phrases
 from flmm.heads import ImageEncoding, compute_coarse_logits
-from flmm.mmcv_ops import build_loss
 from flmm.registry import MODELS
 from flmm.selectors import compute_keyword_figures, keep_hidden_states
 from flmm.structures import (
@@ -36,17 +35,6 @@ if TYPE_CHECKING:
     from flmm.heads import SAMRefiner
     from flmm.selectors import KeywordSelector
     from flmm.vlms.base import FrozenVLM
-
-_DEFAULT_LOSSES: dict[str, dict[str, Any]] = {
-    "loss_mask": {"type": "mmdet.CrossEntropyLoss", "use_sigmoid": True},
-    "loss_dice": {
-        "type": "mmdet.DiceLoss",
-        "use_sigmoid": True,
-        "activate": True,
-        "naive_dice": True,
-        "eps": 1.0,
-    },
-}
 
 
 @MODELS.register_module()
@@ -100,12 +88,7 @@ class Grounder(BaseModel):
         self.keyword_selector: KeywordSelector | None = None
         if keyword_selector is not None:
             self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
-        self._loss_cfgs = {
-            name: _DEFAULT_LOSSES[name] if cfg == "default" else cfg
-            for name, cfg in (("loss_mask", loss_mask), ("loss_dice", loss_dice))
-            if cfg is not None
-        }
-        self._losses: dict[str, nn.Module] | None = None
+        self._losses = MaskLosses(loss_mask, loss_dice)
         self.feature_cache: FeatureCache | None = None
 
     def forward(
@@ -329,9 +312,9 @@ class Grounder(BaseModel):
         continuations = [sample.continuations for sample in data_samples]
         seen = self.read_phrases(inputs, continuations)
         for output, sample in zip(self._ground_read(inputs, seen), data_samples):
-            figures = self._compute_figures(output.coarse_mask_logits, sample.gt_masks)
+            figures = self._losses(output.coarse_mask_logits, sample.gt_masks)
             if self.sam is not None:
-                refined = self._compute_figures(output.refined_mask_logits, sample.gt_masks)
+                refined = self._losses(output.refined_mask_logits, sample.gt_masks)
                 figures.update({f"refined_{key}": value for key, value in refined.items()})
             phrases = len(output.coarse_mask_logits)
             count += phrases
@@ -339,12 +322,12 @@ class Grounder(BaseModel):
                 totals[key] = totals.get(key, 0) + value * phrases
         selector = self.keyword_selector
         learnt = compute_keyword_figures(selector, seen, continuations, self._locate)
-        return _average(totals, count) | learnt
+        return average_phrases(totals, count) | learnt
 
     def _check_losses(self) -> None:
         """Of a selector, a loss is computed where it is trained."""
         selector = self.keyword_selector
-        if not self._loss_cfgs and (selector is None or selector.is_frozen):
+        if self._losses.all_off and (selector is None or selector.is_frozen):
             raise ValueError(
                 "model.loss_mask and model.loss_dice are both None, so that nothing is trained: "
                 "leave one of them on"
@@ -353,49 +336,10 @@ class Grounder(BaseModel):
     def _locate(self, text: str, spans: tuple[Span, ...]) -> list[Span]:
         return self.vlm._plain_text.encode_continuation(Continuation(text, spans)).token_spans
 
-    def _compute_figures(self, mask_logits: Tensor, gt_masks: Tensor) -> dict[str, Tensor]:
-        """The losses, pixel accuracy and mean IoU of ``[P, h, w]`` logits."""
-        if self._losses is None:
-            self._losses = {name: build_loss(dict(cfg)) for name, cfg in self._loss_cfgs.items()}
-        size = (mask_logits.shape[-2], mask_logits.shape[-1])
-        gt_masks = resize_masks(gt_masks.to(mask_logits.device), size)
-        logits, target = mask_logits.flatten(1), gt_masks.flatten(1).to(mask_logits)
-        with torch.no_grad():
-            found, true = logits > 0, target > 0.5
-            union = (found | true).sum(1).clamp(min=1)
-            figures = {
-                "accuracy": (found == true).float().mean(),
-                "aiou": ((found & true).sum(1) / union).mean(),
-            }
-        for name, loss in self._losses.items():
-            if name == "loss_mask":  # a mean over pixels, the other one over phrases
-                figures[name] = loss(logits.flatten(), target.flatten(), avg_factor=logits.numel())
-            else:
-                figures[name] = loss(logits, target, avg_factor=len(logits))
-        return figures
-
 
 @MODELS.register_module()
 class FrozenQwenSAM(Grounder):
     """:class:`Grounder` under the name F-LMM's users know; same arguments."""
-
-
-def _average(totals: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Totals over ``count`` phrases of this process, as means over the phrases of all.
-
-    DDP averages gradients over processes, whatever number of phrases each has. Here each loss
-    carries the gradient of ``totals * processes / all phrases``, so that DDP's average is the
-    gradient of the mean over all phrases; its value is that mean, the same in every process.
-    """
-    processes = get_world_size()
-    if processes == 1:
-        return {key: value / count for key, value in totals.items()}
-    sums = torch.stack([value.detach().float() for value in totals.values()])
-    sums = torch.cat([sums, sums.new_tensor([count])])
-    all_reduce(sums)
-    shares = {key: value * processes / sums[-1] for key, value in totals.items()}
-    means = dict(zip(totals, sums[:-1] / sums[-1]))
-    return {key: share + (means[key] - share).detach() for key, share in shares.items()}
 
 
 def _build(module: Any, **defaults: Any) -> Any:
