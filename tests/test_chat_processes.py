@@ -42,7 +42,7 @@ def test_in_a_terminal_with_ctrl_c_and_ctrl_d(tmp_path):
     arguments += ["--select", "brackets", "--max-new-tokens", "1500", "--device", "cpu"]
     typist = Typist("tools/chat.py", SCENE, "--out", tmp_path, *arguments)
     try:
-        typist.wait_for(r"/help\n>$")
+        typist.wait_for(r"or /help\nThis is the toy .*\n>$")
         typist.type("\x1b[200~Where is\n[a ring]?\x1b[201~\r")  # two lines, pasted
         typist.wait_for(r"ring\]\?\n.{4,}")  # the answer has begun
         typist.type("\x03")

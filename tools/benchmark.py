@@ -23,7 +23,9 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("names", nargs="*", metavar="name", help="of those above (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", default=[], help="of those above (default: all)"
+    )
     parser.add_argument("--model", help="layout, of flmm/vlms/layouts.py")
     parser.add_argument("--layers", type=int, help="of the language model (default: all)")
     parser.add_argument("--tokens", type=int, nargs="+")

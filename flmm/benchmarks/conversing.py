@@ -239,6 +239,7 @@ def count_held_bytes(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     # By its class: asking an object itself would wake lazy modules.
     tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+    tensors = [item for item in tensors if item.layout == torch.strided]  # others have no storage
     storages = {item.untyped_storage().data_ptr(): item.untyped_storage() for item in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 

@@ -113,7 +113,7 @@ def test_chunks_change_nothing_of_a_reader(vlm, noise, token_merge, monkeypatch)
 
 def test_a_long_text_on_a_large_image_holds_no_matrix_of_both(data_dir):
     family = "qwen2_5_vl"
-    model = build_small_model(data_dir, family, num_hidden_layers=2)
+    model = build_small_model(data_dir, family, num_hidden_layers=2, max_position_embeddings=2**14)
     vlm = FrozenQwen.from_model(model, load_processor(data_dir, family))
     vlm.model.config.vision_config.fullatt_block_indexes = []  # windows alone: quicker
     vlm.model.model.visual.fullatt_block_indexes = []
