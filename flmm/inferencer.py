@@ -297,9 +297,10 @@ class GroundingInferencer:
         A picture that changed on disk is another picture, and so is one for another resolution.
         """
         picture = _load(image)
-        is_encoded = isinstance(picture, ImageInput)
-        pixels = picture.image if is_encoded else np.asarray(picture)
-        grid = picture.image_grid_thw if is_encoded else None
+        if isinstance(picture, ImageInput):
+            pixels, grid = picture.image, picture.image_grid_thw
+        else:
+            pixels, grid = np.asarray(picture), None
         key = (grid, pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
         last = self._last  # once: another thread may put its own picture there at any time
         if last is None or last.key != key:
