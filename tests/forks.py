@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -115,6 +116,8 @@ def finish_ranks(ranks: list[Fork]) -> list[str]:
 def _execute(line: list[str], folder: str, environ: dict[str, str], streams: list[str]) -> None:
     """In the child: be ``python LINE``, the leader of a process group."""
     os.setpgid(0, 0)
+    multiprocessing.set_start_method(None, force=True)  # its own children start as anywhere
+    gc.freeze()  # what the server has imported stays the server's: no collection walks through it
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)
