@@ -226,7 +226,10 @@ def test_bad_calls_are_told(grounder, batch):
 
 
 def test_a_photograph_through_the_full_size_chain(data_dir):
-    """Real processor files, shrunken random Qwen2.5-VL, a full-size random SAM ViT-B."""
+    """Real processor files, shrunken random Qwen2.5-VL, a full-size random SAM ViT-B.
+
+    Of the twelve blocks of its encoder run two, one of each kind: they differ in weights alone.
+    """
     model = build_small_model(data_dir, "qwen2_5_vl")
     reader = {"type": "FrozenQwen", "name_or_path": model, "dtype": "float32"}
     reader["processor"] = load_processor(data_dir, "qwen2_5_vl")
@@ -240,6 +243,9 @@ def test_a_photograph_through_the_full_size_chain(data_dir):
             "sam": {"type": "SAMRefiner", "model_name": "vit_b"},
         }
     ).eval()
+    encoder = grounder.sam.sam.image_encoder
+    encoder.blocks = encoder.blocks[1:3]
+    assert [block.window_size for block in encoder.blocks] == [14, 0]
     with Image.open(data_dir / "coco" / "000000000785.jpg") as picture:
         image = np.asarray(picture.convert("RGB"))
     annotations = json.loads((data_dir / "coco" / "instances_people.json").read_text())

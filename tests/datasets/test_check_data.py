@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from flmm.datasets.refer_check import ReferFiles, check_refer_dataset
 from flmm.datasets.refer_files import load_refs
 from flmm.datasets.shape_files import write_dataset
 from tests.datasets.conftest import make_annotations, make_refs
+from tests.forks import run_fork
 
 ROOT = Path(__file__).parents[2]
 FILES = ReferFiles(
@@ -380,13 +379,7 @@ def test_what_is_wrong_with_narratives_is_named(
 
 
 def run_tool(*arguments: str) -> tuple[int, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "tools/check_data.py", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    done = run_fork(ROOT / "tools/check_data.py", *arguments)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout.splitlines()
 
