@@ -118,9 +118,10 @@ def test_mistakes_are_told_in_one_sentence(inferencer, samples, tmp_path):
         GroundingInferencer(TINY, "nowhere.pth")
 
 
-def test_the_way_to_a_mask_imports_no_mmdet():
+def test_the_way_to_a_mask_and_the_demo_import_no_mmdet():
     code = (
         "import sys, numpy as np; from flmm import GroundingInferencer;"
+        "import flmm.demo, flmm.engine, flmm.grounder;"
         f"g = GroundingInferencer({TINY!r}, device='cpu');"
         "g(np.zeros((80, 90, 3), np.uint8), 'star');"
         "sys.exit(any(m.split('.')[0] in ('mmdet', 'mmcv') for m in sys.modules))"

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from pycocotools.coco import COCO
 
 from flmm.datasets.published import REFER_DATASETS
 from flmm.datasets.published_size import ANNOTATIONS, SPLIT_IMAGES, write_published_size
+from tests.forks import run_fork
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,13 +81,9 @@ def test_same_seed_same_bytes(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_tool_measures_both_loaders_on_all_sentences(root: Path, tmp_path: Path) -> None:
-    tool = [sys.executable, "tools/benchmark_data.py", "--data-root", str(root), "--repeat", "1"]
-    subprocess.run(
-        [*tool, "--splits", "val", "--out", str(tmp_path)],
-        check=True,
-        capture_output=True,
-        cwd=ROOT,
-    )
+    options = ["--data-root", root, "--repeat", 1, "--splits", "val", "--out", tmp_path]
+    done = run_fork(ROOT / "tools/benchmark_data.py", *options)
+    assert done.returncode == 0, done.stderr
     costs = json.loads((tmp_path / "data_loading.json").read_text())["costs"]
     assert [cost["loader"] for cost in costs] == ["flmm", "mmdet"]
     refs = pickle.loads((root / "refcoco/refs(unc).p").read_bytes())

@@ -42,25 +42,22 @@ val_cfg = val_dataloader = val_evaluator = None
 """
 
 
-def launch(tool: str, *arguments: Any, **environment: str) -> subprocess.Popen:
-    """Start ``tools/<tool>.sh``."""
+def train_by_script(*arguments: Any, **environment: str) -> None:
+    """``tools/dist_train.sh``, with processes that torchrun starts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     names = {"PYTHON": sys.executable, "PORT": port, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [ROOT / f"tools/{tool}.sh", *map(str, arguments)],
+    done = subprocess.run(
+        [ROOT / "tools/dist_train.sh", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **names, **environment},
+        timeout=300,
+        check=False,
     )
-
-
-def finish(process: subprocess.Popen) -> str:
-    text = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, text[-3000:]
-    return text
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def train_in_ranks(config: Path, *arguments: Any, **environment: str) -> list[Fork]:
@@ -85,7 +82,7 @@ def whole(toy: Path) -> Path:
     """Work folder of a training by two processes."""
     work_dir = toy.parent / "whole"
     options = ["--work-dir", work_dir, "--cfg-options", *TOY_OPTIONS]
-    finish(launch("dist_train", toy, 2, *options, TOY_TRACE=str(toy.parent / "trace")))
+    train_by_script(toy, 2, *options, TOY_TRACE=str(toy.parent / "trace"))
     return work_dir
 
 
@@ -143,7 +140,8 @@ def test_testing_by_two_processes_gives_the_same_figures(toy: Path, whole: Path)
     checkpoint, work_dir = str(whole / "iter_8.pth"), str(toy.parent / "test")
     alone, together = (toy.parent / f"{name}.json" for name in ("alone", "together"))
     run_test(load_config(toy, work_dir=work_dir), checkpoint, str(alone))
-    finish(launch("dist_test", toy, checkpoint, 2, "--out", together, "--work-dir", work_dir))
+    options = ["--launcher", "pytorch", "--out", together, "--work-dir", work_dir]
+    finish_ranks(start_ranks(ROOT / "tools/test.py", toy, checkpoint, *options))
     figures = [json.loads(path.read_text()) for path in (alone, together)]
     assert figures[0]["metrics"] == figures[1]["metrics"]
     assert figures[0]["kinds"] == figures[1]["kinds"]
@@ -241,6 +239,27 @@ def test_the_reader_is_not_wrapped(process_group: None) -> None:
 def test_other_launchers_need_gpus(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--launcher slurm needs GPUs, and this machine shows non"):
         run_training(load_config(toy, work_dir=str(tmp_path), launcher="slurm"))
+
+
+@pytest.mark.parametrize("arguments", [("train", "a.py"), ("test", "a.py", "a.pth")])
+def test_what_the_scripts_start(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """That torchrun takes it is seen where a training is started."""
+    program = tmp_path / "python"
+    program.write_text("""#!/bin/sh\n[ "$1" = -c ] || printf '%s\\n' "$@"\n""")
+    program.chmod(0o755)
+    tool, *files = arguments
+    done = subprocess.run(
+        [ROOT / f"tools/dist_{tool}.sh", *files, "2", "--out", "a b"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"], "PYTHON": str(program), "PORT": "1234"},
+    )
+    assert done.stdout.splitlines() == [
+        *("-m", "torch.distributed.run", "--nnodes=1", "--node_rank=0", "--nproc_per_node=2"),
+        *("--master_addr=127.0.0.1", "--master_port=1234"),
+        *(str(ROOT / f"tools/{tool}.py"), *files, "--launcher", "pytorch", "--out", "a b"),
+    ]
 
 
 @pytest.mark.parametrize("tool", ["dist_train", "dist_test"])
