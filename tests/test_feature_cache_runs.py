@@ -19,6 +19,8 @@ from flmm.engine import load_config
 from flmm.engine.feature_caching import open_cache, warn_of_redraws
 from flmm.engine.feature_filling import fill_cache
 from flmm.registry import DATASETS, HOOKS
+from flmm.vlms.layouts import LAYOUTS
+from tests.benchmarks.conftest import SMALL
 from tests.engine.toy_training import read_logs, train
 from tests.features.conftest import listening
 from tests.forks import Fork, finish_ranks, start_ranks
@@ -212,8 +214,9 @@ def test_data_sets_that_draw_anew_are_found_in_any_wrapper(config):
     assert "(max_phrases=1)" in messages[1]
 
 
-def test_the_benchmark_measures_all_three_epochs():
-    rows = measure_caching(layers=1, model_name="tiny", image_tokens=40, images=1, repeats=1)
+def test_the_benchmark_measures_all_three_epochs(monkeypatch):
+    monkeypatch.setitem(LAYOUTS, "small", SMALL)
+    rows = measure_caching("small", 1, "tiny", image_tokens=40, images=1, repeats=1)
     assert [row["case"].split()[1] for row in rows] == ["without", "that", "with"]
     for row in rows:
         assert 0 < row["low_s"] <= row["median_s"] <= row["high_s"]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from flmm.features import budget as budget_module
 from flmm.features.budget import DiskBudget
 from flmm.features.shards import ShardFolder
+from tests.forks import Fork
 
 ROOT = Path(__file__).parents[2]
 # Writes entries "<name>-<number>" of 4000 bytes each, five to a file, and tells what it has put.
@@ -54,14 +55,7 @@ def assert_equal(found, wanted):
 
 
 def start_writer(root, name, count):
-    command = [sys.executable, "-c", WRITER, str(root), name, str(count)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return Fork(WRITER, root, name, count)
 
 
 def test_entries_are_found_before_and_after_they_are_written(tmp_path):
@@ -175,7 +169,7 @@ def test_an_entry_is_read_from_another_file_where_one_is_damaged(tmp_path):
 @pytest.mark.process
 def test_two_processes_share_a_folder(tmp_path):
     writers = [start_writer(tmp_path, name, 40) for name in ("one", "two")]
-    assert all(writer.wait(120) == 0 for writer in writers)
+    assert all(writer.finish(120).returncode == 0 for writer in writers)
     folder = open_folder(tmp_path)
     assert len(folder) == 80
     for name in ("one", "two"):
@@ -189,10 +183,13 @@ def test_two_processes_share_a_folder(tmp_path):
 def test_killed_while_it_writes_it_loses_a_buffer_at_most(tmp_path, messages):
     for seed in range(2):
         writer = start_writer(tmp_path, str(seed), 10**6)
-        writer.stdout.readline()
+        files = tmp_path / "part"
+        before = len(list(files.glob("*.safetensors")))
+        while writer.poll() is None and len(list(files.glob("*.safetensors"))) == before:
+            time.sleep(0.002)
         time.sleep(random.Random(seed).uniform(0.05, 0.2))
-        writer.send_signal(signal.SIGKILL)
-        put = int(writer.communicate()[0].splitlines()[-2])  # the last line may be cut off
+        writer.kill()
+        put = int(writer.finish().stdout.splitlines()[-2])  # the last line may be cut off
         folder = open_folder(tmp_path)
         kept = [number for number in range(put + 3) if folder.get(f"{seed}-{number}") is not None]
         assert kept == list(range(len(kept))) and len(kept) >= put - 5
