@@ -16,7 +16,7 @@ import torch.distributed as torch_dist
 from mmengine.model import MMDistributedDataParallel
 
 from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_checkpoint, load_config, run_test, run_training
+from flmm.engine import load_checkpoint, load_config, run_training
 from flmm.registry import DATASETS, MODELS
 from tests.engine.toy_training import CONFIG, CONFIGS, read_logs, train
 from tests.forks import Fork, finish_ranks, start_ranks
@@ -139,7 +139,15 @@ def test_another_number_of_processes_goes_on_at_the_same_sample(
 def test_testing_by_two_processes_gives_the_same_figures(toy: Path, whole: Path) -> None:
     checkpoint, work_dir = str(whole / "iter_8.pth"), str(toy.parent / "test")
     alone, together = (toy.parent / f"{name}.json" for name in ("alone", "together"))
-    run_test(load_config(toy, work_dir=work_dir), checkpoint, str(alone))
+    tool = [sys.executable, ROOT / "tools/test.py", toy, checkpoint]  # with its own imports
+    done = subprocess.run(
+        [*tool, "--out", alone, "--work-dir", work_dir],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     options = ["--launcher", "pytorch", "--out", together, "--work-dir", work_dir]
     finish_ranks(start_ranks(ROOT / "tools/test.py", toy, checkpoint, *options))
     figures = [json.loads(path.read_text()) for path in (alone, together)]
