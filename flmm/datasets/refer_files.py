@@ -110,7 +110,9 @@ def load_instances(
             wanted = image_ids
         else:
             return record
-        return record if wanted is None or record.get("id") in wanted else None
+        # What cannot be an id is kept, for the check below to name it.
+        own = record.get("id")
+        return record if wanted is None or not _is_id(own) or own in wanted else None
 
     try:
         with paused_collector():
@@ -188,10 +190,14 @@ def check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None
         ValueError: one cannot; the message names ``where`` and the field.
     """
     for field in fields:
-        if not isinstance(record[field], (int, str)):
+        if not _is_id(record[field]):
             raise ValueError(
                 f"{where} has the {field} {reprlib.repr(record[field])}: wanted a number or a text"
             )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
 
 
 __all__ = [

@@ -85,7 +85,9 @@ def check_record(record: dict[str, Any]) -> None:
     if not sizes["model_type"].isidentifier() or not all(0 < n <= _GREATEST for n in numbers):
         raise ValueError(f"reader.sizes is {show(sizes)}, of no model")
     for key, length in (("revision", 40), ("config_hash", None), ("weights_hash", None)):
-        if record.get(key) is not None and not is_digest(record[key], length):
+        if key not in record:
+            raise ValueError(f"reader.{key} is missing; null says that nobody knows it")
+        if record[key] is not None and not is_digest(record[key], length):
             raise ValueError(f"reader.{key} is {show(record[key])}, no hexadecimal digest")
     source, name = record.get("source"), record.get("name")
     known = isinstance(name, str) and source in ("embedded", "folder", "hub")

@@ -168,6 +168,12 @@ def test_a_mask_that_cannot_be_decoded_costs_its_refs_only(
     assert dataset[1]["data_samples"].ref_ids == [3, 3, 4, 6]
 
 
+def test_an_id_that_is_none_is_told(build_dataset: Any, mini_refcoco: Path) -> None:
+    change_instances(mini_refcoco, lambda c: c["annotations"][0].update(id={"of": 10}))
+    with pytest.raises(ValueError, match=r"an annotation has the id \{'of': 10\}: wanted a number"):
+        build_dataset()
+
+
 def test_one_id_for_two_annotations_is_told(build_dataset: Any, mini_refcoco: Path) -> None:
     change_instances(mini_refcoco, lambda c: c["annotations"].append(c["annotations"][0]))
     assert len(build_dataset()) == 2  # word for word the same

@@ -289,6 +289,10 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_text(f, '"threshold": 0.5', '"threshold": NaN'),
         "NaN is no number of JSON",
     ),
+    "no revision": (
+        lambda f: change(f, lambda record: record["reader"].pop("revision")),
+        r"reader\.revision is missing",
+    ),
     "huge": (lambda f: (f / "config.json").write_text(" " * 2**21), "more than 1,048,576 bytes"),
     "wide head": (
         lambda f: change(f, lambda r: r["model"]["mask_head"].update(base_channels=10**6)),
