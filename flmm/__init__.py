@@ -5,16 +5,18 @@ flmm can be used without loading the others.
 """
 
 from flmm.lazy_exports import export_lazily
+from flmm.moved import keep_old_paths
 
 __version__ = "0.3.0"
 __all__ = ["Continuation", "FrozenQwen", "GroundingInferencer", "QwenImageProcessorWrapper"]
 
 _HOMES = {
-    "Continuation": "flmm.structures",
-    "FrozenQwen": "flmm.vlms",
+    "Continuation": "flmm.records",
+    "FrozenQwen": "flmm.readers",
     "GroundingInferencer": "flmm.inferencer",
-    "QwenImageProcessorWrapper": "flmm.vlms",
+    "QwenImageProcessorWrapper": "flmm.readers",
 }
 
 
 __getattr__ = export_lazily(__name__, _HOMES)
+keep_old_paths()

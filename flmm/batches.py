@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flmm.images import describe_address, is_address
-from flmm.structures import Continuation, ImageInput, as_continuations
+from flmm.records import Continuation, ImageInput, as_continuations
 
 Result = TypeVar("Result")
 _MAX_WINDOW = 16  # pictures

@@ -2,7 +2,7 @@
 
 In: pictures and phrases, as the grounder takes them. Out: masks, and a reason where the model's
 reply holds no box. Nothing is trained: reader and SAM are as they were published. How a family is
-asked and read is the duty of ``flmm.vlms.boxes``.
+asked and read is the duty of ``flmm.readers.boxes``.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from flmm.registry import MODELS
-from flmm.structures import (
+from flmm.readers.boxes import build_box_question, get_box_format, parse_box
+from flmm.records import (
     Continuation,
     GroundingSample,
     ImageInput,
     MaskPrediction,
     compute_scores,
 )
-from flmm.vlms.boxes import build_box_question, get_box_format, parse_box
+from flmm.registry import MODELS
 
 if TYPE_CHECKING:
-    from flmm.heads import SAMRefiner
-    from flmm.vlms import FrozenVLM
+    from flmm.masks import SAMRefiner
+    from flmm.readers import FrozenVLM
 
 
 @MODELS.register_module()

@@ -34,17 +34,17 @@ from flmm.batches import (
     read_ahead,
     run_window,
 )
+from flmm.checkpoints.checkpoint import load_weights
+from flmm.checkpoints.chosen_weights import ChosenWeights, choose_weights
 from flmm.config import override
 from flmm.conversation import BRACKETS, Chat
-from flmm.engine.checkpoint import load_weights
-from flmm.engine.chosen_weights import ChosenWeights, choose_weights
-from flmm.engine.model_card import CardOptions
-from flmm.engine.sharing import load_config_or_head, load_pretrained, save_pretrained
 from flmm.grounder import Grounder, Reading, ground_readings, read_images
 from flmm.images import load_any_image
+from flmm.records import Continuation, ImageInput, as_continuations
 from flmm.registry import MODELS
 from flmm.results import GroundingResult, ResultPicture, collect_result
-from flmm.structures import Continuation, ImageInput, as_continuations
+from flmm.sharing.model_card import CardOptions
+from flmm.sharing.sharing import load_config_or_head, load_pretrained, save_pretrained
 
 DEFAULT_SELECTORS = (BRACKETS, "reader")
 Phrases = Sequence[str | Continuation] | str | Continuation
@@ -113,7 +113,7 @@ class GroundingInferencer:
                 ``{"model.sam.checkpoint": PATH}`` where SAM's weights are.
 
         Raises:
-            OSError, ValueError: see :func:`flmm.engine.sharing.load_pretrained`.
+            OSError, ValueError: see :func:`flmm.sharing.sharing.load_pretrained`.
         """
         return cls(load_pretrained(folder_or_hub_id, revision, cfg_options), device=device)
 
@@ -131,15 +131,15 @@ class GroundingInferencer:
             results: JSON reports of the evaluation tools, for the model card.
             overwrite: replace a head that lies there.
             card: ``repo_id``, ``license`` and ``base_model`` of the model card, see
-                :class:`flmm.engine.model_card.CardOptions`.
+                :class:`flmm.sharing.model_card.CardOptions`.
 
         Raises:
-            OSError, TypeError, ValueError: see :func:`flmm.engine.sharing.save_pretrained`.
+            OSError, TypeError, ValueError: see :func:`flmm.sharing.sharing.save_pretrained`.
         """
         if self.config is None:
             raise ValueError(
                 "this inferencer was made from a ready model, whose settings nobody has written "
-                "down: build it from a config, or call flmm.engine.sharing.save_pretrained with one"
+                "down: build it from a config, or call flmm.sharing.save_pretrained with one"
             )
         config = copy.deepcopy(self.config)
         config.selectors = list(self.selectors)

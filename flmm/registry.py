@@ -20,8 +20,8 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope="flmm",
     locations=[
-        "flmm.vlms",
-        "flmm.heads",
+        "flmm.readers",
+        "flmm.masks",
         "flmm.selectors",
         "flmm.grounder",
         "flmm.box_baseline",
@@ -31,13 +31,13 @@ DATASETS = Registry(
     "dataset",
     parent=MMENGINE_DATASETS,
     scope="flmm",
-    locations=["flmm.datasets.refcoco", "flmm.datasets.png", "flmm.datasets.sampler"],
+    locations=["flmm.data.refcoco", "flmm.data.png", "flmm.data.sampler"],
 )
 TRANSFORMS = Registry(
     "transform",
     parent=MMENGINE_TRANSFORMS,
     scope="flmm",
-    locations=["flmm.datasets.transforms", "flmm.datasets.panoptic"],
+    locations=["flmm.data.transforms", "flmm.data.panoptic"],
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="flmm", locations=["flmm.evaluation"])
 HOOKS = Registry(
@@ -45,10 +45,10 @@ HOOKS = Registry(
     parent=MMENGINE_HOOKS,
     scope="flmm",
     locations=[
-        "flmm.engine.checkpoint_hook",
-        "flmm.engine.example_images",
-        "flmm.engine.feature_caching",
-        "flmm.engine.skipped_records",
+        "flmm.training.checkpoint_hook",
+        "flmm.training.example_images",
+        "flmm.training.feature_caching",
+        "flmm.training.skipped_records",
     ],
 )
 
@@ -81,10 +81,10 @@ def build_image_processor(cfg: Any, registry: Registry, **kwargs: Any) -> Any:
 
 
 # Turns a picture into VLM input. A config may hand over a transformers processor; the adapters
-# in flmm.vlms recognise and wrap it.
+# in flmm.readers recognise and wrap it.
 IMAGE_PROCESSORS = Registry(
     "image processor",
     build_func=build_image_processor,
     scope="flmm",
-    locations=["flmm.vlms"],
+    locations=["flmm.readers"],
 )

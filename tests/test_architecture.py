@@ -8,28 +8,31 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = [
     {
-        *("structures", "rle", "registry", "geometry", "images", "atomic_files", "mmcv_ops"),
-        *("weights", "config", "command_line", "lazy_exports"),
+        *("records", "rle", "registry", "geometry", "images", "files", "mmcv_ops"),
+        *("weights", "config", "command_line", "lazy_exports", "moved", "distributed"),
     },
-    {"vlms", "heads", "features", "selectors", "datasets", "evaluation", "visualization"},
+    {"readers", "masks", "data", "fingerprints", "provenance", "selectors", "visualization"},
+    {"checkpoints", "features", "data_checks"},
     {"grounder", "box_baseline", "results", "batches"},
-    {"engine", "conversation"},
-    {"inferencer", "explanation", "comparison"},
-    {"tiny_model", "demo", "benchmarks", "terminal_chat", "visual_cot", "web"},
+    {"evaluation", "conversation"},
+    {"training", "sharing"},
+    {"inferencer"},
+    {"toy"},
+    {"apps", "benchmarks"},
     {"tools"},
 ]
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Package -> the rooms that may import it.
 DOORS = {
-    "transformers": {"vlms", "tiny_model"},
-    "qwen_vl_utils": {"vlms", "tiny_model"},
-    "segment_anything": {"heads", "tiny_model"},
-    "mmdet": {"datasets", "evaluation", "mmcv_ops"},
-    "mmcv": {"datasets", "evaluation", "mmcv_ops"},
+    "transformers": {"readers", "toy"},
+    "qwen_vl_utils": {"readers", "toy"},
+    "segment_anything": {"masks", "toy"},
+    "mmdet": {"data", "evaluation", "mmcv_ops"},
+    "mmcv": {"data", "evaluation", "mmcv_ops"},
     "spacy": {"selectors"},
-    "starlette": {"web"},
-    "uvicorn": {"web"},
-    "prompt_toolkit": {"terminal_chat"},
+    "starlette": {"apps"},
+    "uvicorn": {"apps"},
+    "prompt_toolkit": {"apps"},
 }
 FILES = sorted([*ROOT.glob("flmm/**/*.py"), *ROOT.glob("tools/*.py")])
 
@@ -75,7 +78,12 @@ def test_imports_follow_the_table(path: Path) -> None:
 
 
 def test_the_check_sees_a_wrong_arrow() -> None:
-    source = "from ..vlms import base\nimport flmm.engine\ndef late():\n    import mmdet.models\n"
-    names = list_imports(source, ("flmm", "heads"))
-    assert {room for room in list_rooms(names) if is_wrong("heads", room)} == {"vlms", "engine"}
+    source = (
+        "from ..readers import base\nimport flmm.training\ndef late():\n    import mmdet.models\n"
+    )
+    names = list_imports(source, ("flmm", "masks"))
+    assert {room for room in list_rooms(names) if is_wrong("masks", room)} == {
+        "readers",
+        "training",
+    }
     assert "mmdet.models" in names

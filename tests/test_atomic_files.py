@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from flmm.atomic_files import DiskFullError, is_disk_full, remove_leftovers, replace_file
+from flmm.files import DiskFullError, is_disk_full, remove_leftovers, replace_file
 
 ROOT = Path(__file__).parents[1]
 WRITER = """
 import sys
-from flmm.atomic_files import replace_file
+from flmm.files import replace_file
 for number in range(10**6):
     replace_file(sys.argv[1], bytes([number % 256]) * 3_000_000)
     print(number, flush=True)
@@ -95,7 +95,7 @@ def test_no_room_is_one_sentence_and_leaves_what_was_there(tmp_path):
 
 @pytest.mark.process
 def test_a_limit_of_one_file_is_no_room_either(tmp_path):
-    code = "import sys; from flmm.atomic_files import *\n"
+    code = "import sys; from flmm.files import *\n"
     code += "try: replace_file(sys.argv[1], bytes(20_000))\n"
     code += "except DiskFullError as error: print(error.reason)"
 

@@ -8,10 +8,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from flmm.datasets.shape_sentences import render_samples
-from flmm.engine.checkpoint import load_weights
+from flmm.checkpoints.checkpoint import load_weights
+from flmm.records import GroundingSample, as_continuations
 from flmm.registry import MODELS
-from flmm.structures import GroundingSample, as_continuations
+from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 HALVES = [torch.bfloat16, torch.float16]

@@ -10,9 +10,9 @@ from PIL import Image
 
 from flmm import Continuation, GroundingInferencer
 from flmm.benchmarks.memory import LargestTensor
-from flmm.datasets.shape_sentences import render_samples
 from flmm.grounder import readings
 from flmm.results import GroundingResult
+from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 WORDS = ["the red circle", "a blue square", "the star"]

@@ -9,11 +9,11 @@ from PIL import Image
 from segment_anything import SamPredictor
 
 from flmm.box_baseline import BoxBaseline
-from flmm.heads import SAMRefiner
+from flmm.masks import SAMRefiner
+from flmm.readers import FrozenQwen
+from flmm.readers.boxes import build_box_question, parse_box
+from flmm.records import Continuation, GroundingSample, as_continuations
 from flmm.registry import MODELS
-from flmm.structures import Continuation, GroundingSample, as_continuations
-from flmm.vlms import FrozenQwen
-from flmm.vlms.boxes import build_box_question, parse_box
 from tests.small_models import FAMILY_FOLDERS, build_small_model, load_processor
 
 PHRASES = ["the red circle", "the small blue square", "the red circle"]

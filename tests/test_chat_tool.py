@@ -13,10 +13,10 @@ from pycocotools import mask as coco_mask
 from rich.text import Text
 
 from flmm import GroundingInferencer
-from flmm.datasets.shape_sentences import render_samples
-from flmm.terminal_chat import COMMANDS, ChatSettings, Terminal, TerminalChat
-from flmm.terminal_chat.session import make_folder, parse_path
-from flmm.terminal_chat.terminal import build_console, clean_controls, watch_interrupts
+from flmm.apps.terminal import COMMANDS, ChatSettings, Terminal, TerminalChat
+from flmm.apps.terminal.session import make_folder, parse_path
+from flmm.apps.terminal.terminal import build_console, clean_controls, watch_interrupts
+from flmm.toy.shape_sentences import render_samples
 from flmm.visualization import get_color
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

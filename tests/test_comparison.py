@@ -10,11 +10,11 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from flmm.comparison import compare_runs
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_config
-from flmm.engine.evaluation_runs import list_referring_splits
+from flmm.apps.comparison import compare_runs
+from flmm.config import load_config
+from flmm.evaluation.evaluation_runs import list_referring_splits
 from flmm.registry import DATASETS
+from flmm.toy.shape_files import write_dataset
 
 TINY = Path(__file__).parents[1] / "configs/tiny/tiny_unet_sam_shapes.py"
 

@@ -16,12 +16,13 @@ from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmengine.model import BaseModel
 
-from flmm.datasets.published import REFER_DATASETS
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import GroundingRunner, load_config
+from flmm.config import load_config
+from flmm.data.published import REFER_DATASETS
 from flmm.grounder import FrozenQwenSAM
+from flmm.records import as_continuations
 from flmm.registry import DATASETS, METRICS, MODELS
-from flmm.structures import as_continuations
+from flmm.toy.shape_files import write_dataset
+from flmm.training.grounding_runner import GroundingRunner
 from tests.small_models import build_small_model, load_processor
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 from flmm import Continuation, FrozenQwen, GroundingInferencer
 from flmm.conversation import Chat, find_places
 from flmm.conversation.writing import TextDecoder
-from flmm.datasets.shape_sentences import render_samples
 from flmm.grounder import Grounder
-from flmm.heads import UNetHead
+from flmm.masks import UNetHead
+from flmm.toy.shape_sentences import render_samples
 from tests.small_models import build_small_model, load_processor
 
 PROMPT = "Please give me a description of the image."

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flmm.datasets.shape_sentences import render_samples
+from flmm.toy.shape_sentences import render_samples
 from tests.forks import run_fork
 
 

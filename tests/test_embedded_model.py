@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 import flmm
 from flmm import GroundingInferencer
-from flmm.datasets.shape_sentences import render_samples
+from flmm.toy.shape_sentences import render_samples
 
 ASSETS = Path(flmm.__file__).parent / "assets"
 

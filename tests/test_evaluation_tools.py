@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from flmm.datasets.shape_files import write_dataset
+from flmm.toy.shape_files import write_dataset
 from tests.forks import Fork, finish_ranks, run_fork, start_ranks
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

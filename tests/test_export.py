@@ -15,14 +15,14 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from flmm import GroundingInferencer
+from flmm.config import load_config
 from flmm.config.text import read_literals
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_config
-from flmm.engine.evaluation_options import EvaluationOptions
-from flmm.engine.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
-from flmm.engine.exporting import export_checkpoint, find_checkpoint
-from flmm.engine.model_card import CardOptions
-from tests.engine.toy_training import train
+from flmm.evaluation.evaluation_options import EvaluationOptions
+from flmm.evaluation.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
+from flmm.sharing.exporting import export_checkpoint, find_checkpoint
+from flmm.sharing.model_card import CardOptions
+from flmm.toy.shape_files import write_dataset
+from tests.training.toy_training import train
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs/tiny/tiny_unet_sam_shapes.py"

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from flmm.benchmarks.caching import measure_caching
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_config
-from flmm.engine.feature_caching import open_cache, warn_of_redraws
-from flmm.engine.feature_filling import fill_cache
+from flmm.config import load_config
+from flmm.readers.layouts import LAYOUTS
 from flmm.registry import DATASETS, HOOKS
-from flmm.vlms.layouts import LAYOUTS
+from flmm.toy.shape_files import write_dataset
+from flmm.training.feature_caching import open_cache, warn_of_redraws
+from flmm.training.feature_filling import fill_cache
 from tests.benchmarks.conftest import SMALL
-from tests.engine.toy_training import read_logs, train
 from tests.features.conftest import listening
 from tests.forks import Fork, finish_ranks, start_ranks
 from tests.test_training_runs import read_losses
+from tests.training.toy_training import read_logs, train
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from flmm import geometry
-from flmm.heads import SAMRefiner, UNetHead, sam_weights
+from flmm.masks import SAMRefiner, UNetHead
+from flmm.masks.refiners import sam_weights
 
 ODD_SIZES = [
     (427, 640),

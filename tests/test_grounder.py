@@ -10,12 +10,12 @@ from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import get_state_dict
 from PIL import Image
 
-from flmm.datasets.shape_sentences import render_samples
-from flmm.engine.checkpoint import load_weights, save_trainable
+from flmm.checkpoints.checkpoint import load_weights, save_trainable
 from flmm.geometry import resize_maps
 from flmm.grounder import FrozenQwenSAM, Grounder
+from flmm.records import Continuation, GroundingSample, as_continuations
 from flmm.registry import MODELS
-from flmm.structures import Continuation, GroundingSample, as_continuations
+from flmm.toy.shape_sentences import render_samples
 from tests.small_models import build_small_model, load_processor
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from flmm import Continuation, GroundingInferencer
-from flmm.datasets.shape_sentences import render_samples
-from flmm.engine.checkpoint import save_trainable
+from flmm.checkpoints.checkpoint import save_trainable
+from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 
@@ -121,7 +121,7 @@ def test_mistakes_are_told_in_one_sentence(inferencer, samples, tmp_path):
 def test_the_way_to_a_mask_and_the_demo_import_no_mmdet():
     code = (
         "import sys, numpy as np; from flmm import GroundingInferencer;"
-        "import flmm.demo, flmm.engine, flmm.grounder;"
+        "import flmm.apps.demo, flmm.training, flmm.grounder;"
         f"g = GroundingInferencer({TINY!r}, device='cpu');"
         "g(np.zeros((80, 90, 3), np.uint8), 'star');"
         "sys.exit(any(m.split('.')[0] in ('mmdet', 'mmcv') for m in sys.modules))"

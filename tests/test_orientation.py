@@ -13,17 +13,17 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from flmm import GroundingInferencer
+from flmm.apps.demo import load_user_sample
+from flmm.apps.explanation import explain
+from flmm.apps.visual_cot import VisualCotOptions, run_visual_cot
+from flmm.apps.web.limits import Limits
+from flmm.apps.web.pictures import read_upload
 from flmm.box_baseline import BoxBaseline
-from flmm.datasets.refcoco import RefCocoGroundingDataset
-from flmm.datasets.shape_files import write_dataset
-from flmm.datasets.shape_sentences import render_samples
-from flmm.demo import load_user_sample
-from flmm.engine import load_config
-from flmm.explanation import explain
-from flmm.visual_cot import VisualCotOptions, run_visual_cot
+from flmm.config import load_config
+from flmm.data.refcoco import RefCocoGroundingDataset
+from flmm.toy.shape_files import write_dataset
+from flmm.toy.shape_sentences import render_samples
 from flmm.visualization import draw_panels
-from flmm.web.limits import Limits
-from flmm.web.pictures import read_upload
 from tests.visual_cot.shape_questions import write_questions
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

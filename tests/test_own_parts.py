@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from flmm import GroundingInferencer
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_checkpoint, load_config, run_test, run_training
-from flmm.engine.exporting import export_checkpoint
-from flmm.engine.sharing import describe_head
-from flmm.heads import compute_coarse_logits
+from flmm.checkpoints.checkpoint import load_checkpoint
+from flmm.config import load_config
+from flmm.masks import compute_coarse_logits
 from flmm.registry import MODELS
+from flmm.sharing.exporting import export_checkpoint
+from flmm.sharing.sharing import describe_head
+from flmm.toy.shape_files import write_dataset
+from flmm.training.runner import run_test, run_training
 
 ROOT = Path(__file__).parents[1]
 SCENE = ROOT / "docs/images/scene.png"

@@ -14,9 +14,9 @@ from torch import nn
 
 from flmm import GroundingInferencer
 from flmm.config import load_config
-from flmm.engine.published_heads import convert_head, read_published
-from flmm.heads import SAMRefiner
-from tests.heads.reference_unet import ReferenceHead
+from flmm.masks import SAMRefiner
+from flmm.sharing.published_heads import convert_head, read_published
+from tests.masks.reference_unet import ReferenceHead
 
 ROOT = Path(__file__).parents[1]
 SCENE = ROOT / "docs/images/scene.png"

@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from flmm import GroundingInferencer
-from flmm.datasets.shape_sentences import render_samples
-from flmm.explanation import explain
-from flmm.vlms import FrozenQwen, attention
-from flmm.vlms.guard import ConversationBusyError, find_guard
+from flmm.apps.explanation import explain
+from flmm.readers import FrozenQwen, attention
+from flmm.readers.guard import ConversationBusyError, find_guard
+from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 THREADS = int(os.environ.get("FLMM_THREADS", "6"))
@@ -202,7 +202,7 @@ def test_ctrl_c_at_any_line_of_a_pass_leaves_the_model_as_it_was(inferencer, sam
     prefix = vlm.prefill(samples[0].image)
     expected = vlm.attend(prefix, "star").maps
     own = vlm.text_config._attn_implementation
-    files = (sys.modules["flmm.vlms.guard"].__file__, attention.__file__)
+    files = (sys.modules["flmm.readers.guard"].__file__, attention.__file__)
     lines = 0
     while True:
         countdown = lines

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flmm.engine.checkpoint import load_checkpoint
+from flmm.checkpoints.checkpoint import load_checkpoint
 from tests.forks import run_fork
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

@@ -16,8 +16,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_checkpoint, load_config, run_test
+from flmm.checkpoints.checkpoint import load_checkpoint
+from flmm.config import load_config
+from flmm.toy.shape_files import write_dataset
+from flmm.training.runner import run_test
 from tests.forks import Fork
 
 pytestmark = pytest.mark.process

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from flmm.geometry import build_meta_data
-from flmm.structures import ImageInput
+from flmm.records import ImageInput
 
 
 class ToyImageProcessor:

@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="name", default=[], help="of those above (default: all)"
     )
-    parser.add_argument("--model", help="layout, of flmm/vlms/layouts.py")
+    parser.add_argument("--model", help="layout, of flmm/readers/layouts.py")
     parser.add_argument("--layers", type=int, help="of the language model (default: all)")
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--expressions", type=int, nargs="+")

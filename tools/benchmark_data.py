@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flmm.datasets.load_benchmark import LoadCost
+    from flmm.data.load_benchmark import LoadCost
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def measure(root: str, args: argparse.Namespace) -> list[LoadCost]:
     """The median run of each loader on each split."""
-    from flmm.datasets.load_benchmark import LOADERS, measure_loading
+    from flmm.data.load_benchmark import LOADERS, measure_loading
 
     costs = []
     for split in args.splits:
@@ -57,8 +57,8 @@ def find_median(runs: list[LoadCost]) -> LoadCost:
 
 def main(args: argparse.Namespace) -> None:
     """Make the data if need be, measure, print and write."""
-    from flmm.datasets.load_benchmark import format_table
-    from flmm.datasets.published_size import write_published_size
+    from flmm.data.load_benchmark import format_table
+    from flmm.data.published_size import write_published_size
 
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_root or folder

@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Converse up to the end of the input; from a pipe, a mistake makes the exit code 1."""
     from flmm import GroundingInferencer
-    from flmm.terminal_chat import ChatSettings, TerminalChat, open_terminal
+    from flmm.apps.terminal import ChatSettings, TerminalChat, open_terminal
 
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
     terminal = open_terminal()

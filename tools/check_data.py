@@ -8,7 +8,7 @@ or what to do first (exit code 1). docs/data.md shows the folders.
 import argparse
 import sys
 
-from flmm.datasets.published import DATASETS, PNG, SPLIT_USES
+from flmm.data.published import DATASETS, PNG, SPLIT_USES
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +38,8 @@ def main(args: argparse.Namespace) -> int:
     """Print the report of each data set and the line that decides; the exit code."""
     from mmengine.logging import MMLogger
 
-    from flmm.datasets.check_report import decide, format_report
-    from flmm.datasets.data_check import check_data_root
+    from flmm.data_checks.check_report import decide, format_report
+    from flmm.data_checks.data_check import check_data_root
 
     MMLogger.get_current_instance().setLevel("ERROR")  # the reports tell it
     names = [*args.datasets, *([PNG] if args.png and PNG not in args.datasets else [])]

@@ -20,6 +20,6 @@ def parse_args() -> argparse.Namespace:
 
 if __name__ == "__main__":
     args = parse_args()
-    from flmm.vlms.check import run_check
+    from flmm.readers.check import run_check
 
     sys.exit(run_check(args.name, args.device, args.dtype, args.image, args.json, args.random_init))

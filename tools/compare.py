@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.comparison import compare_runs  # after the check: this loads torch
+    from flmm.apps.comparison import compare_runs  # after the check: this loads torch
 
     names = args.names or [Path(args.first).stem, Path(args.second).stem]
     if names[0] == names[1]:

@@ -41,8 +41,8 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Ground, print the table, save the pictures."""
     from flmm import GroundingInferencer
-    from flmm.demo import demonstrate, load_sample_scenes, load_user_sample
-    from flmm.engine.chosen_weights import tell_weights
+    from flmm.apps.demo import demonstrate, load_sample_scenes, load_user_sample
+    from flmm.checkpoints.chosen_weights import tell_weights
 
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
     tell_weights(inferencer.weights)

@@ -6,7 +6,7 @@ python tools/eval_png.py CONFIG [CHECKPOINT]
 import argparse
 
 from flmm.command_line import add_common_arguments, run_tool
-from flmm.engine.evaluation_options import add_evaluation_arguments, build_options
+from flmm.evaluation.evaluation_options import add_evaluation_arguments, build_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,9 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.engine.evaluation_runs import run_png_evaluation  # after the check: this loads torch
+    from flmm.evaluation.evaluation_runs import (
+        run_png_evaluation,  # after the check: this loads torch
+    )
 
     run_png_evaluation(config, build_options(args))
 

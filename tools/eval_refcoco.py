@@ -6,7 +6,7 @@ python tools/eval_refcoco.py CONFIG [CHECKPOINT] [--protocol standard|flmm|both]
 import argparse
 
 from flmm.command_line import add_common_arguments, run_tool
-from flmm.engine.evaluation_options import add_evaluation_arguments, build_options
+from flmm.evaluation.evaluation_options import add_evaluation_arguments, build_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.engine.evaluation_runs import (
+    from flmm.evaluation.evaluation_runs import (
         run_refcoco_evaluation,
     )  # after the check: this loads torch
 

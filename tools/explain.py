@@ -58,9 +58,9 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Ask, explain, save."""
     from flmm import GroundingInferencer
-    from flmm.engine.chosen_weights import tell_weights
-    from flmm.explanation import explain, load_head_ranking
-    from flmm.explanation.report import save_results
+    from flmm.apps.explanation import explain, load_head_ranking
+    from flmm.apps.explanation.report import save_results
+    from flmm.checkpoints.chosen_weights import tell_weights
     from flmm.images import load_any_image, name_image
 
     heads = load_head_ranking(args.heads).best(args.top) if args.heads else None

@@ -39,8 +39,8 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir)
 
-    from flmm.engine.exporting import export_checkpoint  # after the check: this loads torch
-    from flmm.engine.model_card import CardOptions
+    from flmm.sharing.exporting import export_checkpoint  # after the check: this loads torch
+    from flmm.sharing.model_card import CardOptions
 
     card = CardOptions(args.results, args.repo_id, args.license, args.base_model)
     folder = export_checkpoint(config, args.checkpoint, args.folder, card, args.overwrite)

@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the scenes and say how many refs each split has."""
     args = parse_args()
-    from flmm.datasets.shape_files import compute_floor, write_dataset
+    from flmm.toy.shape_files import compute_floor, write_dataset
 
     try:
         counts = write_dataset(args.folder, args.images, args.seed, args.workers, args.min_objects)

@@ -36,29 +36,29 @@ def main() -> None:
 
     torch.set_num_threads(args.workers)
     if args.stage == "scenes":
-        from flmm.tiny_model.scene_pool import build_pool
+        from flmm.toy.scene_pool import build_pool
 
         build_pool(args.out, int(args.scenes or 30000), args.seed, args.workers)
     elif args.stage == "vision":
-        from flmm.tiny_model.reader_training import train_vision
+        from flmm.toy.reader_training import train_vision
 
         train_vision(Path(args.scenes), args.out, args.steps or 900, args.seed, start=args.start)
     elif args.stage == "language":
-        from flmm.tiny_model.reader_training import train_language
+        from flmm.toy.reader_training import train_language
 
         train_language(Path(args.scenes), args.start, args.out, args.steps or 3600, args.seed)
     elif args.stage == "refiner":
-        from flmm.tiny_model.refiner_training import train_refiner
+        from flmm.toy.refiner_training import train_refiner
 
         train_refiner(
             args.out, args.steps or 1800, int(args.scenes or 6000), args.seed, args.workers
         )
     elif args.stage == "embed":
-        from flmm.tiny_model.embedding import embed_reader
+        from flmm.toy.embedding import embed_reader
 
         embed_reader(args.start, args.out)
     else:
-        from flmm.tiny_model.embedding import embed_head
+        from flmm.toy.embedding import embed_head
 
         embed_head(args.start, args.out)
 

@@ -37,9 +37,9 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Build reader and data set, rank, print, save."""
+    from flmm.apps.explanation.head_ranking import rank_heads
+    from flmm.apps.explanation.labelled_set import build_reader, load_samples
     from flmm.config import load_config
-    from flmm.explanation.head_ranking import rank_heads
-    from flmm.explanation.labelled_set import build_reader, load_samples
 
     config = load_config(args.config, {"data_root": args.data} if args.data else None)
     print(f"reader: {config.reader}; its own heads are ranked, no trained head is used")

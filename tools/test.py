@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.engine import run_test  # after the check: this loads torch
+    from flmm.training.runner import run_test
 
     run_test(config, checkpoint=args.checkpoint, out=args.out, show=args.show)
 

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.engine import run_training  # after the check: this loads torch
+    from flmm.training.runner import run_training
 
     run_training(config, resume=args.resume, load_from=args.load_from, amp=args.amp)
 

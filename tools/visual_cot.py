@@ -8,8 +8,8 @@ Questions are in the format of the Visual CoT benchmark. Started again, it goes 
 
 import argparse
 
+from flmm.apps.visual_cot.settings import VERSIONS
 from flmm.command_line import add_common_arguments, run_tool
-from flmm.visual_cot.settings import VERSIONS
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,7 +48,10 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.visual_cot import VisualCotOptions, run_visual_cot  # after the check: loads torch
+    from flmm.apps.visual_cot import (  # after the check: loads torch
+        VisualCotOptions,
+        run_visual_cot,
+    )
 
     options = VisualCotOptions(
         questions=args.questions,

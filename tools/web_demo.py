@@ -19,7 +19,7 @@ QUESTION = "Please give me a description of the image."
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    from flmm.web.limits import Limits
+    from flmm.apps.web.limits import Limits
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -71,11 +71,11 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Load the model, show the page."""
     from flmm import GroundingInferencer
-    from flmm.web.limits import Limits
-    from flmm.web.service import PageService
+    from flmm.apps.web.limits import Limits
+    from flmm.apps.web.service import PageService
 
     try:
-        from flmm.web.server import build_app, build_start, serve
+        from flmm.apps.web.server import build_app, build_start, serve
     except ImportError as error:
         raise ImportError(
             f"the page needs Starlette and uvicorn ({error}): pip install -e '.[web]', or talk in "

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from flmm.benchmarks.timing import synchronise, time_call
-from flmm.vlms.qwen import FrozenQwen
+from flmm.readers.qwen import FrozenQwen
 
 PARTS = ("vision", "layers", "head", "rest")
 # NVML tells the share of busy time over its last sample, up to a second long.

@@ -17,7 +17,7 @@ from flmm.benchmarks.reading_ways import make_expressions, make_image
 from flmm.benchmarks.timing import build_rows, time_call
 from flmm.features import FeatureCache
 from flmm.grounder import Grounder
-from flmm.structures import GroundingSample, ImageInput, as_continuations
+from flmm.records import GroundingSample, ImageInput, as_continuations
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")

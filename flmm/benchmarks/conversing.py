@@ -18,11 +18,11 @@ from torch import Tensor
 from flmm.benchmarks.memory import PeakMemory
 from flmm.benchmarks.reading_ways import make_image
 from flmm.benchmarks.timing import build_rows, time_alternately
-from flmm.structures import ImageInput
-from flmm.vlms.context import ContextFullError
-from flmm.vlms.dialogue import Dialogue
-from flmm.vlms.layouts import build_layout_reader
-from flmm.vlms.qwen import FrozenQwen
+from flmm.readers.context import ContextFullError
+from flmm.readers.dialogue import Dialogue
+from flmm.readers.layouts import build_layout_reader
+from flmm.readers.qwen import FrozenQwen
+from flmm.records import ImageInput
 
 Row = dict[str, Any]
 QUESTIONS = ("What is in the image?", "Where is the red circle?", "And the blue square?")
@@ -43,7 +43,7 @@ def measure_conversing(
     """The tiny model, then a layout: third turn and memory of each.
 
     Args:
-        layout, layers: see :mod:`flmm.vlms.layouts`.
+        layout, layers: see :mod:`flmm.readers.layouts`.
         device: of the readers.
         image_tokens: of the layout's picture.
         dtype: of the layout's weights.

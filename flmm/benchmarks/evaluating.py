@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from flmm.benchmarks.timing import build_rows
-from flmm.datasets.protocols import REFER_PROTOCOLS
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_config
-from flmm.engine.checkpoint import load_weights
-from flmm.engine.evaluation import EvaluationSplit, evaluate_split
+from flmm.checkpoints.checkpoint import load_weights
+from flmm.config import load_config
+from flmm.data.protocols import REFER_PROTOCOLS
+from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
+from flmm.records import GroundingSample
 from flmm.registry import DATASETS, MODELS
-from flmm.structures import GroundingSample
+from flmm.toy.shape_files import write_dataset
 
 Row = dict[str, Any]
 EXPRESSIONS = 7

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from flmm.benchmarks.memory import PeakMemory
-from flmm.datasets.shape_sentences import render_samples
 from flmm.inferencer import GroundingInferencer
+from flmm.toy.shape_sentences import render_samples
 
 Row = dict[str, Any]
 _SIZES, _COLORS = ("small", "big", "left", "right"), ("red", "blue", "green", "yellow", "purple")

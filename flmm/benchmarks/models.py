@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from flmm.grounder import Grounder
-from flmm.heads import SAMRefiner, UNetHead
-from flmm.vlms.layouts import build_layout_reader
+from flmm.masks import SAMRefiner, UNetHead
+from flmm.readers.layouts import build_layout_reader
 
 
 def build_layout_grounder(layout: str, layers: int | None, model_name: str) -> Grounder:
     """A reader of a layout, F-LMM's mask head and a SAM refiner; always the same weights.
 
     Args:
-        layout, layers: see :mod:`flmm.vlms.layouts`.
+        layout, layers: see :mod:`flmm.readers.layouts`.
         model_name: of segment-anything's registry, random weights; or "tiny", the embedded one.
     """
     torch.manual_seed(0)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from flmm.conversation import BRACKETS, Chat, PointedPhrase
-from flmm.datasets.shape_sentences import pick_sentences
-from flmm.datasets.shapes import COLORS, SHAPES, SIZES, Scene, render_scene
 from flmm.inferencer import GroundingInferencer
+from flmm.records import Span
 from flmm.selectors import build_selector
-from flmm.structures import Span
+from flmm.toy.shape_sentences import pick_sentences
+from flmm.toy.shapes import COLORS, SHAPES, SIZES, Scene, render_scene
 
 Row = dict[str, Any]
 PROMPT, BEGIN = "Please give me a description of the image.", "a"

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from flmm.benchmarks.reading_ways import make_expressions, make_image
-from flmm.datasets.protocols import REFER_PROTOCOLS
-from flmm.datasets.shape_files import write_dataset
-from flmm.engine import load_config
-from flmm.engine.checkpoint import load_weights
-from flmm.engine.evaluation import EvaluationSplit, SplitResult, evaluate_split
+from flmm.checkpoints.checkpoint import load_weights
+from flmm.config import load_config
+from flmm.data.protocols import REFER_PROTOCOLS
 from flmm.evaluation import compute_summary
+from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
+from flmm.readers.layouts import build_layout_reader
 from flmm.registry import DATASETS, MODELS
-from flmm.vlms.layouts import build_layout_reader
+from flmm.toy.shape_files import write_dataset
 
 Row = dict[str, Any]
 HALVES = ("bfloat16", "float16")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from flmm.benchmarks.memory import read_available_bytes
 from flmm.benchmarks.reading_ways import ReadingCase
 from flmm.benchmarks.timing import describe_seconds
-from flmm.vlms.layouts import build_layout_config
+from flmm.readers.layouts import build_layout_config
 
 Row = dict[str, Any]
 # The same results within float32's rounding; half precision rounds far coarser.

@@ -22,9 +22,9 @@ from torch import Tensor
 from flmm.benchmarks.breakdown import measure_parts, measure_utilization
 from flmm.benchmarks.memory import LargestTensor, PeakMemory
 from flmm.benchmarks.timing import time_call
-from flmm.structures import Continuation, ImageInput
-from flmm.vlms.layouts import build_layout_reader
-from flmm.vlms.qwen import FrozenQwen
+from flmm.readers.layouts import build_layout_reader
+from flmm.readers.qwen import FrozenQwen
+from flmm.records import Continuation, ImageInput
 
 # "joined": all expressions in one text, each seeing those before it (F-LMM's --concat).
 WAYS = ("floor", "flmm", "flmm joined", "ours", "ours joined")
@@ -37,7 +37,7 @@ class ReadingCase:
 
     Attributes:
         way: one of ``WAYS``.
-        layout, layers: of the reader, see :mod:`flmm.vlms.layouts`.
+        layout, layers: of the reader, see :mod:`flmm.readers.layouts`.
         image_tokens: about so many (a grid of 3 : 4).
         expressions: of four words each.
         repeats: timed runs, after one that is not.

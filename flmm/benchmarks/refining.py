@@ -13,8 +13,8 @@ import torch
 from flmm.benchmarks.models import build_layout_grounder
 from flmm.benchmarks.reading_ways import make_expressions, make_image
 from flmm.benchmarks.timing import build_rows, time_alternately
-from flmm.heads import SAMRefiner
 from flmm.inferencer import GroundingInferencer
+from flmm.masks import SAMRefiner
 
 Row = dict[str, Any]
 

@@ -26,9 +26,9 @@ from flmm.benchmarks.reading import TOLERANCES, measure_reading
 from flmm.benchmarks.reading_tables import list_columns, list_remarks
 from flmm.benchmarks.reading_ways import WAYS, ReadingCase
 from flmm.benchmarks.refining import measure_asking, measure_refining
-from flmm.engine.provenance import describe_device, list_versions
 from flmm.evaluation import format_markdown, format_text
-from flmm.vlms.layouts import LAYOUTS
+from flmm.provenance import describe_device, list_versions
+from flmm.readers.layouts import LAYOUTS
 
 Row = dict[str, Any]
 SAM_NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
@@ -40,7 +40,7 @@ class BenchmarkSettings:
     """What is measured, and on what.
 
     Attributes:
-        model, layers: layout of random weights, see :mod:`flmm.vlms.layouts`; ``None``: all layers.
+        model, layers: layout of random weights, see :mod:`flmm.readers.layouts`; ``None``: all.
         tokens: image tokens of the reading.
         expressions: numbers of expressions.
         every_pair: all sizes with all numbers, as always on a GPU; else all sizes with

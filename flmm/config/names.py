@@ -3,7 +3,7 @@
 In: what a person wrote. Out: a config's file, a head's folder, or a hub id. Configs are found by
 path or bare name from any working directory, also where flmm was installed without its repository
 (the wheel carries them). Reading what was found is the part of
-:mod:`flmm.config.reading` and :mod:`flmm.engine.sharing`.
+:mod:`flmm.config.reading` and :mod:`flmm.sharing.sharing`.
 """
 
 from __future__ import annotations

@@ -23,18 +23,18 @@ import torch
 from flmm.conversation.turns import ChatTurn, PointedPhrase, TurnToken, find_places
 from flmm.conversation.writing import TextDecoder
 from flmm.grounder import Grounder, ground_parts
-from flmm.heads import ImageEncoding
-from flmm.results import GroundingResult, ResultPicture, collect_result
-from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
-from flmm.structures import (
+from flmm.masks import ImageEncoding
+from flmm.readers import Prefix
+from flmm.readers.context import ContextFullError
+from flmm.readers.dialogue import Dialogue
+from flmm.readers.guard import ConversationLock
+from flmm.records import (
     ImageInput,
     PhraseAttention,
     Span,
 )
-from flmm.vlms import Prefix
-from flmm.vlms.context import ContextFullError
-from flmm.vlms.dialogue import Dialogue
-from flmm.vlms.guard import ConversationLock
+from flmm.results import GroundingResult, ResultPicture, collect_result
+from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
 
 BRACKETS = "brackets"
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flmm.records import Span
 from flmm.results import GroundedPhrase
-from flmm.structures import Span
 
 
 @dataclass(frozen=True, eq=False)

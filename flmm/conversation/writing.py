@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flmm.structures import Span
+from flmm.records import Span
 
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for half a character
 _MAX_HALVES = 3  # a character has at most four bytes: what is before these three stays as it is

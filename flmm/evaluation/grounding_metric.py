@@ -24,7 +24,7 @@ from flmm.evaluation.scores import (
     score_sample,
 )
 from flmm.evaluation.tables import build_rows, format_remarks, format_text
-from flmm.structures import SkippedExpression
+from flmm.records import SkippedExpression
 
 
 class GroundingMetric(BaseMetric):

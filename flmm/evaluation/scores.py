@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from flmm.evaluation.metrics import compute_intersections_unions
-from flmm.structures import SkippedExpression
+from flmm.records import SkippedExpression
 
 COARSE_PREFIX = "coarse/"
 # From (intersections [P], unions [P]) in px to named figures in percent.

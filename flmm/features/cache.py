@@ -3,7 +3,7 @@
 In: a picture and its continuations. Out: what is known of them, and what is still to be computed;
 what is then computed is kept. Two folders lie in the cache's own, one for the reader's settings
 and one for the image encoder's, each named by a hash of all that could change its content.
-Not its duty: computing anything, deciding when to write (see ``flmm.engine.feature_caching``).
+Not its duty: computing anything, deciding when to write (see ``flmm.training.feature_caching``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from flmm.features.budget import DiskBudget, format_gb
-from flmm.features.fingerprints import (
+from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensor
+from flmm.features.phrases import join_phrases, pack_phrases, split_phrases, unpack_phrases
+from flmm.features.shards import ShardFolder
+from flmm.fingerprints import (
     describe_reader,
     describe_refiner,
     hash_continuation,
@@ -27,10 +30,7 @@ from flmm.features.fingerprints import (
     hash_json,
     hash_picture,
 )
-from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensor
-from flmm.features.phrases import join_phrases, pack_phrases, split_phrases, unpack_phrases
-from flmm.features.shards import ShardFolder
-from flmm.structures import Continuation, ImageInput, PhraseAttention
+from flmm.records import Continuation, ImageInput, PhraseAttention
 
 FORMAT = 1  # of the entries; another number leaves older ones unread
 MEGABYTE = 10**6

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flmm.features.half_precision import pack_tensor, unpack_tensor
-from flmm.structures import Continuation, PhraseAttention
+from flmm.records import Continuation, PhraseAttention
 
 
 def split_phrases(

@@ -19,9 +19,9 @@ from mmengine.logging import print_log
 from safetensors.torch import save
 from torch import Tensor
 
-from flmm.atomic_files import DiskFullError, remove_leftovers, replace_file
 from flmm.features.budget import DiskBudget
 from flmm.features.tensor_files import TensorFile
+from flmm.files import DiskFullError, remove_leftovers, replace_file
 
 Entry = dict[str, Tensor]
 

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from flmm.features import FeatureCache, join_phrases, split_phrases
 from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
-from flmm.heads import ImageEncoding, compute_coarse_logits
-from flmm.registry import MODELS
-from flmm.selectors import compute_keyword_figures, keep_hidden_states
-from flmm.structures import (
+from flmm.masks import ImageEncoding, compute_coarse_logits
+from flmm.records import (
     Continuation,
     GroundingOutput,
     GroundingSample,
@@ -30,11 +28,13 @@ from flmm.structures import (
     Span,
     compute_scores,
 )
+from flmm.registry import MODELS
+from flmm.selectors import compute_keyword_figures, keep_hidden_states
 
 if TYPE_CHECKING:
-    from flmm.heads import SAMRefiner
+    from flmm.masks import SAMRefiner
+    from flmm.readers.base import FrozenVLM
     from flmm.selectors import KeywordSelector
-    from flmm.vlms.base import FrozenVLM
 
 
 @MODELS.register_module()
@@ -213,7 +213,7 @@ class Grounder(BaseModel):
             encoding: the refiner's ``encode_image`` of it; ``None`` without a refiner.
 
         Raises:
-            TypeError, ValueError: see :func:`flmm.heads.mask_head.compute_coarse_logits`.
+            TypeError, ValueError: see :func:`flmm.masks.mask_head.compute_coarse_logits`.
         """
         maps, logits = compute_coarse_logits(self.mask_head, seen.maps)
         coarse = crop_padding(logits, image.meta_data)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from flmm.grounder.grounder import Grounder
-from flmm.structures import Continuation, GroundingOutput, ImageInput, PhraseAttention
+from flmm.records import Continuation, GroundingOutput, ImageInput, PhraseAttention
 
 if TYPE_CHECKING:
-    from flmm.heads import ImageEncoding
-    from flmm.vlms.base import Prefix
+    from flmm.masks import ImageEncoding
+    from flmm.readers.base import Prefix
 
 # What phrases may take at a time; the results do not depend on it.
 MAX_MAP_BYTES = 2**28  # their attention maps

@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from flmm.geometry import Size, compute_boxes_xyxy
+from flmm.records import GroundingOutput, compute_scores
 from flmm.results.picture import ResultPicture
 from flmm.results.result import GroundingResult
 from flmm.rle import encode_mask
-from flmm.structures import GroundingOutput, compute_scores
 
 
 def collect_result(

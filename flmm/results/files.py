@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from flmm.atomic_files import replace_file
+from flmm.files import replace_file
 from flmm.results.coco import build_coco_dataset
 from flmm.results.drawing import draw_result
 

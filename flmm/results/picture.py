@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flmm.features.fingerprints import hash_picture
+from flmm.fingerprints import hash_picture
 from flmm.images import load_image
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from flmm.structures import Span
+from flmm.records import Span
 
 
 @dataclass(frozen=True)

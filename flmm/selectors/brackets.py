@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flmm.structures import Span
+from flmm.records import Span
 
 
 def parse_brackets(text: str) -> tuple[str, list[Span]]:

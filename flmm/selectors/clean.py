@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from flmm.structures import Span
+from flmm.records import Span
 
 # For a character class: signs of Chinese, Japanese and Korean, each of which is a word's part.
 CJK = r"\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"

@@ -17,8 +17,8 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from flmm.records import Continuation, PhraseAttention, Span
 from flmm.selectors.keywords import KeywordSelector
-from flmm.structures import Continuation, PhraseAttention, Span
 
 _LETTER = re.compile(r"\w")
 

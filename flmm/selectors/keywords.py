@@ -14,10 +14,10 @@ import re
 import torch
 from torch import Tensor, nn
 
+from flmm.records import Span
 from flmm.registry import MODELS
 from flmm.selectors.base import Answer
 from flmm.selectors.clean import CJK, drop_unpointable
-from flmm.structures import Span
 
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:['’-][^\W{CJK}]+)*")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from flmm.records import Span
 from flmm.selectors.base import Answer
 from flmm.selectors.clean import drop_unpointable
-from flmm.structures import Span
 
 DEFAULT_MODEL = "en_core_web_sm"
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from flmm.records import Span
 from flmm.selectors.base import Answer
 from flmm.selectors.clean import CJK, drop_unpointable
-from flmm.structures import Span
 
 QUESTION = (
     "List every object that your last answer names and that can be seen in the image. Copy the "

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flmm.benchmarks.reading_ways import ReadingCase
-from flmm.vlms.layouts import LAYOUTS, build_layout_config
+from flmm.readers.layouts import LAYOUTS, build_layout_config
 
 # Heads of width 128, as in every published model: the sections of M-RoPE fill just these.
 SMALL = ("qwen2_5_vl", (256, 512, 2, 2, 1, 2048), (2, 128, 256))

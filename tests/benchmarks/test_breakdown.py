@@ -8,7 +8,7 @@ import torch
 from flmm.benchmarks.breakdown import PARTS, _average_while, measure_parts, measure_utilization
 from flmm.benchmarks.reading_ways import build_run, make_image
 from flmm.benchmarks.timing import build_rows, time_alternately
-from flmm.vlms.layouts import build_layout_reader
+from flmm.readers.layouts import build_layout_reader
 
 PAUSE = 0.05
 

@@ -14,8 +14,8 @@ from flmm.benchmarks.conversing import (
     measure_third_turn,
 )
 from flmm.benchmarks.reading_ways import make_image
-from flmm.vlms import FrozenQwen
-from flmm.vlms.layouts import build_layout_reader
+from flmm.readers import FrozenQwen
+from flmm.readers.layouts import build_layout_reader
 
 
 @pytest.fixture(scope="module")

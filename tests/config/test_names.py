@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from flmm import GroundingInferencer
+from flmm.config import load_config
 from flmm.config.names import TINY_HEAD, find_config, list_configs, resolve_name
-from flmm.engine import load_config
-from flmm.engine.exporting import build_without_reader_weights
-from flmm.engine.shared_head import find_head, read_head
-from flmm.engine.sharing import describe_head, load_config_or_head
-from flmm.vlms.qwen import FrozenQwen
+from flmm.readers.qwen import FrozenQwen
+from flmm.sharing.exporting import build_without_reader_weights
+from flmm.sharing.shared_head import find_head, read_head
+from flmm.sharing.sharing import describe_head, load_config_or_head
 
 ROOT = Path(__file__).parents[2]
 TINY_CONFIG = ROOT / "configs/tiny/tiny_unet_sam_shapes.py"
@@ -174,7 +174,7 @@ def test_names_work_without_the_repository(tmp_path):
         "import flmm, sys; from flmm.config.names import find_config\n"
         "print(flmm.__file__, find_config('tiny_unet_sam_shapes'))\n"
         f"found = flmm.GroundingInferencer('tiny', device='cpu')({str(SCENE)!r}, {PHRASES!r})\n"
-        "flmm.engine.load_config('qwen2_5_vl_3b_unet_sam_l_refcoco'); print(found.masks.any())\n"
+        "flmm.training.load_config('qwen2_5_vl_3b_unet_sam_l_refcoco'); print(found.masks.any())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -12,7 +12,7 @@ from flmm.evaluation import (
     score_masks,
     score_sample,
 )
-from flmm.structures import SkippedExpression
+from flmm.records import SkippedExpression
 
 
 def make_score(name: int | str, both: int, either: int, *groups: str) -> ExpressionScore:

@@ -10,7 +10,7 @@ from flmm.evaluation import (
     format_remarks,
     format_text,
 )
-from flmm.structures import SkippedExpression
+from flmm.records import SkippedExpression
 
 SCORES = [
     ExpressionScore(1, ("shape",), (1, 2), (0, 4), 1),

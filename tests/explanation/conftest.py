@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from flmm import GroundingInferencer
-from flmm.datasets.shapes import render_scene
-from flmm.explanation import explain
+from flmm.apps.explanation import explain
+from flmm.toy.shapes import render_scene
 
 QUESTION = "Please give me a description of the image."
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flmm.apps.explanation import ExplainedToken, explain, reading
+from flmm.apps.explanation.tokens import join_text
 from flmm.conversation import Chat, TurnToken
-from flmm.explanation import ExplainedToken, explain, reading
-from flmm.explanation.tokens import join_text
 from flmm.grounder import Grounder
-from flmm.structures import Continuation
-from flmm.vlms import FrozenQwen
+from flmm.readers import FrozenQwen
+from flmm.records import Continuation
 from tests.explanation.conftest import QUESTION, describe
 from tests.small_models import FAMILY_FOLDERS, build_small_model, load_processor
 

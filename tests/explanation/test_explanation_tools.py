@@ -9,8 +9,8 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 from PIL import Image
 
-from flmm.datasets.shape_files import write_dataset
-from flmm.explanation import load_head_ranking
+from flmm.apps.explanation import load_head_ranking
+from flmm.toy.shape_files import write_dataset
 
 ASK = "Please give me a description of the image."
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from flmm.datasets.shape_sentences import render_samples
-from flmm.explanation import load_head_ranking, rank_heads
-from flmm.structures import GroundingSample, as_continuations
+from flmm.apps.explanation import load_head_ranking, rank_heads
+from flmm.records import GroundingSample, as_continuations
+from flmm.toy.shape_sentences import render_samples
 
 
 def build_item(vlm, sample):

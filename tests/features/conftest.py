@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from flmm.datasets.shape_sentences import render_samples
 from flmm.grounder import Grounder
+from flmm.records import GroundingSample, ImageInput, as_continuations
 from flmm.registry import MODELS
-from flmm.structures import GroundingSample, ImageInput, as_continuations
+from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 

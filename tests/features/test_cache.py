@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 
 from flmm.features import FeatureCache
+from flmm.readers import FrozenQwen
+from flmm.records import Continuation, as_continuations
 from flmm.registry import MODELS
-from flmm.structures import Continuation, as_continuations
-from flmm.vlms import FrozenQwen
 from tests.features.conftest import TINY
 
 

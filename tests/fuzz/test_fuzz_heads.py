@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flmm.engine import load_config
-from flmm.engine.exporting import build_without_reader_weights, export_checkpoint
-from flmm.engine.sharing import load_pretrained
+from flmm.config import load_config
+from flmm.sharing.exporting import build_without_reader_weights, export_checkpoint
+from flmm.sharing.sharing import load_pretrained
 
 pytestmark = pytest.mark.fuzz
 

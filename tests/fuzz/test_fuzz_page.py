@@ -18,11 +18,11 @@ pytest.importorskip("starlette", reason="the page needs Starlette (the extra 'we
 from starlette.testclient import TestClient
 
 from flmm import GroundingInferencer
-from flmm.web.limits import Limits
-from flmm.web.requests import FIELDS
-from flmm.web.selecting import CHOICES
-from flmm.web.server import build_app
-from flmm.web.service import PageService
+from flmm.apps.web.limits import Limits
+from flmm.apps.web.requests import FIELDS
+from flmm.apps.web.selecting import CHOICES
+from flmm.apps.web.server import build_app
+from flmm.apps.web.service import PageService
 from tests.fuzz.harness import Fuzz
 from tests.web.bad_uploads import draw, list_bad_uploads, save
 from tests.web.page_requests import ask, send

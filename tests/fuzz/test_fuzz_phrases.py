@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from flmm import GroundingInferencer
-from flmm.datasets.shape_sentences import render_samples
+from flmm.records import Continuation, as_continuations
 from flmm.selectors import parse_brackets
-from flmm.structures import Continuation, as_continuations
+from flmm.toy.shape_sentences import render_samples
 from tests.fuzz.harness import Fuzz
 
 pytestmark = pytest.mark.fuzz

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flmm.datasets.plain_pickle import RefusedPickleError, read_plain_pickle
+from flmm.data.plain_pickle import RefusedPickleError, read_plain_pickle
 from tests.fuzz.harness import Fuzz
 
 pytestmark = pytest.mark.fuzz

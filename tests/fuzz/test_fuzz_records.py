@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from flmm.datasets.png import PanopticNarrativeDataset
-from flmm.datasets.refcoco import RefCocoGroundingDataset
-from flmm.visual_cot.questions import read_question_files
-from tests.datasets.conftest import SIZES, make_annotations, make_refs, write_refcoco
-from tests.datasets.test_png import SEGMENTS, make_narratives, write_png
+from flmm.apps.visual_cot.questions import read_question_files
+from flmm.data.png import PanopticNarrativeDataset
+from flmm.data.refcoco import RefCocoGroundingDataset
+from tests.data.conftest import SIZES, make_annotations, make_refs, write_refcoco
+from tests.data.test_png import SEGMENTS, make_narratives, write_png
 from tests.fuzz.harness import Fuzz
 from tests.fuzz.mutations import mutate
 from tests.toy_image_processor import ToyImageProcessor

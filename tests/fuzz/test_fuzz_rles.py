@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from flmm.datasets.masks import check_segmentation, decode_segmentation
+from flmm.data.masks import check_segmentation, decode_segmentation
 from flmm.rle import encode_mask
 from tests.fuzz.harness import Fuzz
 

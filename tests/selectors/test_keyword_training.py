@@ -12,21 +12,21 @@ import torch.distributed as torch_dist
 from mmengine.config import Config
 from torch import multiprocessing
 
-from flmm.datasets.refcoco import build_continuations
-from flmm.datasets.samples import keep_phrases
-from flmm.datasets.shape_captions import write_caption
-from flmm.datasets.shape_files import write_dataset
-from flmm.datasets.shape_lists import ShapeListDataset, write_list
-from flmm.datasets.shapes import render_scene
-from flmm.engine import load_config
-from flmm.engine.checkpoint import load_checkpoint, load_weights, save_trainable
+from flmm.checkpoints.checkpoint import load_checkpoint, load_weights, save_trainable
+from flmm.config import load_config
+from flmm.data.refcoco import build_continuations
+from flmm.data.samples import keep_phrases
 from flmm.features import FeatureCache, join_phrases, split_phrases
 from flmm.grounder import Grounder
+from flmm.records import Continuation, GroundingSample
 from flmm.registry import DATASETS, MODELS
 from flmm.selectors.keyword_training import compute_keyword_figures, find_keywords
-from flmm.structures import Continuation, GroundingSample
-from flmm.tiny_model import text as tiny_text
-from tests.engine.toy_training import train
+from flmm.toy import text as tiny_text
+from flmm.toy.shape_captions import write_caption
+from flmm.toy.shape_files import write_dataset
+from flmm.toy.shape_lists import ShapeListDataset, write_list
+from flmm.toy.shapes import render_scene
+from tests.training.toy_training import train
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs/tiny/tiny_unet_sam_shapes.py"

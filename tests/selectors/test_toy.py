@@ -14,10 +14,10 @@ from flmm.benchmarks.pointing import (
     find_mentions,
     measure_pointing,
 )
+from flmm.config import load_config
 from flmm.conversation import PointedPhrase
-from flmm.datasets.shapes import Scene, ShapeObject, render_scene
-from flmm.engine import load_config
 from flmm.rle import encode_mask
+from flmm.toy.shapes import Scene, ShapeObject, render_scene
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 LARGE = "configs/qwen2_5_vl/qwen2_5_vl_3b_unet_sam_l_refcoco.py"

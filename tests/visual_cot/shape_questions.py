@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from flmm.datasets.shape_sentences import list_sentences
-from flmm.datasets.shapes import render_scene
+from flmm.toy.shape_sentences import list_sentences
+from flmm.toy.shapes import render_scene
 
 REQUEST = (
     " Please provide the bounding box coordinate of the region that can help you answer the "

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
-from flmm.visual_cot.crops import compute_box_iou, compute_crop_box
+from flmm.apps.visual_cot.crops import compute_box_iou, compute_crop_box
 
 
 @st.composite

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from flmm.visual_cot.questions import VisualCotQuestion, read_question_files
+from flmm.apps.visual_cot.questions import VisualCotQuestion, read_question_files
 from tests.visual_cot.shape_questions import REQUEST
 
 # As the benchmark's gqa.json has them.

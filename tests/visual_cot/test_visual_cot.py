@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from flmm import FrozenQwen, GroundingInferencer
+from flmm.apps.visual_cot import VERSIONS, VisualCot, VisualCotSettings
+from flmm.apps.visual_cot.chain import find_name
+from flmm.apps.visual_cot.crops import compute_box_iou
+from flmm.apps.visual_cot.questions import read_question_files
+from flmm.apps.visual_cot.settings import build_settings
 from flmm.grounder import Grounder
-from flmm.heads import UNetHead
-from flmm.visual_cot import VERSIONS, VisualCot, VisualCotSettings
-from flmm.visual_cot.chain import find_name
-from flmm.visual_cot.crops import compute_box_iou
-from flmm.visual_cot.questions import read_question_files
-from flmm.visual_cot.settings import build_settings
+from flmm.masks import UNetHead
 from tests.small_models import build_small_model, load_processor
 from tests.visual_cot.shape_questions import write_questions
 

@@ -6,12 +6,12 @@ import time
 import pytest
 from PIL import Image
 
-from flmm.datasets.shape_sentences import render_samples
-from flmm.engine import load_config
+from flmm.apps.visual_cot import VERSIONS, VisualCotOptions, run_visual_cot
+from flmm.apps.visual_cot.crops import compute_box_iou
+from flmm.apps.visual_cot.results import build_rows, format_table
+from flmm.config import load_config
 from flmm.evaluation.answer_scores import score_answer
-from flmm.visual_cot import VERSIONS, VisualCotOptions, run_visual_cot
-from flmm.visual_cot.crops import compute_box_iou
-from flmm.visual_cot.results import build_rows, format_table
+from flmm.toy.shape_sentences import render_samples
 from tests.forks import Fork, finish_ranks, start_ranks
 from tests.visual_cot.shape_questions import write_questions
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from flmm.apps.web.service import PageService
 from flmm.inferencer import GroundingInferencer
-from flmm.web.service import PageService
 from tests.web.bad_uploads import LIMIT_BYTES
 
 ROOT = Path(__file__).parents[2]

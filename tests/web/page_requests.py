@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flmm.web.service import PageService
+from flmm.apps.web.service import PageService
 
 QUESTION = "Please give me a description of the image."
 

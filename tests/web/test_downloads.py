@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from flmm.web.downloads import build_name
+from flmm.apps.web.downloads import build_name
 from tests.web.page_requests import ask, send
 
 

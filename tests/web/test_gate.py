@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from flmm.web.gate import Gate
+from flmm.apps.web.gate import Gate
 
 
 def build_client(host: str, *names: str) -> TestClient:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flmm.apps.explanation.regions import compute_region_coverage
+from flmm.apps.explanation.tokens import ExplainedToken, list_tokens
+from flmm.apps.web.pictures import draw_samples
+from flmm.apps.web.pointing import compute_excess, look_from_token, rank_words, read_turn_maps
+from flmm.apps.web.selecting import ListSelector
 from flmm.conversation import Chat
-from flmm.explanation.regions import compute_region_coverage
-from flmm.explanation.tokens import ExplainedToken, list_tokens
 from flmm.inferencer import GroundingInferencer
-from flmm.web.pictures import draw_samples
-from flmm.web.pointing import compute_excess, look_from_token, rank_words, read_turn_maps
-from flmm.web.selecting import ListSelector
 from tests.web.page_requests import QUESTION
 
 

@@ -15,11 +15,11 @@ import pytest
 pytest.importorskip("starlette", reason="the page needs Starlette (the extra 'web')")
 from starlette.testclient import TestClient
 
-from flmm.web import server
-from flmm.web.limits import Limits
-from flmm.web.requests import FIELDS
-from flmm.web.server import build_app, build_start
-from flmm.web.service import PageService, Update
+from flmm.apps.web import server
+from flmm.apps.web.limits import Limits
+from flmm.apps.web.requests import FIELDS
+from flmm.apps.web.server import build_app, build_start
+from flmm.apps.web.service import PageService, Update
 from tests.web.bad_uploads import draw, save
 from tests.web.page_requests import QUESTION, send
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from flmm import FrozenQwen, GroundingInferencer
+from flmm.apps.web.limits import Limits
+from flmm.apps.web.service import PageService
 from flmm.conversation import Chat
 from flmm.grounder import Grounder
-from flmm.heads import UNetHead
-from flmm.web.limits import Limits
-from flmm.web.service import PageService
+from flmm.masks import UNetHead
 from tests.small_models import build_small_model, load_processor
 from tests.web.page_requests import QUESTION, ask, decode_alpha, decode_image, send
 

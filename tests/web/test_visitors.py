@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from flmm.apps.web.limits import Limits
+from flmm.apps.web.pictures import draw_samples
+from flmm.apps.web.visitors import GRACE_S, Visitor, Visitors
 from flmm.conversation import Chat
-from flmm.web.limits import Limits
-from flmm.web.pictures import draw_samples
-from flmm.web.visitors import GRACE_S, Visitor, Visitors
 
 
 @pytest.fixture(scope="module")

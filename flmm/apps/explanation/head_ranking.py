@@ -1,0 +1,202 @@
+"""Which heads of a frozen reader point best, on a labelled set.
+
+In: a reader and samples whose phrases have true masks. Out: every layer x head with two figures,
+best first. Memory does not grow with the set: three sums per head are kept.
+
+For a phrase with the true mask M, which covers ``c[i, j]`` of each grid cell, and a head that puts
+the weight ``m[i, j]`` on cell ``(i, j)``:
+
+- **inside share**: ``sum(m * c) / sum(m)``, mean over phrases. A head that looks everywhere alike
+  has the mask's share of the picture.
+- **hit rate**: the pointing game; share of phrases where the cell of the greatest weight touches
+  the mask (``c > 0``). A cell takes the place of the 15 px that the game usually forgives.
+
+Source: pointing game, Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flmm.apps.explanation.reading import Head
+from flmm.apps.explanation.regions import compute_mask_coverage
+from flmm.geometry import crop_padding
+from flmm.visualization import format_table
+
+if TYPE_CHECKING:
+    from flmm.readers.base import FrozenVLM
+
+MEASURES = ("inside_share", "hit_rate")
+
+
+@dataclass(frozen=True)
+class RankedHead:
+    """A head and how well it points.
+
+    Attributes:
+        layer, head: from 0.
+        inside_share: mean share of its attention inside the true mask, in [0, 1].
+        hit_rate: share of phrases where its strongest cell touches the true mask, in [0, 1].
+    """
+
+    layer: int
+    head: int
+    inside_share: float
+    hit_rate: float
+
+
+@dataclass(frozen=True)
+class HeadRanking:
+    """Heads of a reader, most pointing first.
+
+    Attributes:
+        reader: which reader, in words.
+        num_layers, num_heads: its sizes.
+        measure: what they are ranked by, ``"inside_share"`` or ``"hit_rate"``.
+        heads: all of them.
+        phrases: how many were counted.
+        skipped: phrases that were not: their record is bad, or their mask is empty.
+        chance: both figures of attention that is the same everywhere (for the hit rate: of a
+            cell drawn at random).
+    """
+
+    reader: str
+    num_layers: int
+    num_heads: int
+    measure: str
+    heads: list[RankedHead]
+    phrases: int
+    skipped: int
+    chance: dict[str, float]
+
+    def best(self, count: int = 8) -> list[Head]:
+        """(layer, head) of the best ones, for ``explain(chat, heads=...)``.
+
+        Raises:
+            ValueError: ``count`` is not positive.
+        """
+        if count < 1:
+            raise ValueError(f"{count} best heads are asked for: give 1 or more")
+        return [(item.layer, item.head) for item in self.heads[:count]]
+
+    def format_table(self, count: int = 20) -> str:
+        """The best heads as a plain-text table in percent, chance as the last row."""
+        rows = [
+            _build_row(
+                str(place), str(item.layer), str(item.head), item.inside_share, item.hit_rate
+            )
+            for place, item in enumerate(self.heads[:count], start=1)
+        ]
+        chance = (self.chance[name] for name in MEASURES)
+        return format_table([*rows, _build_row("-", "chance", "", *chance)])
+
+    def save_json(self, path: str | Path) -> Path:
+        """Write everything; :func:`load_head_ranking` reads it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def load_head_ranking(path: str | Path) -> HeadRanking:
+    """What :meth:`HeadRanking.save_json` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no ranking of heads.
+    """
+    try:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        heads = [RankedHead(**item) for item in fields.pop("heads")]
+        return HeadRanking(heads=heads, **fields)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"head ranking {path} does not exist") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no ranking of heads ({error}): make one with tools/rank_heads.py"
+        ) from error
+
+
+@torch.inference_mode()
+def rank_heads(
+    vlm: FrozenVLM, samples: Iterable[dict[str, Any]], measure: str = "inside_share"
+) -> HeadRanking:
+    """Rank a reader's heads on a labelled set.
+
+    Args:
+        vlm: the reader; no trained head is needed.
+        samples: items of a data set: ``dict(inputs=ImageInput | None, data_samples=
+            GroundingSample)`` with ``gt_masks``; read one after the other.
+        measure: ``"inside_share"`` or ``"hit_rate"``.
+
+    Raises:
+        ValueError: the measure is unknown, or there is no phrase with a mask.
+    """
+    if measure not in MEASURES:
+        raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")
+    sums = torch.zeros(len(MEASURES), vlm.num_maps, dtype=torch.float64)
+    chance = torch.zeros(len(MEASURES), dtype=torch.float64)
+    phrases = skipped = 0
+    for sample in samples:
+        image, truth = sample["inputs"], sample["data_samples"]
+        if image is None:
+            skipped += len(truth.phrases)
+            continue
+        seen = vlm.attend(vlm.prefill(image), truth.continuations)
+        maps = crop_padding(seen.maps, image.meta_data).cpu()
+        coverage = compute_mask_coverage(truth.gt_masks, (maps.shape[-2], maps.shape[-1]))
+        kept = coverage.flatten(1).sum(1) > 0
+        figures, expected = _measure(maps[kept].double(), coverage[kept])
+        sums += figures
+        chance += expected
+        phrases += int(kept.sum())
+        skipped += int((~kept).sum())
+    if not phrases:
+        raise ValueError(
+            f"the set holds no phrase with a mask to rank heads on ({skipped} were skipped): give "
+            "another split or folder"
+        )
+    heads = [
+        RankedHead(*divmod(channel, vlm.num_heads), *own)
+        for channel, own in enumerate((sums / phrases).T.tolist())
+    ]
+    heads.sort(key=lambda item: -getattr(item, measure))
+    named = dict(zip(MEASURES, (chance / phrases).tolist()))
+    return HeadRanking(
+        vlm.extra_repr(), vlm.num_layers, vlm.num_heads, measure, heads, phrases, skipped, named
+    )
+
+
+def _measure(maps: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over phrases, ``[2, L*A]`` of both measures, and ``[2]`` of chance.
+
+    Args:
+        maps: ``[P, L*A, h, w]``, not negative.
+        coverage: ``[P, h, w]``, of the true masks.
+    """
+    maps, coverage = maps.flatten(2), coverage.flatten(1)
+    shares = torch.einsum("pcn,pn->pc", maps, coverage) / maps.sum(2).clamp(min=1e-30)
+    touched = (coverage > 0).double()
+    hits = touched.gather(1, maps.argmax(2))
+    chance = torch.stack([coverage.mean(1).sum(), touched.mean(1).sum()])
+    return torch.stack([shares.sum(0), hits.sum(0)]), chance
+
+
+def _build_row(place: str, layer: str, head: str, share: float, hits: float) -> dict[str, Any]:
+    return {
+        "rank": place,
+        "layer": layer,
+        "head": head,
+        "inside share %": 100 * share,
+        "hit rate %": 100 * hits,
+    }
+
+
+__all__ = ["Head", "HeadRanking", "RankedHead", "load_head_ranking", "rank_heads"]

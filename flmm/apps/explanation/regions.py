@@ -1,0 +1,170 @@
+"""Regions of a picture on the attention grid, and which tokens look there.
+
+In: a box or a mask in pixels of the picture as given, and maps of tokens. Out: the share of each
+grid cell that the region covers, exact for any size, and ranked tokens.
+
+A token that puts the weight ``m[i, j]`` on cell ``(i, j)`` looks at a region that covers
+``c[i, j]`` of each cell, in [0, 1], with the share ``sum(m * c) / sum(m)``. A token that looks
+everywhere alike has the share ``sum(c) / (h * w)``, what is expected of a token that knows nothing.
+Tokens are ranked by the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flmm.apps.explanation.tokens import ExplainedToken
+from flmm.geometry import Size, scale_boxes
+
+
+@dataclass(frozen=True)
+class RankedToken:
+    """How much a token looks at a region.
+
+    Attributes:
+        index: its place in the explanation's ``tokens``.
+        token: the token.
+        weight: its attention inside the region, of all it has (mean over the merged heads).
+        share: of its attention on the picture the part inside the region, in [0, 1].
+        expected: the region's share of the picture's grid cells, in [0, 1].
+    """
+
+    index: int
+    token: ExplainedToken
+    weight: float
+    share: float
+    expected: float
+
+    @property
+    def excess(self) -> float:
+        """Share above what is expected, in [-1, 1]: what tokens are ranked by."""
+        return self.share - self.expected
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        token = self.token
+        named = {"index": self.index, "turn": token.turn, "role": token.role, "text": token.text}
+        figures = ("excess", "share", "expected", "weight")
+        return named | {name: round(getattr(self, name), 6) for name in figures}
+
+
+def compute_region_coverage(
+    image_size: Size,
+    grid_size: Size,
+    box: Sequence[float] | np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """Share of each grid cell that a region covers.
+
+    Args:
+        image_size: (H, W) px of the picture as given.
+        grid_size: (h, w) of the grid that covers it.
+        box: xyxy in pixel edges of the picture; what reaches outside is cut off.
+        mask: bool ``[H, W]``; instead of a box.
+
+    Returns:
+        float64 ``[h, w]`` in [0, 1]; its sum is the region's area in cells.
+
+    Raises:
+        TypeError: the mask is not bool.
+        ValueError: not exactly one region is given; it is empty, outside, or of another size.
+    """
+    if (box is None) == (mask is None):
+        raise ValueError("give one region: a box (x0, y0, x1, y1 in pixels) or a mask")
+    if mask is not None:
+        return compute_mask_coverage(
+            torch.from_numpy(_check_mask(mask, image_size))[None], grid_size
+        )[0].numpy()
+    edges = torch.from_numpy(_check_box(box, image_size))
+    x0, y0, x1, y1 = scale_boxes(edges[None], image_size, grid_size)[0]
+    rows = _compute_overlaps(y0[None], y1[None], grid_size[0])
+    columns = _compute_overlaps(x0[None], x1[None], grid_size[1])
+    return (rows @ columns.T).numpy()
+
+
+def compute_mask_coverage(masks: Tensor, grid_size: Size) -> Tensor:
+    """Share of each cell of a grid that masks cover; pixels across a border count by their area.
+
+    Args:
+        masks: bool ``[P, H, W]``.
+        grid_size: (h, w) of a grid over the same frame, finer or coarser.
+
+    Returns:
+        float64 ``[P, h, w]`` in [0, 1] on the CPU.
+    """
+    height, width = masks.shape[-2:]
+    pixels = torch.arange(max(height, width) + 1, dtype=torch.float64)
+    corners = torch.stack([pixels, pixels, pixels, pixels], dim=1)
+    scaled = scale_boxes(corners, (height, width), grid_size)
+    y, x = scaled[: height + 1, 1], scaled[: width + 1, 0]
+    rows = _compute_overlaps(y[:-1], y[1:], grid_size[0])
+    columns = _compute_overlaps(x[:-1], x[1:], grid_size[1])
+    return rows @ masks.cpu().double() @ columns.T
+
+
+def rank_maps(
+    tokens: Sequence[ExplainedToken], maps: np.ndarray, coverage: np.ndarray
+) -> list[RankedToken]:
+    """Tokens by how much more they look at a region than a token that knows nothing.
+
+    Args:
+        tokens: T tokens.
+        maps: ``[T, h, w]``, not negative; tokens with no weight on the picture are left out.
+        coverage: ``[h, w]``, of the region.
+    """
+    maps = maps.astype(np.float64)
+    inside, total = (maps * coverage).sum((1, 2)), maps.sum((1, 2))
+    expected = float(coverage.mean())
+    ranked = [
+        RankedToken(index, token, float(inside[index]), float(share), expected)
+        for index, token in enumerate(tokens)
+        if total[index] > 0
+        for share in [inside[index] / total[index]]
+    ]
+    return sorted(ranked, key=lambda item: -item.excess)
+
+
+def _compute_overlaps(starts: Tensor, ends: Tensor, cells: int) -> Tensor:
+    """``[cells, N]``: length of each interval, in cells, that lies in each cell of a line."""
+    edges = torch.arange(cells, dtype=torch.float64)[:, None]
+    return (torch.minimum(ends, edges + 1) - torch.maximum(starts, edges)).clamp(min=0)
+
+
+def _check_box(box: Any, image_size: Size) -> np.ndarray:
+    """The box as float64 ``[4]``, cut off at the picture's border."""
+    edges = np.asarray(box, dtype=np.float64)
+    height, width = image_size
+    if edges.shape != (4,) or not np.isfinite(edges).all():
+        raise ValueError(f"the box is {box}: give four finite numbers, x0 y0 x1 y1 in pixels")
+    if edges[2] <= edges[0] or edges[3] <= edges[1]:
+        raise ValueError(f"the box {edges.tolist()} is empty: x0 < x1 and y0 < y1 are needed")
+    cut = np.clip(edges, 0, [width, height, width, height])
+    if cut[2] <= cut[0] or cut[3] <= cut[1]:
+        raise ValueError(
+            f"the box {edges.tolist()} lies outside the picture, which is {width} px wide and "
+            f"{height} px high: give x0 y0 x1 y1 in pixels of the picture"
+        )
+    return cut
+
+
+def _check_mask(mask: Any, image_size: Size) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"the mask holds {mask.dtype}: give bool, for example mask > 0.5")
+    if mask.shape != tuple(image_size):
+        raise ValueError(
+            f"the mask is of size {mask.shape}, the picture of size {tuple(image_size)} (h, w): "
+            "give the mask in pixels of the picture as given"
+        )
+    if not mask.any():
+        raise ValueError("the mask is empty: give one with at least one pixel")
+    return np.ascontiguousarray(mask)
+
+
+__all__ = ["RankedToken", "compute_mask_coverage", "compute_region_coverage", "rank_maps"]

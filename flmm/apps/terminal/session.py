@@ -1,0 +1,323 @@
+"""Questions and commands, one line each: what is done about them, and what is shown.
+
+In: lines. Out: text, a picture of the masks per turn, a JSON file on demand. A mistake is one line,
+and the conversation goes on. It computes no mask.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.text import Text
+
+from flmm.apps.terminal.phrases import describe_chat, draw_turn, mark_phrases, tabulate_phrases
+from flmm.apps.terminal.terminal import PROMPT, Terminal, clean_controls, watch_interrupts
+from flmm.command_line import USER_ERRORS, summarise_error
+from flmm.conversation import BRACKETS, Chat, ChatTurn
+from flmm.files import replace_file
+from flmm.images import is_address, load_any_image
+from flmm.inferencer import GroundingInferencer
+from flmm.selectors import SELECTORS, build_selector
+from flmm.toy.shape_sentences import render_samples
+
+# Command -> (argument, what it does).
+COMMANDS = {
+    "image": ("PATH", "a new conversation about another picture"),
+    "add": ("PATH", "a further picture, shown with the next question"),
+    "undo": ("", "take back the last turn, or a picture that was added and not asked about"),
+    "history": ("", "the conversation so far"),
+    "select": ("NAMES", f"which words point: {' '.join([BRACKETS, *SELECTORS])}"),
+    "save": ("FILE", "the whole conversation as JSON, masks as COCO RLE"),
+    "help": ("", "these lines"),
+    "quit": ("", "leave, as Ctrl-D does"),
+}
+_ERRORS = (*USER_ERRORS, torch.OutOfMemoryError, Image.DecompressionBombError)
+_ENDINGS = {
+    "max_new_tokens": "(cut at the longest answer: --max-new-tokens)",
+    "context": "(cut: the model's context is full; /undo takes a turn back, /image begins anew)",
+    None: "(stopped)",
+}
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How a conversation is held.
+
+    Attributes:
+        out: folder of the pictures; every conversation has one of its own in it.
+        select: names of phrase selectors; ``None``: the inferencer's.
+        max_new_tokens: the longest answer.
+        begin: words that every answer begins with.
+    """
+
+    out: Path
+    select: Sequence[str] | None = None
+    max_new_tokens: int = 256
+    begin: str = ""
+
+
+class TerminalChat:
+    """Answers lines.
+
+    Args:
+        inferencer: the model.
+        settings: how.
+        terminal: where lines come from and text goes.
+
+    Attributes:
+        mistakes: how many lines could not be obeyed.
+    """
+
+    def __init__(
+        self, inferencer: GroundingInferencer, settings: ChatSettings, terminal: Terminal
+    ) -> None:
+        self.inferencer = inferencer
+        self.settings = settings
+        self.mistakes = 0
+        self._terminal = terminal
+        self._chat: Chat | None = None
+        # Name and picture, all of the conversation; those the chat has not seen yet wait for the
+        # next question.
+        self._pictures: list[tuple[str, Image.Image]] = []
+        self._folder: Path | None = None
+        self._is_answering = False
+        self._select(settings.select or inferencer.selectors)
+
+    def open(self, path: str | Path) -> None:
+        """Begin a conversation about a picture; after an error the old one goes on.
+
+        Raises:
+            OSError, ValueError: it cannot be read.
+        """
+        picture = load_any_image(path)
+        self._chat = self.inferencer.chat(picture)
+        self._pictures = [(str(path), picture)]
+        self._folder = None
+        self._say(f"{_describe_picture(0, str(path), picture)}. Ask about it, or /help")
+        if notice := self.inferencer.model.vlm.notice:
+            self._say(notice)
+
+    def open_sample(self, seed: int = 3) -> None:
+        """Begin a conversation about a drawn scene, which is saved as ``sample.png``."""
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        path = self.settings.out / "sample.png"
+        Image.fromarray(render_samples(1, seed)[0].image).save(path)
+        self.open(path)
+
+    def run(self) -> None:
+        """Answer lines up to ``/quit`` or the end of the input."""
+        while True:
+            try:
+                line = self._terminal.read()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self._say("(Ctrl-D or /quit leaves)")
+                continue
+            if self._terminal.echo:
+                self._say(PROMPT + clean_controls(line))
+            if not self.answer(line):
+                return
+
+    def answer(self, line: str) -> bool:
+        """Obey one line; a mistake, or Ctrl-C, is told in one line.
+
+        Returns:
+            whether the conversation goes on: not after ``/quit``.
+        """
+        if line.strip() == "/quit":
+            return False
+        try:
+            if line.startswith("/"):
+                self._obey(line)
+            elif line.strip():
+                self._ask(line.strip())
+        except KeyboardInterrupt:
+            self._complain("interrupted")
+        except _ERRORS as error:
+            self._complain(f"error: {summarise_error(error)}")
+        return True
+
+    # -- questions -------------------------------------------------------------------------
+
+    def _ask(self, question: str) -> None:
+        chat = self._get_chat()
+        before = len(chat.turns)
+        new = [picture for _, picture in self._pictures[len(chat.images) :]]
+        pieces = chat.stream(
+            question, new, self._selectors, self.settings.max_new_tokens, self.settings.begin
+        )
+        try:
+            with watch_interrupts() as pressed, closing(pieces):
+                for piece in pieces:
+                    self._is_answering = True
+                    self._terminal.write(clean_controls(piece))
+                    if pressed.is_set():
+                        break
+        except KeyboardInterrupt:  # pressed twice
+            if len(chat.turns) == before:
+                raise
+        self._is_answering = False
+        self._show_turn(chat.turns[-1], len(chat.turns))
+
+    def _show_turn(self, turn: ChatTurn, number: int) -> None:
+        """What follows the answer: how it ended, the phrases, where their picture is."""
+        self._say("")
+        if not turn.text:
+            self._say("(no answer: the reader ended it at once)")
+        elif turn.end_reason != "end":
+            self._say(_ENDINGS[turn.end_reason])
+        for sentence in turn.notes:
+            self._say(f"({sentence})")
+        if not turn.phrases:
+            self._say("(no words that point: put [brackets] around some, or /select others)")
+            return
+        self._terminal.console.print(tabulate_phrases(turn.phrases))
+        for path in self._save_masks(turn, number):
+            self._say(f"saved {path}")
+
+    def _save_masks(self, turn: ChatTurn, number: int) -> Iterator[Path]:
+        """One file for each picture that the turn points into."""
+        chat = self._get_chat()
+        if self._folder is None:
+            self._folder = make_folder(self.settings.out, Path(self._pictures[0][0]).stem)
+        shown = sorted({phrase.image for phrase in turn.phrases})
+        for index in shown:
+            which = "" if shown == [0] else f"_picture_{index + 1}"
+            path = self._folder / f"turn_{number}{which}.png"
+            draw_turn(chat.images[index].image, turn.phrases, index).save(path)
+            yield path
+
+    # -- commands --------------------------------------------------------------------------
+
+    def _obey(self, line: str) -> None:
+        command, *rest = line.split(maxsplit=1)
+        name, argument = command[1:], " ".join(rest).strip()
+        if name not in COMMANDS:
+            raise ValueError(f"there is no command /{name}: /help lists them")
+        wanted = COMMANDS[name][0]
+        if argument and not wanted:
+            raise ValueError(f"/{name} stands alone: leave out {argument!r}")
+        if not argument and wanted in ("PATH", "FILE"):
+            raise ValueError(f"/{name} needs a {wanted}: /{name} {wanted}")
+        getattr(self, f"_obey_{name}")(argument)
+
+    def _obey_image(self, argument: str) -> None:
+        self.open(argument if is_address(argument) else parse_path(argument))
+
+    def _obey_add(self, argument: str) -> None:
+        self._get_chat()
+        path = argument if is_address(argument) else parse_path(argument)
+        self._pictures.append((str(path), load_any_image(path)))
+        place = len(self._pictures) - 1
+        self._say(_describe_picture(place, *self._pictures[-1]) + ", shown with your next question")
+
+    def _obey_undo(self, _: str) -> None:
+        chat = self._get_chat()
+        if len(self._pictures) > len(chat.images):
+            self._say(f"taken back: {self._pictures.pop()[0]}")
+            return
+        turn = chat.undo()
+        del self._pictures[len(chat.images) :]
+        self._say(f"taken back: {clean_controls(turn.question)}")
+
+    def _obey_select(self, argument: str) -> None:
+        if argument:
+            self._select(argument.replace(",", " ").split())
+        self._say(f"words that point: {' '.join(self._selector_names)}")
+
+    def _select(self, names: Sequence[Any]) -> None:
+        """Build selectors once, so that no turn loads a model of theirs again."""
+        model = self.inferencer.model
+        self._selectors = [
+            item if item == BRACKETS else build_selector(item, model) for item in names
+        ]
+        self._selector_names = [_name_selector(item) for item in names]
+
+    def _obey_history(self, _: str) -> None:
+        chat = self._get_chat()
+        for place, (name, picture) in enumerate(self._pictures):
+            self._say(_describe_picture(place, name, picture))
+        for number, turn in enumerate(chat.turns, start=1):
+            question = Text(f"{number}{PROMPT}") + mark_phrases(turn, "question")
+            self._terminal.console.print(question)
+            self._terminal.console.print(mark_phrases(turn, "answer"))
+        self._say(f"{len(chat.dialogue)} of {chat.dialogue.max_tokens} tokens")
+
+    def _obey_save(self, argument: str) -> None:
+        chat = self._get_chat()
+        path = parse_path(argument)
+        names = [name for name, _ in self._pictures[: len(chat.images)]]
+        text = json.dumps(describe_chat(chat, names), indent=2, ensure_ascii=False)
+        replace_file(path, f"{text}\n".encode())
+        self._say(f"saved {path}")
+
+    def _obey_help(self, _: str) -> None:
+        self._say("A question, with [brackets] around words that are to point; or a command:")
+        for name, (argument, duty) in COMMANDS.items():
+            self._say(f"  {f'/{name} {argument}':<15} {duty}")
+        self._say("Ctrl-C stops an answer and keeps what was said; again, it takes the turn back.")
+
+    # -- what all of them need -------------------------------------------------------------
+
+    def _get_chat(self) -> Chat:
+        if self._chat is None:
+            raise ValueError("there is no picture yet: /image PATH opens one")
+        return self._chat
+
+    def _say(self, line: str) -> None:
+        self._terminal.write(line + "\n")
+
+    def _complain(self, message: str) -> None:
+        self.mistakes += 1
+        if self._is_answering:
+            self._is_answering = False
+            self._say("")
+            message += "; the turn is taken back"
+        self._terminal.complaints.print(" ".join(clean_controls(message).split()))
+
+
+def parse_path(text: str) -> Path:
+    """A path as people type or drop it: with blanks as it is, in quotes, or with escapes."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # an odd quote is a part of the name
+        parts = []
+    return Path(parts[0]).expanduser() if len(parts) == 1 else path
+
+
+def make_folder(out: Path, name: str) -> Path:
+    """A new folder ``<out>/<name>-<number>``, with the lowest number that is free."""
+    number = 1
+    while True:
+        folder = out / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _name_selector(selector: Any) -> str:
+    name = selector.get("type") if isinstance(selector, dict) else selector
+    return name if isinstance(name, str) else type(selector).__name__
+
+
+def _describe_picture(index: int, name: str, picture: Image.Image) -> str:
+    size = f"{picture.width} x {picture.height} px"
+    return f"picture {index + 1}: {clean_controls(name)}, {size}"
+
+
+__all__ = ["COMMANDS", "ChatSettings", "TerminalChat", "make_folder", "parse_path"]

@@ -1,0 +1,135 @@
+"""Who is on the page, and what belongs to whom.
+
+A visitor is known by a key that the browser tab made up and keeps while it is open; a picture and
+its conversation are reached through that key alone, also after a reload or a lost connection. They
+are dropped soon after the tab is closed, when the visitor is idle, or when there are too many. Safe
+to use from several threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flmm.apps.web.limits import Limits
+from flmm.conversation import Chat
+
+GRACE_S = 60.0  # a tab that is closed may only have been loaded again
+_versions = itertools.count(1)  # one count for all, so that a new conversation is always newer
+
+
+@dataclass(eq=False)
+class Visitor:
+    """A picture, the conversation about it, and what the browser shows of both.
+
+    Attributes:
+        chat: the conversation.
+        name: of the picture's file.
+        picture: what the page calls the picture.
+        views: per turn what the browser shows of it.
+        maps: per turn where its tokens look, float32 ``[T, h, w]``; filled when first needed.
+        busy: held while an answer is written.
+        stop: set when the answer that is written is no longer wanted.
+        gone: whether the conversation has been dropped.
+        version: number of the last change of what is shown.
+    """
+
+    chat: Chat
+    name: str
+    picture: int = field(default_factory=lambda: next(_versions))
+    views: list[dict[str, Any]] = field(default_factory=list)
+    maps: list[np.ndarray] = field(default_factory=list)
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+    gone: bool = False
+    version: int = 0
+    _shown: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def show(self, update: dict[str, Any]) -> dict[str, Any]:
+        """Remember properties of the page for a browser that asks for them; gives ``update``."""
+        with self._lock:
+            self.version = next(_versions)
+            self._shown.update({name: (self.version, value) for name, value in update.items()})
+        return update
+
+    def read(self, since: int) -> dict[str, Any]:
+        """Properties that changed after a version, with ``version`` and ``writing``."""
+        writing = self.busy.locked()  # asked first: what ends it has been shown before
+        with self._lock:
+            changed = {name: value for name, (at, value) in self._shown.items() if at > since}
+            return {**changed, "version": self.version, "writing": writing}
+
+
+class Visitors:
+    """Visitors by key, the one that was idle longest first.
+
+    Args:
+        limits: its ``max_visitors`` and ``idle_s`` are used.
+        clock: gives the time in seconds.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, tuple[float, Visitor]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, key: str, visitor: Visitor) -> None:
+        """Set a visitor's conversation; the one before it, if any, is dropped."""
+        with self._lock:
+            self._remove(key)
+            self._entries[key] = (self._clock(), visitor)
+            while len(self._entries) > self._limits.max_visitors:
+                self._remove(next(iter(self._entries)))
+
+    def find(self, key: str) -> Visitor | None:
+        """A visitor's conversation, from now on the last to make room; ``None``: there is none."""
+        self.drop_idle()
+        with self._lock:
+            if key not in self._entries:
+                return None
+            _, visitor = self._entries.pop(key)
+            self._entries[key] = (self._clock(), visitor)
+            return visitor
+
+    def leave(self, key: str) -> None:
+        """A visitor's tab was closed: forget what is there, unless it is asked for soon."""
+        with self._lock:
+            if key in self._entries:
+                _, visitor = self._entries.pop(key)
+                seen = self._clock() - max(0.0, self._limits.idle_s - GRACE_S)
+                self._entries[key] = (seen, visitor)
+                self._entries.move_to_end(key, last=False)
+
+    def stop_all(self) -> None:
+        """End every answer that is being written."""
+        with self._lock:
+            for _, visitor in self._entries.values():
+                visitor.stop.set()
+
+    def drop_idle(self) -> None:
+        """Forget everybody who has been idle for too long."""
+        oldest = self._clock() - self._limits.idle_s
+        with self._lock:
+            for key in [key for key, (seen, _) in self._entries.items() if seen < oldest]:
+                self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        _, visitor = self._entries.pop(key, (0.0, None))
+        if visitor is not None:
+            visitor.gone = True
+            visitor.stop.set()
+
+
+__all__ = ["GRACE_S", "Visitor", "Visitors"]

@@ -1,0 +1,121 @@
+"""Which trained weights are measured or used: one order for every tool, said in one line.
+
+In: a config and what the user named. Out: the file, its hash and words for it. Training has its own
+start (``--load-from``) and never asks here; loading is :mod:`flmm.checkpoints.checkpoint`'s duty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from flmm.checkpoints.checkpoint import EMBEDDED_WEIGHTS, resolve_weights
+from flmm.provenance import hash_file
+
+SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class ChosenWeights:
+    """Trained weights, and why these.
+
+    Attributes:
+        name: as the user or the config named them: a path, or embedded weights ("tiny").
+        path: of their file.
+        sha256: of the file, hexadecimal.
+        chosen_by: "the user", or the key of the config.
+        remarks: sentences about other weights that are not taken.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    chosen_by: str
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether they came with flmm."""
+        return self.name in EMBEDDED_WEIGHTS
+
+    def describe(self) -> str:
+        """One line: what the weights are."""
+        kind = f"the embedded toy head {self.name!r}" if self.is_embedded else self.path
+        line = f"weights: {kind} (sha256 {self.sha256[:SHOWN_DIGITS]}"
+        return line + (")" if self.chosen_by == "the user" else f", the config's {self.chosen_by})")
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports: name, hash and the line."""
+        return {"checkpoint": self.name, "sha256": self.sha256, "weights": self.describe()}
+
+
+def choose_weights(config: Config, checkpoint: str | Path | None = None) -> ChosenWeights:
+    """The weights to measure or use: those that are named, else those of the config.
+
+    Of the config ``weights``, else ``load_from``, which is where a training begins.
+
+    Args:
+        config: with ``work_dir`` where a training of it may have left checkpoints.
+        checkpoint: what the user named.
+
+    Raises:
+        ValueError: nobody names any.
+        FileNotFoundError: the file does not exist.
+    """
+    chosen = [
+        (name, by)
+        for name, by in (
+            (checkpoint, "the user"),
+            (config.get("weights"), "weights"),
+            (config.get("load_from"), "load_from"),
+        )
+        if name is not None
+    ]
+    if not chosen:
+        raise ValueError(
+            f"{config.filename} names no weights of its own: give CHECKPOINT (in Python: "
+            "checkpoint=), the file that tools/train.py wrote for this config"
+        )
+    name, by = str(chosen[0][0]), chosen[0][1]
+    path = resolve_weights(name)
+    remarks = [] if by == "the user" else _list_remarks(config, name)
+    return ChosenWeights(name, path, hash_file(path), by, tuple(remarks))
+
+
+def tell_weights(weights: ChosenWeights | None) -> None:
+    """Print what the weights are, and what they are not; the main process alone."""
+    if weights is not None and is_main_process():
+        print(weights.describe(), *weights.remarks, sep="\n", flush=True)
+
+
+def _list_remarks(config: Config, name: str) -> list[str]:
+    """What else a user may have meant who named nothing."""
+    remarks = []
+    start = config.get("load_from")
+    if start is not None and str(start) != name:
+        remarks.append(
+            f"load_from={start} is where a training begins: give it as CHECKPOINT to take it"
+        )
+    trained = find_trained(config.get("work_dir"))
+    if trained is not None and str(trained) != name:
+        remarks.append(f"a training has left {trained}: give it as CHECKPOINT to take it")
+    return remarks
+
+
+def find_trained(work_dir: str | None) -> Path | None:
+    """The best checkpoint of a work folder, else the latest; ``None``: there is none."""
+    folder = Path(work_dir) if work_dir else None
+    if folder is None or not folder.is_dir():
+        return None
+    for pattern in ("best_*.pth", "*.pth"):
+        found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+        if found:
+            return found[-1]
+    return None
+
+
+__all__ = ["ChosenWeights", "choose_weights", "find_trained", "tell_weights"]

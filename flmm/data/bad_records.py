@@ -1,0 +1,218 @@
+"""What a data set does with a record that it cannot use: stop, or skip it and tell.
+
+A data set takes part in three steps:
+
+1. ``class MyDataset(BadRecordsMixin, BaseDataset)``; its ``__init__`` hands ``bad_records`` on to
+   ``super().__init__(bad_records=..., ...)``.
+2. While it loads: ``self.reject(reason, image_id, expression_ids)`` for what cannot be used (stops,
+   or notes it), ``self.leave_out(...)`` for what is left out in both modes.
+3. ``build_record(idx)`` gives the record of one image, with the keys that
+   :func:`flmm.data.samples.build_sample` wants, without touching picture or masks; the mixin
+   runs the pipeline on it. Transforms raise :class:`BadRecordError` (:class:`MissingFileError`)
+   where the record is at fault. Any other exception is a defect of the program and always stops.
+
+At read time in training a worker meets the bad record, so the worker tells it: at once, through
+mmengine's logger, with level ERROR because a rank other than 0 shows nothing below. It also marks
+the record in shared memory: told once, whatever the number of workers and epochs, and counted for
+the main process by ``count_unusable``. In evaluation nothing is logged: the sample itself carries
+the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from flmm.data.samples import build_sample
+from flmm.records import SkippedExpression
+
+BAD_RECORDS = ("stop", "skip")
+WAY_OUT = "repair it, or set bad_records='skip' to leave such records out and have them counted"
+MAX_BAD_IN_A_ROW = 20
+_REASONS_SHOWN = 3
+# Marks of a record in shared memory.
+_UNUSABLE, _WITH_EMPTY_MASKS = 1, 2
+
+
+class BadRecordError(ValueError):
+    """A record of a data set cannot be used; the message names it and says why."""
+
+
+class MissingFileError(BadRecordError, FileNotFoundError):
+    """A file that a record names does not exist."""
+
+
+class BadRecordsMixin(BaseDataset):
+    """Adds the argument ``bad_records`` to a data set of mmengine's.
+
+    Args:
+        bad_records: "stop": a record that cannot be used raises; the message names it and the way
+            out. "skip": at load it is left out and listed in ``skipped``. At read time, with
+            ``test_mode``, an item without picture takes its place: ``dict(inputs=None,
+            data_samples=...)``, whose meta field ``skipped`` says why; in training the next usable
+            record is taken, and after 20 bad ones in a row the run stops.
+        *args, **kwargs: of the data set.
+
+    Attributes:
+        skipped: the expressions left out at load, in both modes.
+
+    Raises:
+        ValueError: ``bad_records`` is neither, or no record can be used.
+        BadRecordError: a record cannot be used.
+    """
+
+    def __init__(self, *args: Any, bad_records: str = "stop", **kwargs: Any) -> None:
+        if bad_records not in BAD_RECORDS:
+            raise ValueError(f"bad_records is one of {BAD_RECORDS}, got {bad_records!r}")
+        self.bad_records = bad_records
+        self.skipped: list[SkippedExpression] = []
+        super().__init__(*args, **kwargs)
+
+    @property
+    def source(self) -> str:
+        """What messages call the data: name of the file."""
+        return Path(self.ann_file).name
+
+    def build_record(self, idx: int) -> dict[str, Any]:
+        """The record of image ``idx`` for the pipeline; neither picture nor masks are read."""
+        raise NotImplementedError(f"{type(self).__name__} must define build_record(idx)")
+
+    def prepare_data(self, idx: int) -> Any:
+        """Build the record of image ``idx`` and run the pipeline."""
+        return self.pipeline(self.build_record(idx))
+
+    def reject(
+        self, reason: str, image_id: int | str, expression_ids: Iterable[int | str] = ()
+    ) -> None:
+        """At load: stop because of these expressions, or leave them out.
+
+        Args:
+            reason: names the record and what is wrong with it.
+            image_id, expression_ids: of what is lost.
+
+        Raises:
+            BadRecordError: ``bad_records`` is "stop".
+        """
+        if self.bad_records == "stop":
+            raise BadRecordError(f"{reason}; {WAY_OUT}")
+        self.leave_out(reason, image_id, expression_ids)
+
+    def leave_out(
+        self, reason: str, image_id: int | str, expression_ids: Iterable[int | str]
+    ) -> None:
+        """At load: note in ``skipped`` that these expressions are left out, in both modes."""
+        self.skipped += [SkippedExpression(item, image_id, reason) for item in expression_ids]
+
+    def full_init(self) -> None:
+        """Load the records and tell in one warning what is left out."""
+        if self._fully_initialized:
+            return
+        self.skipped = []
+        super().full_init()
+        # Shared with workers, also those that live through several epochs.
+        self._marks = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """The loaded records; tells what was left out.
+
+        Raises:
+            ValueError: no record is left.
+        """
+        records = super().filter_data()
+        if self.skipped:
+            print_log(_summarise(self.skipped), logger="current", level=logging.WARNING)
+        if not records:
+            raise ValueError(f"{self.source}: no record can be used. {_summarise(self.skipped)}")
+        return records
+
+    def __getitem__(self, idx: int) -> Any:
+        """The item of image ``idx``; see ``bad_records`` for what comes in place of a bad one.
+
+        Raises:
+            BadRecordError: the record cannot be used and ``bad_records`` is "stop", or 20 in a
+                row cannot be used.
+        """
+        if self.bad_records == "stop":
+            try:
+                return self._read(idx)
+            except BadRecordError as error:
+                raise type(error)(f"{error}; {WAY_OUT}") from error
+        if not self.test_mode:
+            return self._read_next_usable(idx)
+        try:
+            return self._read(idx)
+        except BadRecordError as error:
+            record = {**self.build_record(idx), "skipped": str(error)}
+            return {"inputs": None, "data_samples": build_sample(record)}
+
+    def count_unusable(self) -> dict[str, int]:
+        """How many records training has met so far, in any worker of this rank, that ...
+
+        Returns:
+            ``unusable``: could not be used; ``with_empty_masks``: lost some of their expressions.
+        """
+        marks = self._marks
+        return {
+            "unusable": int(marks.bitwise_and(_UNUSABLE).count_nonzero()),
+            "with_empty_masks": int(marks.bitwise_and(_WITH_EMPTY_MASKS).count_nonzero()),
+        }
+
+    def _read(self, idx: int) -> Any:
+        """The item of image ``idx``, and word of expressions that are not trained on."""
+        item = super().__getitem__(idx)
+        sample = item.get("data_samples") if isinstance(item, dict) else None
+        if sample is not None and sample.get("left_out"):
+            self._tell(
+                idx,
+                _WITH_EMPTY_MASKS,
+                f"{self.source}: the true masks of expressions {sample.left_out} of image "
+                f"{sample.image_id} are empty; they are not trained on",
+            )
+        return item
+
+    def _read_next_usable(self, idx: int) -> Any:
+        """The item of the first usable record from ``idx`` on; the same one every time."""
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f"{self.source} has {len(self)} records, there is no record {idx}")
+        tries = min(MAX_BAD_IN_A_ROW, len(self))
+        last: BadRecordError | None = None
+        for offset in range(tries):
+            position = (idx + offset) % len(self)
+            try:
+                return self._read(position)
+            except BadRecordError as error:
+                last = error
+                self._tell(
+                    position,
+                    _UNUSABLE,
+                    f"{self.source}: record {position} is skipped, the next usable one takes its "
+                    f"place: {error}",
+                )
+        raise BadRecordError(
+            f"{self.source}: {tries} records in a row, from {idx} on, cannot be used: check the "
+            f"folders and files of this data set; the last one: {last}"
+        ) from last
+
+    def _tell(self, idx: int, mark: int, message: str) -> None:
+        """Log what happened to a record, once for all workers and epochs."""
+        if not int(self._marks[idx]) & mark:
+            self._marks[idx] |= mark
+            print_log(message, logger="current", level=logging.ERROR)
+
+
+def _summarise(skipped: list[SkippedExpression]) -> str:
+    """How many expressions are left out, and the first reasons."""
+    reasons = list(dict.fromkeys(item.reason for item in skipped))
+    more = len(reasons) - _REASONS_SHOWN
+    shown = "; ".join(reasons[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    count = "1 expression is" if len(skipped) == 1 else f"{len(skipped)} expressions are"
+    return f"{count} left out" + (f": {shown}" if shown else "")
+
+
+__all__ = ["BAD_RECORDS", "BadRecordError", "BadRecordsMixin", "MissingFileError"]

@@ -1,0 +1,210 @@
+"""COCO panoptic annotations: which segments an image has, and which pixels they cover.
+
+Data in: a panoptic JSON file and PNG files whose colours are segment ids. Data out: plain records
+by image id, and bool masks. What the segments are called in a text is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mmengine.fileio
+import numpy as np
+import torch
+from PIL import Image
+
+from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.refer_files import IMAGE_FIELDS, check_fields, check_ids, check_records
+from flmm.images import open_image
+from flmm.registry import TRANSFORMS
+
+ANNOTATION_FIELDS = ("image_id", "file_name", "segments_info")
+SEGMENT_FIELDS = ("id", "category_id")
+CATEGORY_FIELDS = ("id", "isthing")
+
+
+class PanopticImage(NamedTuple):
+    """One image of a panoptic JSON file.
+
+    Attributes:
+        file_name, height, width: of the picture; px.
+        panoptic_name: file name of the PNG with the segments.
+        is_thing: by segment id, whether its category is a thing (else stuff).
+    """
+
+    file_name: str
+    height: int
+    width: int
+    panoptic_name: str
+    is_thing: dict[int, bool]
+
+
+def load_json(path: str | Path, argument: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message names ``argument``.
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{argument} {path} does not exist: check {argument} and data_root"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{argument} {path} is no readable JSON: {error}") from error
+
+
+def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
+    """The annotated images of a panoptic JSON file, by image id.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, lacks a field, or an annotation names an image or a category
+            that is not in it.
+    """
+    content = load_json(path, "panoptic_json")
+    check_fields(content, ("images", "annotations", "categories"), str(path))
+    things = {}
+    for category in check_records(content["categories"], CATEGORY_FIELDS, f"{path}: a category"):
+        check_ids(category, ("id",), f"{path}: a category")
+        things[category["id"]] = bool(category["isthing"])
+    pictures = {}
+    for image in check_records(content["images"], IMAGE_FIELDS, f"{path}: an image"):
+        check_ids(image, ("id",), f"{path}: an image")
+        _check_picture(image, f"{path}: the image with id {image['id']}")
+        pictures[image["id"]] = image
+    where = f"{path}: an annotation"
+    annotations = check_records(content["annotations"], ANNOTATION_FIELDS, where)
+    for annotation in annotations:
+        check_ids(annotation, ("image_id",), where)
+    return {
+        annotation["image_id"]: _build_image(annotation, pictures, things, str(path))
+        for annotation in annotations
+    }
+
+
+def _check_picture(image: dict[str, Any], where: str) -> None:
+    size = [image["height"], image["width"]]
+    if not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"{where} has the size {reprlib.repr(size)} (h, w)")
+    if not isinstance(image["file_name"], str):
+        raise ValueError(f"{where} has the file_name {reprlib.repr(image['file_name'])}")
+
+
+def _build_image(
+    annotation: Any, pictures: dict[int, Any], things: dict[int, bool], path: str
+) -> PanopticImage:
+    where = f"{path}: the annotation of image_id {annotation['image_id']}"
+    if annotation["image_id"] not in pictures:
+        raise ValueError(f"{where} is about an image that is not among the file's images")
+    if not isinstance(annotation["file_name"], str):
+        raise ValueError(f"{where} has the file_name {reprlib.repr(annotation['file_name'])}")
+    is_thing = {}
+    for segment in check_records(
+        annotation["segments_info"], SEGMENT_FIELDS, f"{where}: a segment"
+    ):
+        check_ids(segment, SEGMENT_FIELDS, f"{where}: a segment")
+        if segment["category_id"] not in things:
+            raise ValueError(
+                f"{where}: segment {segment['id']} is of category {segment['category_id']}, "
+                "which is not among the file's categories"
+            )
+        is_thing[segment["id"]] = things[segment["category_id"]]
+    image = pictures[annotation["image_id"]]
+    return PanopticImage(
+        image["file_name"], image["height"], image["width"], annotation["file_name"], is_thing
+    )
+
+
+def decode_segment_ids(source: str | bytes) -> np.ndarray:
+    """The segment id of every pixel of a panoptic PNG.
+
+    Args:
+        source: path, or the content of the file.
+
+    Returns:
+        int32 ``[H, W]``: red + 256 green + 65536 blue; 0 where no segment is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a readable picture, or none in RGB.
+    """
+    try:
+        with open_image(source) as picture:
+            mode, colors = picture.mode, np.asarray(picture, dtype=np.int32)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a broken picture raises almost anything
+        raise ValueError(f"no readable picture: {error}") from error
+    if mode not in ("RGB", "RGBA"):
+        raise ValueError(f"its mode is {mode}, a panoptic PNG has segment ids in RGB colours")
+    return colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+
+
+def encode_segment_ids(segment_ids: np.ndarray) -> Image.Image:
+    """The panoptic picture of int ``[H, W]`` ids below 2**24; the inverse of decoding."""
+    colors = np.stack([segment_ids, segment_ids >> 8, segment_ids >> 16], axis=-1) & 255
+    return Image.fromarray(colors.astype(np.uint8))
+
+
+@TRANSFORMS.register_module()
+class DecodePanopticMasks:
+    """Writes ``gt_masks``: bool tensor ``[P, H, W]``, the union of each phrase's segments.
+
+    Reads ``panoptic_path`` and ``segment_ids`` (a list of ids per phrase). A segment that has no
+    pixel adds nothing.
+
+    Args:
+        backend_args: of ``mmengine.fileio.get``; None reads local files.
+    """
+
+    def __init__(self, backend_args: dict[str, Any] | None = None) -> None:
+        self.backend_args = backend_args
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_masks``.
+
+        Raises:
+            MissingFileError: there is no such PNG.
+            BadRecordError: it is unreadable, or not of the picture's size.
+        """
+        path, image_id = results["panoptic_path"], results["image_id"]
+        try:
+            pixels = self._read(path)
+        except FileNotFoundError as error:
+            raise MissingFileError(
+                f"panoptic PNG {path} (image_id {image_id}) does not exist: check data_root and "
+                "data_prefix.panoptic_path"
+            ) from error
+        except ValueError as error:
+            raise BadRecordError(
+                f"panoptic PNG {path} (image_id {image_id}) cannot be used: {error}"
+            ) from error
+        size = (results["height"], results["width"])
+        if pixels.shape != size:
+            raise BadRecordError(
+                f"panoptic PNG {path} is {pixels.shape[0]} x {pixels.shape[1]} px (h x w), its "
+                f"image (image_id {image_id}) {size[0]} x {size[1]}: the masks would not fit"
+            )
+        masks = [np.isin(pixels, ids) for ids in results["segment_ids"]]
+        return {**results, "gt_masks": torch.from_numpy(np.stack(masks))}
+
+    def _read(self, path: str) -> np.ndarray:
+        if self.backend_args is None:
+            return decode_segment_ids(path)
+        return decode_segment_ids(mmengine.fileio.get(path, backend_args=self.backend_args))
+
+
+__all__ = [
+    "DecodePanopticMasks",
+    "PanopticImage",
+    "decode_segment_ids",
+    "encode_segment_ids",
+    "load_json",
+    "load_panoptic",
+]

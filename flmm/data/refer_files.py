@@ -1,0 +1,211 @@
+"""Reads the two files of a RefCOCO-style data set: ``refs(*).p`` and ``instances.json``.
+
+``refs(*).p`` files are pickles from the internet, read by :mod:`flmm.data.plain_pickle`. Data
+in: two paths. Data out: plain records, checked field by field. Which sentences are used is not
+decided here.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import reprlib
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from flmm.data.plain_pickle import RefusedPickleError, read_plain_pickle
+
+REF_FIELDS = ("ref_id", "ann_id", "image_id", "split", "sentences")
+SENTENCE_FIELDS = ("sent_id", "raw")
+ANNOTATION_FIELDS = ("id", "image_id", "segmentation")
+IMAGE_FIELDS = ("id", "file_name", "height", "width")
+
+
+def load_plain_pickle(path: str | Path) -> Any:
+    """The content of a pickle of plain containers, strings and numbers (Python 2 or 3).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see :func:`flmm.data.plain_pickle.read_plain_pickle`.
+    """
+    try:
+        with paused_collector():
+            return read_plain_pickle(Path(path).read_bytes())
+    except RefusedPickleError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def load_refs(path: str | Path) -> list[dict[str, Any]]:
+    """The refs of a ``refs(*).p`` file, in file order, with the fields that flmm reads.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a list of refs, a ref or sentence lacks a field, or one list of sentences
+            stands for more than the file can hold.
+    """
+    refs = load_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise ValueError(f"{path} holds a {type(refs).__name__}, not a list of refs")
+    room = Path(path).stat().st_size  # every sentence that is written takes more than a byte
+    for index, ref in enumerate(refs):
+        where = f"{path}: ref {index}"
+        refs[index] = ref = _pick(ref, REF_FIELDS, where)
+        check_ids(ref, ("ref_id", "ann_id", "image_id", "split"), where)
+        where = f"{path}: a sentence of ref {ref['ref_id']}"
+        if not isinstance(ref["sentences"], list):
+            raise ValueError(f"{path}: the sentences of ref {ref['ref_id']} are no list")
+        room -= len(ref["sentences"])
+        if room < 0:
+            raise ValueError(f"{path} refers to the same sentences again and again: it is broken")
+        ref["sentences"] = [_pick(item, SENTENCE_FIELDS, where) for item in ref["sentences"]]
+        for sentence in ref["sentences"]:
+            check_ids(sentence, ("sent_id", *sentence.keys() & {"kind"}), where)
+    return refs
+
+
+def _pick(record: Any, fields: tuple[str, ...], where: str) -> dict[str, Any]:
+    """The fields of a record, and its ``kind`` if it has one; bytes become text."""
+    if isinstance(record, dict) and bytes in map(type, chain(record, record.values())):
+        record = {_decode_bytes(key): _decode_bytes(item) for key, item in record.items()}
+    check_fields(record, fields, where)
+    return {field: record[field] for field in (*fields, "kind") if field in record}
+
+
+def _decode_bytes(value: Any) -> Any:
+    """``bytes`` become ``str`` (UTF-8, else latin-1); anything else stays."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin1")
+
+
+def load_instances(
+    path: str | Path,
+    image_ids: Collection[int] | None = None,
+    annotation_ids: Collection[int] | None = None,
+) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Images and annotations of a COCO ``instances.json``, each by its id.
+
+    Args:
+        path: of the file.
+        image_ids, annotation_ids: sets of the wanted ones; None: all. The others are dropped
+            while the file is parsed and never take memory: RefCOCO has 196,771 annotations and
+            refers to 50,000.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no JSON, the keys ``images`` and ``annotations`` are missing, or an id stands
+            for two different records.
+    """
+
+    def drop_unwanted(record: dict[str, Any]) -> dict[str, Any] | None:
+        if "image_id" in record:
+            wanted = annotation_ids
+        elif "file_name" in record:
+            wanted = image_ids
+        else:
+            return record
+        # What cannot be an id is kept, for the check below to name it.
+        own = record.get("id")
+        return record if wanted is None or not _is_id(own) or own in wanted else None
+
+    try:
+        with paused_collector():
+            # No name for the text: it is freed as soon as it is parsed.
+            content = json.loads(
+                Path(path).read_text(encoding="utf-8-sig"), object_hook=drop_unwanted
+            )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no readable JSON: {error}") from error
+    check_fields(content, ("images", "annotations"), str(path))
+    images = _index_by_id(content["images"], f"{path}: an image")
+    return images, _index_by_id(content["annotations"], f"{path}: an annotation")
+
+
+def _index_by_id(records: Any, where: str) -> dict[int, dict]:
+    """The records by id; None stands for one that was not wanted."""
+    if not isinstance(records, list):
+        raise ValueError(f"{where} is expected in a list, got a {type(records).__name__}")
+    found: dict[int, dict] = {}
+    for record in records:
+        if record is None:
+            continue
+        check_fields(record, ("id",), where)
+        check_ids(record, ("id",), where)
+        if found.setdefault(record["id"], record) != record:
+            raise ValueError(
+                f"{where} with id {record['id']} occurs more than once, with other content: it is "
+                "not known which one is meant; repair the file"
+            )
+    return found
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """No garbage collection: it would walk all records again and again while they are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def check_fields(record: Any, fields: Iterable[str], where: str) -> None:
+    """Check that a record is a dict that has the fields.
+
+    Raises:
+        ValueError: it is no dict, or lacks a field; the message names ``where`` and the field.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is a {type(record).__name__}, not a dict")
+    for field in fields:
+        if field not in record:
+            raise ValueError(f"{where} has no field {field!r} (it has {sorted(map(str, record))})")
+
+
+def check_records(records: Any, fields: Iterable[str], where: str) -> list[dict[str, Any]]:
+    """Check that these are a list of dicts that have the fields; the same list.
+
+    Raises:
+        ValueError: they are not; the message names ``where`` and the field.
+    """
+    if not isinstance(records, list):
+        raise ValueError(f"{where} is expected in a list, got a {type(records).__name__}")
+    for record in records:
+        check_fields(record, fields, where)
+    return records
+
+
+def check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None:
+    """Check that these fields can stand for the record: numbers or texts.
+
+    Raises:
+        ValueError: one cannot; the message names ``where`` and the field.
+    """
+    for field in fields:
+        if not _is_id(record[field]):
+            raise ValueError(
+                f"{where} has the {field} {reprlib.repr(record[field])}: wanted a number or a text"
+            )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
+
+
+__all__ = [
+    "check_fields",
+    "check_ids",
+    "check_records",
+    "load_instances",
+    "load_plain_pickle",
+    "load_refs",
+    "paused_collector",
+]

@@ -1,0 +1,212 @@
+"""From one record of a data set to what the grounder reads.
+
+load the picture -> decode the masks -> encode the picture for the reader -> pack. Data in: the
+dict of a data set's ``build_record``. Data out: ``dict(inputs=ImageInput,
+data_samples=GroundingSample)``. Nothing is augmented: a phrase such as "left dog" forbids flips.
+What makes a record unusable is raised as ``BadRecordError``; the data set decides what follows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmengine.fileio
+import numpy as np
+import torch
+from PIL import Image
+
+from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.masks import decode_segmentation
+from flmm.data.samples import build_sample, keep_phrases
+from flmm.images import load_image
+from flmm.registry import IMAGE_PROCESSORS, TRANSFORMS
+
+# One image processor per config and process: train, val and test share it.
+_image_processors: dict[str, Any] = {}
+
+
+def build_pipeline(
+    image_processor: dict[str, Any],
+    keep_empty_masks: bool = True,
+    decode: str = "flmm.DecodeMasks",
+) -> list[dict[str, Any]]:
+    """The steps that every data set takes, as config dicts.
+
+    Args:
+        image_processor: config of the reader's image processor.
+        keep_empty_masks: evaluation scores an expression whose true mask is empty; training
+            leaves it out.
+        decode: name of the transform that writes ``gt_masks``.
+    """
+    drop = [] if keep_empty_masks else [dict(type="flmm.DropEmptyMasks")]
+    return [
+        dict(type="flmm.LoadRGBImage"),
+        dict(type=decode),
+        *drop,
+        dict(type="flmm.EncodeImage", image_processor=image_processor),
+        dict(type="flmm.PackGroundingInputs"),
+    ]
+
+
+def load_rgb_image(path: str, backend_args: dict[str, Any] | None = None) -> Image.Image:
+    """A record's picture as 8-bit RGB, pixels where the file has them: masks are given on these.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is no whole picture; the message names it.
+    """
+    if backend_args is None:
+        return load_image(path, orientation="stored")
+    try:
+        content = mmengine.fileio.get(path, backend_args=backend_args)
+        return load_image(content, orientation="stored")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # storage raises whatever it likes
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+@TRANSFORMS.register_module()
+class LoadRGBImage:
+    """Reads ``img_path`` and writes ``image``: PIL, RGB, of the annotated size.
+
+    Args:
+        backend_args: of ``mmengine.fileio.get``; None reads local files.
+    """
+
+    def __init__(self, backend_args: dict[str, Any] | None = None) -> None:
+        self.backend_args = backend_args
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``image``.
+
+        Raises:
+            MissingFileError: there is no such file.
+            BadRecordError: not a readable picture, or not of the size its annotation says.
+        """
+        path, annotated = results["img_path"], (results["height"], results["width"])
+        try:
+            image = load_rgb_image(path, self.backend_args)
+        except FileNotFoundError as error:
+            raise MissingFileError(
+                f"image {path} (image_id {results['image_id']}) does not exist: check data_root "
+                "and data_prefix.img_path"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise BadRecordError(f"{error} (image_id {results['image_id']})") from error
+        if (image.height, image.width) != annotated:
+            raise BadRecordError(
+                f"image {path} (image_id {results['image_id']}) is {image.height} x {image.width} "
+                f"px (h x w), its annotation says {annotated[0]} x {annotated[1]}: the masks would "
+                "not fit"
+            )
+        return {**results, "image": image}
+
+
+@TRANSFORMS.register_module()
+class DecodeMasks:
+    """Writes ``gt_masks``: bool tensor ``[P, H, W]``, original frame, in phrase order."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_masks``; a mask that several phrases share is decoded once.
+
+        Raises:
+            BadRecordError: a segmentation cannot be decoded; the message names image and ref.
+        """
+        masks = []
+        for ref_id, segmentation in results["segmentations"].items():
+            try:
+                masks.append(decode_segmentation(segmentation, results["height"], results["width"]))
+            except ValueError as error:
+                raise BadRecordError(
+                    f"the mask of ref {ref_id} (image_id {results['image_id']}) cannot be decoded: "
+                    f"{error}"
+                ) from error
+        rows = {ref_id: row for row, ref_id in enumerate(results["segmentations"])}
+        unique = torch.from_numpy(np.stack(masks))
+        return {**results, "gt_masks": unique[[rows[ref_id] for ref_id in results["ref_ids"]]]}
+
+
+@TRANSFORMS.register_module()
+class DropEmptyMasks:
+    """Takes phrases without a single true pixel out of a record that is trained on.
+
+    ``left_out`` has the ids of their expressions; the data set tells them.
+    """
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Drop them from ``gt_masks``, ``continuations`` and all lists per phrase.
+
+        Raises:
+            BadRecordError: no phrase is left.
+        """
+        kept = results["gt_masks"].flatten(1).any(1)
+        if kept.all():
+            return results
+        ids = results["expression_ids"]
+        left_out = [name for name, keep in zip(ids, kept.tolist()) if not keep]
+        if not kept.any():
+            raise BadRecordError(
+                f"the true masks of all expressions of image {results['img_path']} (image_id "
+                f"{results['image_id']}) are empty: there is nothing to train on"
+            )
+        record = keep_phrases(results, kept.tolist())
+        return {**record, "gt_masks": results["gt_masks"][kept], "left_out": left_out}
+
+
+@TRANSFORMS.register_module()
+class EncodeImage:
+    """Writes ``image_input``: the picture as the frozen reader takes it (an ``ImageInput``).
+
+    Args:
+        image_processor: config of a reader's image processor, or a ready one; it has
+            ``encode(image) -> ImageInput``. Built at the first picture, once per worker.
+    """
+
+    def __init__(self, image_processor: dict[str, Any] | Any) -> None:
+        self.image_processor = image_processor
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``image_input``.
+
+        Raises:
+            BadRecordError: the processor refuses the picture (too small, too narrow).
+        """
+        processor = self._get_processor()
+        try:
+            return {**results, "image_input": processor.encode(results["image"])}
+        except ValueError as error:
+            raise BadRecordError(
+                f"image {results['img_path']} (image_id {results['image_id']}) cannot be encoded "
+                f"for the reader: {error}"
+            ) from error
+
+    def _get_processor(self) -> Any:
+        if not isinstance(self.image_processor, dict):
+            return IMAGE_PROCESSORS.build(self.image_processor)
+        key = repr(self.image_processor)
+        if key not in _image_processors:
+            _image_processors[key] = IMAGE_PROCESSORS.build(self.image_processor)
+        return _image_processors[key]
+
+
+@TRANSFORMS.register_module()
+class PackGroundingInputs:
+    """Packs the results into ``dict(inputs=ImageInput, data_samples=GroundingSample)``."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Pack ``image_input``, ``continuations``, ``gt_masks`` and the meta data."""
+        sample = build_sample(results)
+        sample.gt_masks = results["gt_masks"]
+        return {"inputs": results["image_input"], "data_samples": sample}
+
+
+__all__ = [
+    "DecodeMasks",
+    "DropEmptyMasks",
+    "EncodeImage",
+    "LoadRGBImage",
+    "PackGroundingInputs",
+    "build_pipeline",
+    "load_rgb_image",
+]

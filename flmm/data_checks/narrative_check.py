@@ -1,0 +1,99 @@
+"""Is Panoptic Narrative Grounding, or a data set in its layout, complete and whole?
+
+Data in: a data root and the names of its files. Data out: a report. The records are judged by the
+data set itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flmm.data.panoptic import DecodePanopticMasks
+from flmm.data.png import PanopticNarrativeDataset
+from flmm.data.published import PANOPTIC_HOME, PNG_HOME, NarrativeSplit
+from flmm.data_checks.check_report import DataReport, shorten
+from flmm.data_checks.picture_check import PictureCheck
+
+
+def check_narratives(
+    root: Path, name: str, files: NarrativeSplit, pictures: PictureCheck
+) -> DataReport:
+    """Check files, references, pictures and panoptic PNGs of one split."""
+    report = DataReport(name)
+    if not (root / files.ann_file).is_file():
+        report.absent = f"{PNG_HOME} ({files.ann_file})"
+        return report
+    if not (root / files.panoptic_json).is_file():
+        report.add_trouble(
+            f"{root / files.panoptic_json} is missing", f"unpack {PANOPTIC_HOME} in {root}"
+        )
+        return report
+    folder = _find_panoptic_folder(report, root, files)
+    dataset = _load(report, root, files, folder)
+    if dataset is None:
+        return report
+    records = [dataset.get_data_info(index) for index in range(len(dataset))]
+    images = [Path(record["img_path"]).name for record in records]
+    segments = [Path(record["panoptic_path"]).name for record in records]
+    images_there = pictures.find(report, root / files.image_folder, images)
+    segments_there = (
+        pictures.find(report, root / folder, segments) if (root / folder).is_dir() else set()
+    )
+    usable = [
+        index
+        for index in range(len(records))
+        if images[index] in images_there and segments[index] in segments_there
+    ]
+    if usable:
+        pictures.open(report, usable, dataset.build_record, DecodePanopticMasks())
+    return report
+
+
+def _find_panoptic_folder(report: DataReport, root: Path, files: NarrativeSplit) -> str:
+    """Where the panoptic PNGs lie; F-LMM's place where they are nowhere."""
+    for folder in files.panoptic_folders:
+        if (root / folder).is_dir():
+            if folder != files.panoptic_folders[0]:
+                report.notes.append(
+                    f"the panoptic PNGs lie in {folder}: say so in the config, "
+                    f"data_prefix=dict(panoptic_path='{folder}/')"
+                )
+            return folder
+    folder = files.panoptic_folders[0]
+    report.add_trouble(
+        f"there is no folder {root / folder} with the panoptic PNGs",
+        f"unpack the zip of the PNGs that {PANOPTIC_HOME} holds, so that they lie there",
+    )
+    return folder
+
+
+def _load(
+    report: DataReport, root: Path, files: NarrativeSplit, folder: str
+) -> PanopticNarrativeDataset | None:
+    """The data set without what it cannot use, which is reported; None where nothing loads."""
+    way_out = f"get {files.ann_file} from {PNG_HOME} and {files.panoptic_json} from {PANOPTIC_HOME}"
+    try:
+        dataset = PanopticNarrativeDataset(
+            data_root=str(root),
+            ann_file=files.ann_file,
+            panoptic_json=files.panoptic_json,
+            data_prefix={"img_path": files.image_folder, "panoptic_path": folder},
+            pipeline=[],
+            test_mode=True,
+            bad_records="skip",
+        )
+    except ValueError as error:
+        report.add_trouble(str(error), way_out)
+        return None
+    phrases = sum(len(dataset.get_data_info(index)["phrases"]) for index in range(len(dataset)))
+    report.found.append(f"{len(dataset):,} narratives with {phrases:,} phrases to be grounded")
+    if dataset.skipped:
+        report.add_trouble(
+            f"{len(dataset.skipped):,} phrases cannot be used: "
+            f"{shorten(item.reason for item in dataset.skipped)}",
+            f"{way_out}, or set bad_records='skip' to go on without them",
+        )
+    return dataset
+
+
+__all__ = ["check_narratives"]

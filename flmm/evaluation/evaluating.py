@@ -1,0 +1,307 @@
+"""The loop of the evaluation tools: every image of a split once, under any number of protocols.
+
+In: a model with ``predict_images`` (:class:`flmm.grounder.Grounder`, the box baseline), a data
+set and protocols. Out: counted pixels per expression, gathered from all processes. An image is
+read and encoded once for all protocols. Work that a journal holds already is not done again, and
+what is computed does not depend on the number of processes. Not its duty: configs, tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import dist
+from pycocotools import mask as coco_mask
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from flmm.data.protocols import Protocol, Question
+from flmm.evaluation.journal import Journal
+from flmm.evaluation.scores import ExpressionScore, list_groups, score_masks
+from flmm.records import (
+    Continuation,
+    GroundingSample,
+    ImageInput,
+    MaskPrediction,
+    SkippedExpression,
+)
+from flmm.rle import encode_mask
+
+Record = dict[str, Any]
+
+
+@dataclass
+class EvaluationSplit:
+    """One split to be evaluated.
+
+    Attributes:
+        dataset_name, split: what the table prints.
+        dataset: items are ``dict(inputs=ImageInput | None, data_samples=GroundingSample)``.
+        protocols: by name.
+        limit: only the first so many images; ``None``: all.
+    """
+
+    dataset_name: str
+    split: str
+    dataset: Any
+    protocols: dict[str, Protocol]
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people and for folders."""
+        return f"{self.dataset_name} {self.split}"
+
+    @property
+    def num_images(self) -> int:
+        """Images to be evaluated."""
+        return min(len(self.dataset), self.limit or len(self.dataset))
+
+
+@dataclass
+class SplitResult:
+    """What came out of one split.
+
+    Attributes:
+        dataset_name, split: as in :class:`EvaluationSplit`.
+        images: images that were scored.
+        scores: protocol -> one score per expression, in the order of the data set.
+        problems: protocol -> (expression id, reason) of masks that are empty for a reason.
+        skipped: expressions that could not be used, those of every sentence.
+        predictions: protocol -> one COCO-style record per expression; empty unless asked for.
+        seconds: wall time of this run in the loop; the journal's images cost none.
+        computed: expressions that this run computed, of all protocols.
+    """
+
+    dataset_name: str
+    split: str
+    images: int = 0
+    scores: dict[str, list[ExpressionScore]] = field(default_factory=dict)
+    problems: dict[str, list[tuple[int | str, str]]] = field(default_factory=dict)
+    skipped: list[SkippedExpression] = field(default_factory=list)
+    predictions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    seconds: float = 0.0
+    computed: int = 0
+
+
+class _Chunks(Dataset):
+    """Runs of neighbouring items, each with its index.
+
+    Which images are read together never depends on the number of processes, on what a journal
+    holds or on a limit, so that not a bit of the results does.
+    """
+
+    def __init__(self, dataset: Any, chunks: list[range]) -> None:
+        self.dataset, self.chunks = dataset, chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, position: int) -> list[tuple[int, Any]]:
+        return [(index, self.dataset[index]) for index in self.chunks[position]]
+
+
+def evaluate_split(
+    model: Any,
+    split: EvaluationSplit,
+    journal_folder: str | Path,
+    save_predictions: bool = False,
+    num_workers: int = 0,
+    batch_size: int = 1,
+    one_by_one: bool = False,
+) -> SplitResult:
+    """Evaluate one split on all processes; every process returns the same result.
+
+    Args:
+        model: in eval mode, on its device.
+        split: what to evaluate.
+        journal_folder: of the split; see :class:`Journal`.
+        save_predictions: keep every refined mask as COCO RLE.
+        num_workers: of the loader, per process.
+        batch_size: images that are read together.
+        one_by_one: read the picture anew for every text; the same figures, slower.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    journal = Journal(journal_folder, rank)
+    dist.barrier()  # nobody appends before everybody has read
+    wanted = set(range(split.num_images)) - set(journal.records)
+    size = len(split.dataset)
+    chunks = [range(at, min(at + batch_size, size)) for at in range(0, size, batch_size)]
+    chunks = [chunk for chunk in chunks if wanted.intersection(chunk)]
+    loader = DataLoader(
+        _Chunks(split.dataset, chunks[rank::world_size]),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_keep,
+        pin_memory=torch.cuda.is_available(),
+    )
+    predict = predict_one_by_one if one_by_one else type(model).predict_images
+    start = time.perf_counter()
+    own: dict[int, Record] = {}
+    with _open_bar(split, chunks[rank::world_size], wanted) as bar:
+        for items in loader:
+            records = _evaluate_images(
+                functools.partial(predict, model), items, split.protocols, save_predictions
+            )
+            for index in sorted(wanted.intersection(records)):
+                own[index] = records[index]
+                journal.append(index, records[index])
+                bar.update()
+    journal.close()
+    seconds = time.perf_counter() - start
+    gathered = dist.all_gather_object((own, seconds))
+    for others, _ in gathered:
+        journal.records |= others
+    result = _collect(split, journal.records)
+    result.seconds = max(taken for _, taken in gathered)
+    result.computed = sum(_count(record) for others, _ in gathered for record in others.values())
+    return result
+
+
+def _keep(item: Any) -> Any:
+    """An item as it is: pictures have sizes of their own."""
+    return item
+
+
+def _open_bar(split: EvaluationSplit, chunks: list[range], wanted: set[int]) -> tqdm:
+    """A bar with the time left; in a log file a line now and then."""
+    done = split.num_images - len(wanted)
+    if done:
+        dist.master_only(tqdm.write)(f"{split.name}: {done} images were done before, going on")
+    return tqdm(
+        total=sum(len(wanted.intersection(chunk)) for chunk in chunks),
+        desc=split.name,
+        unit="image",
+        disable=not dist.is_main_process(),
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+    )
+
+
+@torch.inference_mode()
+def _evaluate_images(
+    predict: Callable[..., list[list[MaskPrediction]]],
+    items: list[tuple[int, dict[str, Any]]],
+    protocols: dict[str, Protocol],
+    save_predictions: bool,
+) -> dict[int, Record]:
+    """Score images under every protocol: index -> record of plain values."""
+    records: dict[int, Record] = {}
+    usable: list[tuple[int, ImageInput, GroundingSample]] = []
+    for index, item in items:
+        sample: GroundingSample = item["data_samples"]
+        if item["inputs"] is None:
+            ids = list(sample.expression_ids)
+            skipped = [[key, sample.image_id, sample.skipped] for key in ids]
+            records[index] = {"skipped": skipped}
+        else:
+            usable.append((index, item["inputs"], sample))
+    if not usable:
+        return records
+    questions = [{name: ask(sample) for name, ask in protocols.items()} for _, _, sample in usable]
+    texts = [[question.continuations for question in asked.values()] for asked in questions]
+    predictions = predict([image for _, image, _ in usable], texts)
+    for (index, _, sample), asked, answers in zip(usable, questions, predictions):
+        records[index] = {
+            name: _score_question(sample, question, answer, save_predictions)
+            for (name, question), answer in zip(asked.items(), answers)
+        }
+    return records
+
+
+def predict_one_by_one(
+    model: Any, images: list[ImageInput], questions: list[list[list[Continuation]]]
+) -> list[list[MaskPrediction]]:
+    """What ``predict_images`` gives, with a reading of the picture for every text."""
+    return [
+        [_predict_texts(model, image, texts) for texts in lists]
+        for image, lists in zip(images, questions)
+    ]
+
+
+def _predict_texts(model: Any, image: ImageInput, texts: list[Continuation]) -> MaskPrediction:
+    parts = [model.predict_images([image], [[[text]]])[0][0] for text in texts]
+    coarse = [part.coarse_masks for part in parts if part.coarse_masks is not None]
+    return MaskPrediction(
+        torch.cat([part.masks for part in parts]),
+        torch.cat(coarse) if coarse else None,
+        torch.cat([part.scores for part in parts]),
+        [problem for part in parts for problem in part.problems],
+    )
+
+
+def _score_question(
+    sample: GroundingSample, question: Question, prediction: MaskPrediction, save_predictions: bool
+) -> Record:
+    """The scores of one protocol's expressions and, if asked, their masks."""
+    ids = [sample.expression_ids[row] for row in question.rows]
+    kinds, names = sample.get("expression_kinds"), sample.get("expression_groups")
+    groups = list_groups(len(sample.expression_ids), kinds, names)
+    scores = score_masks(
+        ids,
+        sample.gt_masks[question.rows],
+        prediction.masks,
+        prediction.coarse_masks,
+        [groups[row] for row in question.rows],
+    )
+    record: Record = {
+        "scores": [score.to_json() for score in scores],
+        "problems": [[key, why] for key, why in zip(ids, prediction.problems) if why is not None],
+    }
+    if save_predictions:
+        record["predictions"] = _build_predictions(sample, question, prediction)
+    return record
+
+
+def _build_predictions(
+    sample: GroundingSample, question: Question, prediction: MaskPrediction
+) -> list[dict[str, Any]]:
+    """One COCO-style record per expression; ``segmentation`` is a compressed RLE."""
+    masks = prediction.masks.cpu().numpy()
+    phrases = [phrase for text in question.continuations for phrase in text.phrases]
+    records = []
+    for row, phrase, mask, score in zip(question.rows, phrases, masks, prediction.scores.tolist()):
+        segmentation = encode_mask(mask)
+        record = {
+            "expression_id": sample.expression_ids[row],
+            "image_id": sample.image_id,
+            "expression": phrase,
+            "segmentation": segmentation,
+            "bbox": [float(edge) for edge in coco_mask.toBbox(segmentation)],
+            "score": score,
+        }
+        if sample.get("ref_ids") is not None:
+            record["ref_id"] = sample.ref_ids[row]
+        records.append(record)
+    return records
+
+
+def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
+    """The records of all images, in the data set's order, as one result."""
+    result = SplitResult(split.dataset_name, split.split)
+    result.skipped += list(getattr(split.dataset, "skipped", []))
+    for name in split.protocols:
+        result.scores[name], result.problems[name], result.predictions[name] = [], [], []
+    for index in range(split.num_images):
+        record = records[index]
+        result.skipped += [SkippedExpression(*fields) for fields in record.get("skipped", [])]
+        result.images += "skipped" not in record
+        for name in split.protocols:
+            own = {} if "skipped" in record else record[name]
+            result.scores[name] += map(ExpressionScore.from_json, own.get("scores", []))
+            result.problems[name] += [(key, why) for key, why in own.get("problems", [])]
+            result.predictions[name] += own.get("predictions", [])
+    return result
+
+
+def _count(record: Record) -> int:
+    return sum(len(own["scores"]) for own in record.values() if isinstance(own, dict))
+
+
+__all__ = ["EvaluationSplit", "SplitResult", "evaluate_split"]

@@ -1,0 +1,1 @@
+"""Refiners: a coarse mask becomes a sharp one."""

@@ -1,0 +1,161 @@
+"""Frozen models from a folder or a hub id.
+
+In: a name, a dtype. Out: a transformers model in eval mode. Not its duty: how it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
+
+from flmm.readers.hub import is_out_of_reach
+
+_MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
+TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "tiny_vlm"
+TOY_NOTICE = (
+    "This is the toy embedded in flmm: it knows drawn shapes and their colours alone, and its "
+    "answer to any other picture means nothing."
+)
+
+
+def resolve_source(name: str | Path) -> str:
+    """Folder or hub id of ``name``; ``"tiny"`` is the model embedded in the package."""
+    return str(TINY_FOLDER) if str(name) == "tiny" else str(name)
+
+
+def is_embedded(name: str | Path) -> bool:
+    """Whether ``name`` is the model embedded in the package: ``"tiny"``, or its folder."""
+    return Path(resolve_source(name)).expanduser().resolve() == TINY_FOLDER
+
+
+def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """``"auto"``, or the torch dtype that ``dtype`` is or names.
+
+    Raises:
+        ValueError: the name is not one of a floating-point dtype of torch.
+    """
+    if dtype == "auto":
+        return dtype
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
+        raise ValueError(
+            f"dtype {dtype!r} is not known: give 'auto', 'bfloat16', 'float16', 'float32' or a "
+            "floating-point torch.dtype"
+        )
+    return parsed
+
+
+def load_config(name: str | Path, families: Sequence[str]) -> Any:
+    """The model's config.
+
+    Raises:
+        OSError: there is no model at ``name``.
+        ValueError: its ``model_type`` is not one of ``families``.
+    """
+    config = _load(AutoConfig, name, "model")
+    check_family(config, families)
+    return config
+
+
+def load_processor(name: str | Path) -> Any:
+    """The unified processor (or bare image processor) of a model; code of its own is not run.
+
+    Raises:
+        OSError: there is none at ``name``, or only one with code of its own.
+    """
+    return _load(AutoProcessor, name, "processor")
+
+
+def _load(kind: Any, name: str | Path, what: str) -> Any:
+    source = resolve_source(name)
+    try:
+        return kind.from_pretrained(
+            source, trust_remote_code=False, local_files_only=is_out_of_reach(source)
+        )
+    except Exception as error:  # whatever a damaged file of anybody's makes transformers raise
+        if "custom code" in str(error):
+            raise OSError(
+                f"the {what} in {source!r} needs code of its own, which flmm does not run: give a "
+                "model whose code is part of transformers"
+            ) from error
+        raise OSError(
+            f"no {what} can be loaded from {source!r}: give a folder that holds a "
+            f"{_MAIN_FILES[what]}, or the id of a hub model within reach"
+        ) from error
+
+
+def check_family(config: Any, families: Sequence[str]) -> None:
+    """Refuse configs flmm does not read exactly.
+
+    Raises:
+        ValueError: unknown ``model_type``, or layers with sliding-window attention.
+    """
+    if config.model_type not in families:
+        raise ValueError(
+            f"model type {config.model_type!r} is not supported: give one of {', '.join(families)}"
+        )
+    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+        raise ValueError(
+            f"this {config.model_type} uses sliding-window attention, which flmm does not read: "
+            "set use_sliding_window to false in its config"
+        )
+
+
+def load_model(
+    name: str | Path,
+    config: Any,
+    dtype: str | torch.dtype,
+    attn_implementation: str,
+    device_map: Any = None,
+) -> PreTrainedModel:
+    """The pretrained model with its language head.
+
+    Raises:
+        ValueError: weights are missing; transformers would go on with random ones.
+    """
+    source = resolve_source(name)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        source,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=is_out_of_reach(source),
+        config=config,
+        dtype=parse_dtype(dtype),
+        attn_implementation=attn_implementation,
+        device_map=device_map,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights in {resolve_source(name)!r} lack {len(missing)} tensors of the model "
+            f"({', '.join(missing[:3])}{', …' if missing[3:] else ''}): download them again"
+        )
+    return model
+
+
+def build_random_model(
+    config: Any, dtype: str | torch.dtype, attn_implementation: str, seed: int
+) -> PreTrainedModel:
+    """The same architecture with seeded random weights: the control without pretraining."""
+    parsed = parse_dtype(dtype)
+    if parsed == "auto":
+        parsed = config.dtype or torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForImageTextToText.from_config(
+            config,
+            trust_remote_code=False,
+            dtype=parsed,
+            attn_implementation=attn_implementation,
+        )

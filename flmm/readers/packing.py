@@ -1,0 +1,155 @@
+"""Continuations of several images as one pass behind their prefixes, and what was seen.
+
+In: prefixes of one batch and, for each, the continuations it is asked. Out: maps and text
+features of every phrase. All continuations of an image stand side by side in its row, each from
+the position right after the prefix; rows are padded on the right.
+Not its duty: which images are read together (see prefixes), the weights of a row (see attention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flmm.readers.attention import RowReader, build_continuation_mask
+from flmm.readers.prefixes import Prefix, share_cache
+from flmm.readers.prompts import EncodedContinuation
+from flmm.records import PhraseAttention, Span
+
+if TYPE_CHECKING:
+    from flmm.readers.base import FrozenVLM
+
+Pack = list[EncodedContinuation]
+_PADDING = -1  # the continuation that padding belongs to
+
+
+def attend_prefixes(
+    vlm: FrozenVLM, prefixes: Sequence[Prefix], packs: Sequence[Sequence[Pack]]
+) -> list[PhraseAttention]:
+    """What the continuations of several prefixes see; those read together are asked together.
+
+    Args:
+        vlm: the frozen reader.
+        prefixes: of any batches.
+        packs: of each, one pass after the other.
+    """
+    together: dict[int, list[int]] = {}
+    for place, prefix in enumerate(prefixes):
+        together.setdefault(id(prefix.batch), []).append(place)
+    seen: dict[int, PhraseAttention] = {}
+    for places in together.values():
+        if all(len(packs[place]) == 1 for place in places):
+            group = [prefixes[place] for place in places]
+            seen.update(zip(places, attend_packs(vlm, group, [packs[p][0] for p in places])))
+            continue
+        for place in places:
+            parts = [attend_packs(vlm, [prefixes[place]], [pack])[0] for pack in packs[place]]
+            seen[place] = join_attention(parts)
+    return [seen[place] for place in range(len(prefixes))]
+
+
+def attend_packs(
+    vlm: FrozenVLM, prefixes: Sequence[Prefix], packs: Sequence[Pack]
+) -> list[PhraseAttention]:
+    """One pass.
+
+    Args:
+        vlm: the frozen reader.
+        prefixes: of one batch.
+        packs: continuations of each.
+    """
+    cache, prefix_mask, starts = share_cache(prefixes)
+    rows = max(sum(count_tokens(pack)) for pack in packs)
+    spans = [place_spans(pack) for pack in packs]
+    columns = [
+        slice(start + item.image_columns.start, start + item.image_columns.stop)
+        for start, item in zip(starts, prefixes)
+    ]
+    reader = RowReader(
+        *(spans, columns, rows, vlm.num_layers, vlm.num_heads), *(vlm.token_merge, vlm.device)
+    )
+    placed = lay_out(packs, [item.next_position for item in prefixes], rows)
+    input_ids, positions, owners = placed.to(vlm.device, non_blocking=True)
+    mask = build_continuation_mask(owners, prefix_mask, vlm.dtype)
+    layers = vlm._decode(cache, input_ids, positions, attention_mask=mask, row_reader=reader)
+    features = torch.stack([layer.to(vlm.device) for layer in layers])
+    lengths = [count_tokens(pack) for pack in packs]
+    return [
+        PhraseAttention(
+            maps=maps.unflatten(-1, prefix.grid_hw),
+            text_features=[features[:, row, start:end] for start, end in own_spans],
+            input_ids=list(input_ids[row, : sum(own)].split(own)),
+            # Views, like the text features: they cost no memory of their own.
+            hidden_states=list(features[-1, row, : sum(own)].split(own)),
+        )
+        for row, (prefix, own, own_spans, maps) in enumerate(
+            zip(prefixes, lengths, spans, reader.finish())
+        )
+    ]
+
+
+def count_tokens(pack: Pack) -> list[int]:
+    """Tokens of each continuation."""
+    return [len(item.input_ids) for item in pack]
+
+
+def place_spans(pack: Pack) -> list[Span]:
+    """Row ranges of all phrases of an image."""
+    spans, start = [], 0
+    for item in pack:
+        spans += [(start + first, start + last) for first, last in item.token_spans]
+        start += len(item.input_ids)
+    return spans
+
+
+def lay_out(packs: Sequence[Pack], next_positions: Sequence[int], rows: int) -> Tensor:
+    """Token ids, positions and continuation numbers of all rows.
+
+    Args:
+        packs: continuations of each image.
+        next_positions: where the continuations of each image start.
+        rows: R, to which every image is padded.
+
+    Returns:
+        int64 ``[3, B, R]`` on the CPU.
+    """
+    placed = torch.zeros(3, len(packs), rows, dtype=torch.int64)
+    placed[2] = _PADDING
+    for row, (pack, position) in enumerate(zip(packs, next_positions)):
+        start = 0
+        for number, item in enumerate(pack):
+            place = slice(start, start + len(item.input_ids))
+            placed[0, row, place] = torch.tensor(item.input_ids)
+            placed[1, row, place] = torch.arange(position, position + len(item.input_ids))
+            placed[2, row, place] = number
+            start = place.stop
+    return placed
+
+
+def split_into_packs(encoded: Sequence[EncodedContinuation], max_rows: int) -> Iterator[Pack]:
+    """Continuations in order, in groups of at most ``max_rows`` tokens (but at least one)."""
+    pack: Pack = []
+    rows = 0
+    for item in encoded:
+        if pack and rows + len(item.input_ids) > max_rows:
+            yield pack
+            pack, rows = [], 0
+        pack.append(item)
+        rows += len(item.input_ids)
+    if pack:
+        yield pack
+
+
+def join_attention(seen: Sequence[PhraseAttention]) -> PhraseAttention:
+    """What several packs of one image saw."""
+    if len(seen) == 1:
+        return seen[0]
+    return PhraseAttention(
+        maps=torch.cat([item.maps for item in seen]),
+        text_features=[features for item in seen for features in item.text_features],
+        input_ids=[ids for item in seen for ids in item.input_ids],
+        hidden_states=[states for item in seen for states in item.hidden_states],
+    )

@@ -1,0 +1,187 @@
+"""A picture as the vision tower of a Qwen-VL model wants it, before it is cut into patches.
+
+In: any picture. Out: ``[C, H', W']`` resized and normalised, its patch grid and its geometry.
+The unified processor itself does the work, its patches are laid back into a picture: resize,
+rounding and normalisation are therefore its own, whatever its variant (torchvision, PIL).
+Carrying ``[C, H', W']`` and patchifying on the device halves what a data loader moves.
+Not its duty: text.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flmm.geometry import build_meta_data
+from flmm.images import load_image
+from flmm.readers.loading import load_processor
+from flmm.records import ImageInput
+from flmm.registry import IMAGE_PROCESSORS
+
+MAX_ASPECT_RATIO = 200  # the limit of transformers' own smart_resize
+
+
+@IMAGE_PROCESSORS.register_module()
+class QwenImageProcessorWrapper:
+    """Pictures as resized, normalised ``[C, H', W']``; patches on demand.
+
+    Args:
+        processor: unified processor of Qwen2-VL, Qwen2.5-VL or Qwen3-VL, its bare image
+            processor, or the folder or hub id to load one from (``"tiny"``: the embedded one).
+        min_pixels: least H'*W' in pixels; ``None`` keeps the processor's.
+        max_pixels: greatest H'*W' in pixels; ``None`` keeps the processor's.
+
+    Attributes:
+        image_processor: the processor at work, a copy with the pixel limits set.
+        patch_size: side of a patch in input pixels.
+        merge_size: patches per side of one image token.
+        temporal_patch_size: frames per patch; a still image is repeated.
+
+    Raises:
+        TypeError: ``processor`` is not of a Qwen-VL family.
+        ValueError: the pixel limits exclude each other.
+    """
+
+    def __init__(
+        self, processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> None:
+        if isinstance(processor, (str, Path)):
+            processor = load_processor(processor)
+        if not self.recognises(processor):
+            raise TypeError(
+                f"{type(processor).__name__} is no processor of Qwen2-VL, Qwen2.5-VL or Qwen3-VL: "
+                "hand over what AutoProcessor.from_pretrained gives for one of their folders"
+            )
+        self.image_processor = copy.copy(getattr(processor, "image_processor", processor))
+        self.patch_size = int(self.image_processor.patch_size)
+        self.merge_size = int(self.image_processor.merge_size)
+        self.temporal_patch_size = int(self.image_processor.temporal_patch_size)
+        self._set_pixel_limits(min_pixels, max_pixels)
+
+    @staticmethod
+    def recognises(processor: Any) -> bool:
+        """Whether ``processor`` is a unified Qwen-VL processor or its image processor."""
+        if isinstance(processor, QwenImageProcessorWrapper):
+            return False
+        inner = getattr(processor, "image_processor", processor)
+        sizes = ("patch_size", "merge_size", "temporal_patch_size")
+        return any("Qwen" in base.__name__ for base in type(inner).__mro__) and all(
+            hasattr(inner, size) for size in sizes
+        )
+
+    @property
+    def pixel_limits(self) -> tuple[int, int]:
+        """(least, greatest) number of input pixels H'*W', from whichever key holds them."""
+        inner = self.image_processor
+        size = dict(getattr(inner, "size", None) or {})
+        low = size.get("shortest_edge") or size.get("min_pixels") or inner.min_pixels
+        high = size.get("longest_edge") or size.get("max_pixels") or inner.max_pixels
+        return int(low), int(high)
+
+    def _set_pixel_limits(self, min_pixels: int | None, max_pixels: int | None) -> None:
+        low, high = self.pixel_limits
+        low, high = min_pixels or low, max_pixels or high
+        if low > high:
+            raise ValueError(
+                f"min_pixels ({low}) is above max_pixels ({high}): set both, the first below "
+                "the second"
+            )
+        self.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+        for name, value in (("min_pixels", low), ("max_pixels", high)):
+            if hasattr(self.image_processor, name):
+                setattr(self.image_processor, name, value)
+
+    def preprocess(self, images: Any) -> dict[str, list[Any]]:
+        """Resize and normalise one picture or several.
+
+        Args:
+            images: anything ``load_image`` reads, or a list or tuple of such.
+
+        Returns:
+            dict of lists, one entry per picture: ``pixel_values`` (float32 array
+            ``[C, H', W']``), ``image_grid_thw`` ((1, grid_h, grid_w) in patches), ``meta_datas``
+            (see ``geometry.build_meta_data``), ``image_sizes`` ((H', W') in input pixels).
+
+        Raises:
+            TypeError, FileNotFoundError, ValueError: as ``load_image``; or the list is empty;
+                or a picture is more than 200 times as long as wide.
+        """
+        pictures = images if isinstance(images, (list, tuple)) else [images]
+        if not pictures:
+            raise ValueError("no image given: pass one image or a list of at least one")
+        inputs = [self.encode(picture) for picture in pictures]
+        return {
+            "pixel_values": [item.pixel_values.numpy() for item in inputs],
+            "image_grid_thw": [item.image_grid_thw for item in inputs],
+            "meta_datas": [item.meta_data for item in inputs],
+            "image_sizes": [tuple(item.pixel_values.shape[-2:]) for item in inputs],
+        }
+
+    def encode(self, image: Any) -> ImageInput:
+        """One picture, ready for the reader; an ``ImageInput`` passes unchanged."""
+        if isinstance(image, ImageInput):
+            return image
+        picture = load_image(image)
+        long_side, short_side = max(picture.size), min(picture.size)
+        if long_side > MAX_ASPECT_RATIO * short_side:
+            raise ValueError(
+                f"the image is {picture.height} x {picture.width} pixels (h x w), an aspect ratio "
+                f"of {long_side / short_side:.0f}; Qwen-VL reads up to {MAX_ASPECT_RATIO}: crop it"
+            )
+        features = self.image_processor(images=[picture], return_tensors="pt")
+        frames, grid_height, grid_width = (int(side) for side in features["image_grid_thw"][0])
+        grid_thw = (frames, grid_height, grid_width)
+        pixel_values = self._unpatchify(features["pixel_values"], grid_thw)
+        input_size = (pixel_values.shape[1], pixel_values.shape[2])
+        meta_data = build_meta_data((picture.height, picture.width), input_size)
+        return ImageInput(pixel_values, grid_thw, meta_data, np.array(picture))
+
+    def patchify(self, pixel_values: Tensor | Sequence[Tensor] | np.ndarray) -> Tensor:
+        """Cut pictures into the patches of the unified processor, in its order.
+
+        Args:
+            pixel_values: ``[C, H', W']``, a batch ``[B, C, H', W']``, or a list of pictures of
+                any sizes; any device and dtype.
+
+        Returns:
+            ``[n_patches, C*T*p*p]`` on the same device, pictures one after the other.
+
+        Raises:
+            ValueError: a side is no multiple of patch size times merge size.
+        """
+        if isinstance(pixel_values, (list, tuple)):
+            return torch.cat([self.patchify(picture) for picture in pixel_values])
+        pixel_values = torch.as_tensor(pixel_values)
+        if pixel_values.ndim == 4:
+            return torch.cat([self.patchify(picture) for picture in pixel_values])
+        patch, merge, factor = self.patch_size, self.merge_size, self.patch_size * self.merge_size
+        channels, height, width = pixel_values.shape
+        if height % factor or width % factor:
+            raise ValueError(
+                f"input of {height} x {width} pixels (h x w) cannot be cut into image tokens: both "
+                f"sides must be multiples of {factor}; use preprocess()"
+            )
+        blocks = pixel_values.reshape(
+            channels, height // factor, merge, patch, width // factor, merge, patch
+        ).permute(1, 4, 2, 5, 0, 3, 6)
+        blocks = blocks.unsqueeze(5)
+        blocks = blocks.expand(*blocks.shape[:5], self.temporal_patch_size, patch, patch)
+        return blocks.reshape(height * width // patch**2, -1)
+
+    def _unpatchify(self, patches: Tensor, grid_thw: tuple[int, ...]) -> Tensor:
+        """``[n_patches, C*T*p*p]`` of one still picture as float32 ``[C, H', W']``."""
+        patch, merge = self.patch_size, self.merge_size
+        _, grid_height, grid_width = grid_thw
+        blocks = patches.reshape(
+            *(grid_height // merge, grid_width // merge, merge, merge),
+            *(-1, self.temporal_patch_size, patch, patch),
+        )[..., 0, :, :]
+        picture = blocks.permute(4, 0, 2, 5, 1, 3, 6)
+        shape = (-1, grid_height * patch, grid_width * patch)
+        return picture.reshape(shape).to(torch.float32)

@@ -1,0 +1,1 @@
+"""Trained heads as folders or hub repositories: saved, described, loaded."""

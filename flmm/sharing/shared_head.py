@@ -1,0 +1,233 @@
+"""The files of a shared head: where they are, and whether they may be believed.
+
+In: a folder, or the id of a repository on the Hugging Face hub. Out: the head's config.json as a
+checked record. It may come from anybody, so everything that is built later is looked up here first.
+Not its duty: the frozen models (see :mod:`flmm.sharing.shared_reader`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import errors
+from safetensors import SafetensorError, safe_open
+
+import flmm
+from flmm.checkpoints.checkpoint import describe_error
+from flmm.provenance import hash_file
+from flmm.readers.hub import is_out_of_reach
+from flmm.selectors import SELECTORS
+from flmm.sharing.shared_model import check_grounder, check_size
+from flmm.sharing.shared_reader import check_record
+from flmm.sharing.shared_refiner import check_refiner
+from flmm.sharing.shared_settings import decode_settings, show
+
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+FILES = (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE)  # in the order in which they are written
+FORMAT, FORMAT_VERSION = "flmm", 1
+_SECTIONS = ("model", "reader", "weights")
+_GREATEST_JSON_BYTES = 2**20
+
+
+def find_head(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """The folder of a head; one of the hub is downloaded, or found in the cache.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and it is no hub id.
+        OSError: the hub does not give it; the message says why.
+    """
+    folder = Path(folder_or_hub_id).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{folder} is a folder: revision={revision!r} is for a hub id")
+        return folder
+    head = str(folder_or_hub_id) + ("" if revision is None else f" at revision {revision}")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                str(folder_or_hub_id),
+                revision=revision,
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                local_files_only=is_out_of_reach(folder_or_hub_id),
+                library_name="flmm",
+                library_version=flmm.__version__,
+            )
+        )
+    except errors.HFValidationError as error:
+        raise FileNotFoundError(
+            f"there is no folder {folder_or_hub_id}, and it is no hub id such as owner/name"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise OSError(f"{folder_or_hub_id} on the hub has no revision {revision!r}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise OSError(
+            f"there is no folder {folder_or_hub_id} and no such repository on the hub that this "
+            "account may read: check the name, or log in with `hf auth login`"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise OSError(
+            f"{head} is neither a folder nor in the hub's cache, and the hub cannot be reached "
+            "(HF_HUB_OFFLINE, or no connection): download it where there is one with `hf "
+            f"download {folder_or_hub_id}`, and name the folder"
+        ) from error
+    except Exception as error:  # the hub's client raises many kinds
+        raise OSError(f"{head} cannot be fetched: {describe_error(error)}") from error
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """A head's config.json, checked and with its settings decoded.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or config.json names what it may not.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        _check_file(folder, name)
+    path = folder / CONFIG_FILE
+    record = _parse(path)
+    _check_format(record, path)
+    try:
+        check_record(record["reader"])
+        record["model"] = decode_settings(record["model"], "model")
+        check_grounder(record["model"])
+        _check_refiner(record.get("refiner"), record["model"].get("sam"))
+        _check_reader_name(record["model"]["model"], record["reader"])
+        _check_selectors(record.get("selectors"))
+        if record["weights"].get("sha256") != hash_file(folder / WEIGHTS_FILE):
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} is cut off, damaged, or not of this {CONFIG_FILE} "
+                "(SHA-256 differs): export or download both again"
+            )
+        greatest = count_values(folder / WEIGHTS_FILE)
+        check_size(record["model"], record["reader"]["sizes"], greatest)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return {"refiner": None, "selectors": None, **record}
+
+
+def _check_file(folder: Path, name: str) -> None:
+    """A file of the head is there, and is no link to somewhere else."""
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no head: it has no {name} (save_pretrained and tools/export.py "
+            "write it)"
+        )
+    home = folder.resolve()
+    if home.parent.name == "snapshots":  # the hub's cache keeps its files beside the snapshots
+        home = home.parent.parent
+    if not path.resolve().is_relative_to(home):
+        raise ValueError(
+            f"{path} is a link that leads out of its folder: copy the file itself there"
+        )
+
+
+def _parse(path: Path) -> Any:
+    """A JSON of any origin: no key twice, no NaN, not large."""
+    if path.stat().st_size > _GREATEST_JSON_BYTES:
+        raise ValueError(f"{path} has more than {_GREATEST_JSON_BYTES:,} bytes: it is no head's")
+    try:
+        return json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_build_object,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is cut off or damaged ({describe_error(error)}): export or download it again"
+        ) from error
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    built = dict(pairs)
+    if len(built) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {show(double)} stands there twice")
+    return built
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def count_values(path: Path) -> int:
+    """How many numbers a safetensors file holds; their bytes are not read.
+
+    Raises:
+        ValueError: its header is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {describe_error(error)}") from error
+
+
+def _check_format(record: Any, path: Path) -> None:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        kind = record.get("model_type") if isinstance(record, dict) else None
+        is_model = isinstance(kind, str) and kind.isidentifier()
+        what = f"that of a {kind} model" if is_model else "not written by save_pretrained"
+        raise ValueError(
+            f"{path} is no flmm head's, it is {what}: a head's folder is what save_pretrained or "
+            "tools/export.py wrote"
+        )
+    if record.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {show(record.get('format_version'))}, written by flmm "
+            f"{show(record.get('flmm_version'))}, and this is flmm {flmm.__version__}, which reads "
+            f"format {FORMAT_VERSION}: update flmm"
+        )
+    for name in _SECTIONS:
+        if not isinstance(record.get(name), dict):
+            raise ValueError(f"{path} is damaged: {name!r} is missing or no object")
+    if not isinstance(record.get("refiner"), (dict, type(None))):
+        raise ValueError(f"{path} is damaged: 'refiner' is no object")
+
+
+def _check_refiner(record: dict[str, Any] | None, sam: dict[str, Any] | None) -> None:
+    if (record is None) != (sam is None):
+        raise ValueError("of 'refiner' and 'model.sam' one is missing: they belong together")
+    if record is None or sam is None:
+        return
+    check_refiner(record)
+    if record["source"] == "embedded" and sam.get("model_name") != "tiny":
+        raise ValueError(
+            f"model.sam.model_name is {show(sam.get('model_name'))}, and only 'tiny' is embedded"
+        )
+
+
+def _check_reader_name(settings: dict[str, Any], record: dict[str, Any]) -> None:
+    """The record alone says which reader it is."""
+    name = settings.pop("name_or_path", None)
+    if name not in (None, record["name"]):
+        raise ValueError(
+            f"model.model.name_or_path is {show(name)}, but reader.name {show(record['name'])}"
+        )
+
+
+def _check_selectors(selectors: Any) -> None:
+    names = ("brackets", *SELECTORS)
+    if selectors is None:
+        return
+    if not isinstance(selectors, list) or any(item not in names for item in selectors):
+        raise ValueError(f"selectors is {show(selectors)}: a list of {', '.join(names)}")
+    if len(selectors) > len(names):
+        raise ValueError(f"selectors has {len(selectors)} entries, there are {len(names)}")
+
+
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "FILES",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "WEIGHTS_FILE",
+    "find_head",
+    "read_head",
+]

@@ -1,0 +1,208 @@
+"""Whether a stranger's settings are those of a grounder: what is built from them is nothing else.
+
+In: the decoded ``model`` part of a head's config.json and the sizes of its reader. Out: nothing, or
+one sentence that names the key. Each slot takes its own kind of part, values are of the type that
+the part's constructor declares, no text is a path, and the trained parts are built once on torch's
+meta device, where a number that is too large costs nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flmm.checkpoints.checkpoint import describe_error
+from flmm.config.names import is_hub_id
+from flmm.grounder import Grounder
+from flmm.masks import SAMRefiner
+from flmm.readers import FrozenVLM
+from flmm.registry import IMAGE_PROCESSORS, MODELS
+from flmm.selectors import KeywordSelector
+from flmm.sharing.shared_settings import LAYER_TYPES, list_allowed_types, show
+
+# Slot of a grounder -> the kind of part that belongs there; every other slot stays empty.
+SLOTS: dict[str, type] = {
+    "model": FrozenVLM,
+    "mask_head": nn.Module,
+    "sam": SAMRefiner,
+    "keyword_selector": KeywordSelector,
+}
+# They read files, so that they belong into their slots alone.
+_READING = (FrozenVLM, SAMRefiner, Grounder)
+_HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
+_FREE_TEXTS = ("model.model.prompt",)
+_GREATEST = {"min_pixels": 2**28, "max_pixels": 2**28, "upsample_input": 2048, "seed": 2**63 - 1}
+_LONGEST_LIST = _GREATEST_IN_LIST = 64
+
+
+def check_grounder(settings: dict[str, Any]) -> None:
+    """Whether settings are those of a grounder and lead nowhere but to the hub.
+
+    Args:
+        settings: of any origin, as ``decode_settings`` gives them.
+
+    Raises:
+        ValueError: they are not; the message names the key.
+    """
+    _check_kind(settings, "model", Grounder)
+    for name, part in settings.items():
+        if name in SLOTS and (part is not None or name in ("model", "mask_head")):
+            _check_kind(part, f"model.{name}", SLOTS[name])
+        elif name != "type" and part is not None:
+            raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
+    missing = [name for name in ("model", "mask_head") if name not in settings]
+    if missing:
+        raise ValueError(f"model.{missing[0]} is missing")
+    if (settings.get("sam") or {}).get("checkpoint") is not None:
+        raise ValueError(
+            f"model.sam.checkpoint is {show(settings['sam']['checkpoint'])}, and a shared head "
+            "names no file of SAM's there (its refiner record does): give your own with "
+            "cfg_options={'model.sam.checkpoint': PATH}"
+        )
+    if settings["model"].get("device_map") is not None:
+        raise ValueError("model.model.device_map is the affair of whoever loads the head")
+    _check_values(settings, "model")
+
+
+def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -> None:
+    """Whether the trained parts can be built, and have no more values than the file of weights.
+
+    Args:
+        settings: of a grounder that :func:`check_grounder` has let pass.
+        sizes: of its reader.
+        greatest: number of values in the file.
+
+    Raises:
+        ValueError: a part cannot be built, or would be larger than its weights.
+    """
+    given = {
+        "mask_head": {"in_channels": sizes["num_layers"] * sizes["num_heads"]},
+        "keyword_selector": {"hidden_size": sizes["hidden_size"]},
+    }
+    for name, arguments in given.items():
+        if settings.get(name) is None:
+            continue
+        try:
+            with torch.device("meta"):
+                part = MODELS.build({**arguments, **settings[name]})
+        except Exception as error:  # of many kinds, as the settings are anybody's
+            raise ValueError(f"model.{name} cannot be built: {describe_error(error)}") from error
+        count = sum(value.numel() for value in part.state_dict().values())
+        if count > greatest:
+            raise ValueError(
+                f"model.{name} would have {count:,} values, its file has {greatest:,}: it is not "
+                "built"
+            )
+
+
+def is_path(text: str) -> bool:
+    """Whether a text could be read as a path or an address, on any system."""
+    return bool(set(text) & set("/\\~:\0")) or text in (".", "..")
+
+
+def _check_kind(settings: Any, place: str, kind: type) -> None:
+    """Whether settings build a registered class of a kind."""
+    name = settings.get("type") if isinstance(settings, dict) else settings
+    found = list_allowed_types().get(name) if isinstance(name, str) else None
+    taken = kind is nn.Module and found is not None and _reads_files(found)
+    if found is None or not issubclass(found, kind) or taken:
+        wanted = "part of this kind" if kind is nn.Module else kind.__name__
+        raise ValueError(f"{place}.type is {show(name)}, which is no registered {wanted}")
+
+
+def _reads_files(part: type) -> bool:
+    return issubclass(part, _READING) or part in IMAGE_PROCESSORS.module_dict.values()
+
+
+def _check_values(part: dict[str, Any], place: str) -> None:
+    """Types and ranges of a part's own settings, then those of the parts in it."""
+    name = part.get("type")
+    kind = list_allowed_types().get(name) if isinstance(name, str) else None
+    hints = {} if kind is None else _read_hints(kind)
+    for key, value in part.items():
+        inner = f"{place}.{key}"
+        if key != "type" and not _fits(value, hints.get(key, Any)):
+            raise ValueError(f"{inner} is {show(value)}, which is no {_name_hint(hints[key])}")
+        _check_value(value, inner)
+
+
+def _check_value(value: Any, place: str) -> None:
+    key = place.rpartition(".")[2]
+    if place in _HUB_KEYS and value is not None:
+        _check_source(value, place)
+    elif isinstance(value, dict):
+        _check_inner(value, place)
+        _check_values(value, place)
+    elif isinstance(value, list):
+        if len(value) > _LONGEST_LIST:
+            raise ValueError(f"{place} has {len(value)} entries, and {_LONGEST_LIST} are the most")
+        for index, item in enumerate(value):
+            if isinstance(item, int) and not 0 <= item <= _GREATEST_IN_LIST:
+                raise ValueError(f"{place} holds {show(item)}, not in 0..{_GREATEST_IN_LIST}")
+            _check_value(item, f"{place}[{index}]")
+    elif isinstance(value, int) and key in _GREATEST and not 0 <= value <= _GREATEST[key]:
+        raise ValueError(f"{place} is {show(value)}, not in 0..{_GREATEST[key]}")
+    elif isinstance(value, str) and place not in _FREE_TEXTS and is_path(value):
+        raise ValueError(f"{place} is {show(value)}, and a shared head leads to no file")
+
+
+def _check_inner(settings: dict[str, Any], place: str) -> None:
+    """A part within a part of the grounder; those that read files stand in their slots alone."""
+    name = settings.get("type")
+    found = list_allowed_types().get(name) if isinstance(name, str) else None
+    if name in LAYER_TYPES or found is None or place in [f"model.{slot}" for slot in SLOTS]:
+        return
+    if _reads_files(found):
+        raise ValueError(f"{place}.type is {show(name)}, which has no place there")
+
+
+def _check_source(name: Any, place: str) -> None:
+    """What transformers would load from: never a path that a stranger wrote."""
+    if name != "tiny" and not is_hub_id(name):
+        raise ValueError(
+            f"{place} is {show(name)}, neither a hub id (owner/name) nor 'tiny': a shared head "
+            f"leads to no file; give your own with cfg_options={{{place!r}: FOLDER}}"
+        )
+
+
+def _read_hints(kind: type) -> dict[str, Any]:
+    """What a constructor declares; nothing where that cannot be read."""
+    try:
+        return typing.get_type_hints(inspect.getattr_static(kind, "__init__"))
+    except Exception:  # it names what only a type checker imports, or is no function of Python's
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a decoded setting is of a declared type; unknown types take nothing."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, item) for item in arguments)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, dict)
+    if isinstance(origin, type):  # Sequence[int], tuple[int, ...], list[str]
+        items = [item for item in arguments if item is not Ellipsis]
+        return isinstance(value, list) and all(_fits(one, items[0]) for one in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, str)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _name_hint(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+__all__ = ["SLOTS", "check_grounder", "check_size", "is_path"]

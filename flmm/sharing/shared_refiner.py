@@ -1,0 +1,115 @@
+"""Which published SAM a shared head refines with, and whether the file found is that one.
+
+SAM's image encoder is frozen, so its weights are not shared with the head: the record names their
+file and its SHA-256, the reader of the record puts the file where it is looked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
+from flmm.provenance import hash_file
+from flmm.sharing.shared_reader import is_digest, is_plain_name
+from flmm.sharing.shared_settings import show
+
+DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+PLACE = Path("checkpoints")
+_WAY_OUT = (
+    "cfg_options={'model.sam.checkpoint': PATH} (tools: --cfg-options model.sam.checkpoint=PATH)"
+)
+
+
+def describe_refiner(model_name: str, checkpoint: str | Path | None) -> dict[str, Any]:
+    """The record of SAM's weights.
+
+    Args:
+        model_name: of segment-anything's registry, or "tiny".
+        checkpoint: their file; ``None``: the embedded ones of "tiny".
+
+    Raises:
+        FileNotFoundError: the file is not there any more.
+        ValueError: the weights are random, and nobody else could have the same.
+    """
+    if checkpoint is None and model_name != "tiny":
+        raise ValueError(
+            f"SAM {model_name!r} was built without a checkpoint, with random weights that nobody "
+            "else can have: give model.sam.checkpoint its published file"
+        )
+    path = TINY_WEIGHTS if checkpoint is None else Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"SAM checkpoint {path} does not exist (any more), and a head is shared with its "
+            f"SHA-256: name the file with {_WAY_OUT}"
+        )
+    return {
+        "source": "embedded" if checkpoint is None else "file",
+        "file": path.name,
+        "sha256": hash_file(path),
+    }
+
+
+def check_refiner(record: dict[str, Any]) -> None:
+    """Whether a record of any origin can be used.
+
+    Raises:
+        ValueError: a field is missing, or the file is a path that leads elsewhere.
+    """
+    source, file, digest = record.get("source"), record.get("file"), record.get("sha256")
+    if source not in ("embedded", "file") or not is_plain_name(file) or not is_digest(digest, 64):
+        raise ValueError(
+            f"the refiner is {show(record)}: source, sha256 and the file's plain name must be there"
+        )
+
+
+def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -> str | None:
+    """What to load SAM from.
+
+    Args:
+        record: of :func:`describe_refiner`.
+        given: the user's own choice; ``None``: the file of the name in ``checkpoints`` or in
+            ``folder``, or the embedded one.
+        folder: of the head.
+
+    Returns:
+        a path; ``None``: the embedded weights.
+
+    Raises:
+        FileNotFoundError: the file is in neither place; the message says where it belongs.
+        ValueError: the file that was found by its name has other content.
+    """
+    if given is not None:
+        if Path(given).expanduser().is_file():  # else SAM itself says that it is missing
+            _compare(record, Path(given).expanduser(), is_given=True)
+        return given
+    if record["source"] == "embedded":
+        _compare(record, TINY_WEIGHTS, is_given=False)
+        return None
+    for place in (PLACE, folder):
+        path = place / record["file"]
+        if path.is_file():
+            _compare(record, path, is_given=False)
+            return str(path)
+    raise FileNotFoundError(
+        f"SAM's published weights {record['file']} are neither in {PLACE}/ nor in {folder}, and "
+        f"its image encoder is not part of a shared head: download them from {DOWNLOADS} into "
+        f"{PLACE}/, or name your copy with {_WAY_OUT}"
+    )
+
+
+def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
+    found = hash_file(path)
+    if found == record["sha256"]:
+        return
+    difference = (
+        f"SAM checkpoint {path} has SHA-256 {found[:16]}..., the head was trained with "
+        f"{record['file']} of {record['sha256'][:16]}..."
+    )
+    if not is_given:
+        raise ValueError(f"{difference}: download it again, or name another with {_WAY_OUT}")
+    warnings.warn(f"{difference}: masks may differ", stacklevel=4)
+
+
+__all__ = ["DOWNLOADS", "check_refiner", "choose_checkpoint", "describe_refiner"]

@@ -1,0 +1,183 @@
+"""Captions of synthetic scenes, in the layout of Panoptic Narrative Grounding.
+
+In: a scene. Out: one caption that names single objects, groups of alike ones and the background,
+each noun phrase true of exactly its segments; and the records that ``png_coco_*.json`` and COCO's
+panoptic files are made of. It draws nothing and writes no file.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flmm.records import Span
+from flmm.toy.shape_sentences import list_sentences
+from flmm.toy.shapes import SHAPES, Scene, ShapeObject
+
+BACKGROUND = "background"
+CATEGORIES = [
+    *(
+        {"id": index, "name": shape, "supercategory": "shape", "isthing": 1}
+        for index, shape in enumerate(SHAPES, start=1)
+    ),
+    {"id": len(SHAPES) + 1, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0},
+]
+# Words that make a group, from the most telling.
+_GROUPINGS: tuple[tuple[str, ...], ...] = (
+    ("size", "color", "shape"),
+    ("color", "shape"),
+    ("size", "shape"),
+    ("shape",),
+    ("size", "color"),
+    ("color",),
+)
+
+
+class Mention(NamedTuple):
+    """A noun phrase, what follows it, and the segments it means.
+
+    Attributes:
+        phrase: without article.
+        place: words on where it is, "" for none; they are no part of the phrase.
+        segments: places of objects in the scene; the background's is the one after the last.
+    """
+
+    phrase: str
+    place: str
+    segments: tuple[int, ...]
+
+
+class Caption(NamedTuple):
+    """A text, its mentions in order, and the characters of each mention's phrase."""
+
+    text: str
+    mentions: tuple[Mention, ...]
+    spans: tuple[Span, ...]
+
+
+def write_caption(rng: random.Random, scene: Scene) -> Caption:
+    """A caption such as "The blue squares, the big red circle top left on the background.".
+
+    Groups of alike objects are named together, half of the time; an object that is told from
+    the others by no word at all is not mentioned alone.
+    """
+    mentions = _list_groups(rng, scene)
+    named = {index for mention in mentions for index in mention.segments}
+    mentions += _list_singles(rng, scene, named)
+    rng.shuffle(mentions)
+    mentions.append(Mention(BACKGROUND, "", (len(scene.objects),)))
+    text, spans = "", []
+    for number, mention in enumerate(mentions):
+        last = number == len(mentions) - 1
+        text += "The " if not text else " on the " if last else ", the "
+        spans.append((len(text), len(text) + len(mention.phrase)))
+        text += mention.phrase + (f" {mention.place}" if mention.place else "")
+    return Caption(f"{text}.", tuple(mentions), tuple(spans))
+
+
+def _list_groups(rng: random.Random, scene: Scene) -> list[Mention]:
+    """Groups of two and more, disjoint; each phrase is true of all its objects and no other."""
+    mentions: list[Mention] = []
+    named: set[int] = set()
+    for words in _GROUPINGS:
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for index, item in enumerate(scene.objects):
+            groups.setdefault(tuple(getattr(item, word) for word in words), []).append(index)
+        for values, members in groups.items():
+            if values[-1] == "cross":  # the tiny reader's tokenizer has no "crosses"
+                continue
+            if len(members) > 1 and not named & set(members) and rng.random() < 0.5:
+                phrase = " ".join(values) + ("s" if words[-1] == "shape" else " objects")
+                mentions.append(Mention(phrase, "", tuple(members)))
+                named |= set(members)
+    return mentions
+
+
+def _list_singles(rng: random.Random, scene: Scene, named: set[int]) -> list[Mention]:
+    """Each object that is not named yet, by a sentence that is true of it alone."""
+    mentions = []
+    for index, item in enumerate(scene.objects):
+        by_kind: dict[str, list[str]] = {}
+        for sentence in list_sentences(scene, item):
+            by_kind.setdefault(sentence.kind, []).append(sentence.text)
+        if index in named or not by_kind:
+            continue
+        kind = rng.choice(sorted(by_kind))
+        place = "" if kind in ("place", "superlative") else _describe_place(scene, item)
+        mentions.append(Mention(rng.choice(by_kind[kind]), place, (index,)))
+    return mentions
+
+
+def _describe_place(scene: Scene, item: ShapeObject) -> str:
+    return " ".join(item.place(scene.image_size))
+
+
+def build_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The panoptic segments of a scene.
+
+    Returns:
+        int32 ``[H, W]`` ids, and COCO's ``segments_info`` in the order of the objects, the
+        background last.
+    """
+    pixels = np.full(scene.image_size, _get_segment_id(len(scene.objects)), np.int32)
+    categories = [SHAPES.index(item.shape) + 1 for item in scene.objects] + [len(SHAPES) + 1]
+    for index, item in enumerate(scene.objects):
+        pixels[item.mask] = _get_segment_id(index)
+    infos = []
+    for index, category_id in enumerate(categories):
+        ys, xs = np.where(pixels == _get_segment_id(index))
+        box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+        infos.append(
+            {
+                "id": _get_segment_id(index),
+                "category_id": category_id,
+                "area": len(ys),
+                "bbox": box,
+                "iscrowd": 0,
+            }
+        )
+    return pixels, infos
+
+
+def build_narrative(caption: Caption) -> dict[str, Any]:
+    """The record of a caption as ``png_coco_*.json`` has it, without ``image_id``.
+
+    Utterances are in lower case, the words between two phrases make one, as published.
+    """
+    segments: list[dict[str, Any]] = []
+    end = 0
+    for mention, (start, stop) in zip(caption.mentions, caption.spans):
+        ids = [str(_get_segment_id(index)) for index in mention.segments]
+        segments.append(_build_utterance(caption.text[end:start]))
+        segments.append(_build_utterance(mention.phrase, ids))
+        end = stop
+    segments.append(_build_utterance(caption.text[end:]))
+    return {"annotator_id": 0, "caption": caption.text, "segments": segments}
+
+
+def _build_utterance(text: str, segment_ids: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "utterance": text.strip().lower(),
+        "segment_ids": list(segment_ids),
+        "plural": len(segment_ids) > 1,
+        "noun": bool(segment_ids),
+    }
+
+
+def _get_segment_id(index: int) -> int:
+    """Segment k has the colour (3k, 2k, k): all three channels of a panoptic PNG are in use."""
+    return (index + 1) * (3 + 256 * 2 + 65536)
+
+
+__all__ = [
+    "BACKGROUND",
+    "CATEGORIES",
+    "Caption",
+    "Mention",
+    "build_narrative",
+    "build_segments",
+    "write_caption",
+]

@@ -1,0 +1,255 @@
+"""The worst and the best masks of a validation or a test, as pictures.
+
+In: batches and their predictions, as mmengine's loops hand them to hooks. Out: rows of picture,
+true, coarse and refined mask, for the visualizer (TensorBoard, files) and, where a folder is
+named, as a file each. What is kept meanwhile is small: as many scaled pictures as are shown.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from PIL import Image
+from torch import Tensor
+
+from flmm.evaluation.metrics import compute_ious
+from flmm.evaluation.scores import score_masks
+from flmm.geometry import resize_masks
+from flmm.records import GroundingSample
+from flmm.registry import HOOKS
+from flmm.visualization import compute_panel_size, draw_masks, get_color, stack_rows
+
+BEST, WORST = "best", "worst"
+MAX_NAME_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Example:
+    """An expression with its masks, at the size at which it is drawn.
+
+    Attributes:
+        value: what examples are ranked by, such as an IoU in [0, 1].
+        expression_id: unique in the data set.
+        phrase: its words.
+        note: stands beside them.
+        image: uint8 RGB ``[h, w, 3]``.
+        masks: caption -> bool ``[h, w]``.
+    """
+
+    value: float
+    expression_id: int | str
+    phrase: str
+    note: str
+    image: np.ndarray
+    masks: dict[str, np.ndarray]
+
+    def draw(self) -> Image.Image:
+        """One row: the picture, then the picture under each mask."""
+        return draw_masks(self.image, self.masks, self.phrase, self.note, get_color(0))
+
+
+class ExtremeExamples:
+    """The expressions with the least and with the greatest value among all that are shown.
+
+    Which they are does not depend on the order: of equal values the lesser id wins.
+
+    Args:
+        count: of each kind.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: dict[str, list[Example]] = {WORST: [], BEST: []}
+
+    def wants(self, value: float, expression_id: int | str) -> bool:
+        """Whether an expression is among the extreme ones so far."""
+        return any(
+            len(kept) < self.count
+            or _rank(kind, value, expression_id) < _rank_example(kind, kept[-1])
+            for kind, kept in self._kept.items()
+            if self.count
+        )
+
+    def add(self, example: Example) -> None:
+        """Keep an example if it is among the extreme ones; an id is kept once."""
+        for kind, kept in self._kept.items():
+            if all(other.expression_id != example.expression_id for other in kept):
+                kept.append(example)
+                kept.sort(key=functools.partial(_rank_example, kind))
+                del kept[self.count :]
+
+    def list(self, kind: str) -> list[Example]:
+        """The ``"worst"`` (least) or the ``"best"`` (greatest), the most extreme first."""
+        return list(self._kept[kind])
+
+    def gather(self) -> ExtremeExamples:
+        """Those of all processes together."""
+        merged = ExtremeExamples(self.count)
+        for part in all_gather_object(self._kept):
+            for example in (item for kept in part.values() for item in kept):
+                merged.add(example)
+        return merged
+
+
+def add_sample(examples: ExtremeExamples, image: np.ndarray, sample: GroundingSample) -> None:
+    """Rank the expressions of one picture by the IoU of their refined masks.
+
+    Args:
+        examples: where the extreme ones are kept.
+        image: uint8 RGB ``[H, W, 3]``, the picture as given.
+        sample: predicted, with ``gt_masks``; expressions without a true pixel are left out.
+    """
+    scores = score_masks(sample.expression_ids, sample.gt_masks, sample.pred_masks)
+    for row, score in enumerate(scores):
+        (iou,) = compute_ious([score.refined[0]], [score.refined[1]])
+        if score.gt_pixels and examples.wants(iou, score.expression_id):
+            note = f"IoU {iou:.2f}   image {sample.image_id}"
+            words = (score.expression_id, sample.phrases[row], note)
+            examples.add(Example(iou, *words, *scale_example(image, _list_masks(sample, row))))
+
+
+def scale_example(
+    image: np.ndarray, masks: Iterable[tuple[str, Tensor]]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A picture and its masks at the size at which they are drawn.
+
+    Args:
+        image: uint8 RGB ``[H, W, 3]``.
+        masks: captions and bool ``[H, W]``.
+    """
+    size = compute_panel_size((image.shape[0], image.shape[1]))
+    scaled = np.array(Image.fromarray(image).resize(size[::-1]))
+    return scaled, {
+        caption: resize_masks(mask[None].cpu(), size)[0].numpy() for caption, mask in masks
+    }
+
+
+def write_examples(folder: Path, kind: str, examples: Sequence[Example]) -> list[Path]:
+    """A file each, ``worst_01_0.03_the_red_circle_17.png``; those of an earlier run go.
+
+    Args:
+        folder: made if need be.
+        kind: what the names begin with.
+        examples: the most extreme first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{kind}_[0-9]*.png"):
+        old.unlink()
+    paths = []
+    for rank, example in enumerate(examples, start=1):
+        words = re.sub(r"\W+", "_", example.phrase[:MAX_NAME_LENGTH]).strip("_")
+        key = re.sub(r"\W+", "_", str(example.expression_id)[-MAX_NAME_LENGTH:])
+        paths.append(folder / f"{kind}_{rank:02d}_{example.value:.2f}_{words}_{key}.png")
+        example.draw().save(paths[-1])
+    return paths
+
+
+@HOOKS.register_module()
+class ExampleImagesHook(Hook):
+    """Shows picture, true, coarse and refined mask of the worst and the best expressions.
+
+    After each validation and each test the visualizer is given two pictures, ``val_worst`` and
+    ``val_best`` (``test_``...): TensorBoard shows them over the iterations.
+
+    Args:
+        count: how many of the worst and how many of the best; 0: none.
+        folder: where each of them is also written as a file of its own; ``None``: nowhere.
+
+    Raises:
+        ValueError: ``count`` is negative.
+    """
+
+    def __init__(self, count: int = 4, folder: str | Path | None = None) -> None:
+        if count < 0:
+            raise ValueError(f"count is {count}: give how many examples are shown, 0 for none")
+        self.count = count
+        self.folder = None if folder is None else Path(folder)
+        self._examples = ExtremeExamples(count)
+
+    def after_val_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Look at a batch of a validation."""
+        self._look(data_batch, outputs)
+
+    def after_test_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Look at a batch of a test."""
+        self._look(data_batch, outputs)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Show what a validation found."""
+        self._show(runner, "val")
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Show what a test found."""
+        self._show(runner, "test")
+
+    def _look(self, data_batch: Any, outputs: Sequence[Any] | None) -> None:
+        if not self.count:
+            return
+        for image, sample in zip(data_batch["inputs"], outputs or ()):
+            if image is not None and isinstance(sample, GroundingSample):
+                add_sample(self._examples, image.image, sample)
+
+    def _show(self, runner: Any, stage: str) -> None:
+        if not self.count:
+            return
+        examples, self._examples = self._examples.gather(), ExtremeExamples(self.count)
+        if not is_main_process():
+            return
+        for kind in (WORST, BEST):
+            found = examples.list(kind)
+            if found:
+                sheet = stack_rows([example.draw() for example in found])
+                runner.visualizer.add_image(f"{stage}_{kind}", np.array(sheet), step=runner.iter)
+                if self.folder is not None:
+                    write_examples(self.folder, kind, found)
+        if self.folder is not None:
+            print_log(f"Worst and best expressions: {self.folder}", logger="current")
+
+
+def _rank(kind: str, value: float, expression_id: int | str) -> tuple[float, str]:
+    """The lesser, the more extreme."""
+    return (value if kind == WORST else -value), f"{expression_id:>20}"
+
+
+def _rank_example(kind: str, example: Example) -> tuple[float, str]:
+    return _rank(kind, example.value, example.expression_id)
+
+
+def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
+    yield "true mask", sample.gt_masks[row]
+    if sample.get("coarse_masks") is not None:
+        yield "coarse mask", sample.coarse_masks[row]
+    yield "refined mask", sample.pred_masks[row]
+
+
+__all__ = [
+    "BEST",
+    "WORST",
+    "Example",
+    "ExampleImagesHook",
+    "ExtremeExamples",
+    "add_sample",
+    "scale_example",
+    "write_examples",
+]

@@ -1,0 +1,49 @@
+"""What a data set left out while it loaded, told with the figures of a test or a validation.
+
+In: the data set of a loop and its metrics. Out: these expressions among the metrics' skipped ones,
+beside those that could not be read: no figure is told without what it leaves out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+
+from flmm.evaluation.grounding_metric import GroundingMetric
+from flmm.records import SkippedExpression
+from flmm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SkippedRecordsHook(Hook):
+    """Hands what the data set left out at load to every metric that counts expressions."""
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Before a validation."""
+        _tell_metrics(runner.val_loop)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Before a test."""
+        _tell_metrics(runner.test_loop)
+
+
+def list_left_out(dataset: Any) -> list[SkippedExpression]:
+    """Expressions that a data set, or those that mmengine's wrappers hold, left out at load."""
+    found = list(getattr(dataset, "skipped", []))
+    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    return found + [item for part in inner if part is not None for item in list_left_out(part)]
+
+
+def _tell_metrics(loop: Any) -> None:
+    """Every process has loaded the same records: one of them tells."""
+    if not is_main_process():
+        return
+    left_out = list_left_out(loop.dataloader.dataset)
+    for metric in loop.evaluator.metrics:
+        if isinstance(metric, GroundingMetric):
+            metric.results += left_out
+
+
+__all__ = ["SkippedRecordsHook", "list_left_out"]

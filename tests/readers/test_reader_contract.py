@@ -1,0 +1,248 @@
+"""What every family of frozen readers owes, run for each of them on small random weights."""
+
+import copy
+import math
+
+import pytest
+import torch
+from mmengine.runner.checkpoint import get_state_dict, load_state_dict
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from flmm.readers import attention
+from flmm.readers.base import DEFAULT_PROMPT
+from flmm.records import Continuation
+
+SIZES = {"square": (150, 150), "wide": (90, 430), "tall": (430, 90), "tiny": (9, 14)}
+PHRASES = [
+    "person",
+    "the tall man in the white shirt and blue jeans who stands left of the old lamp post, waving",
+    "左边的红色杯子",
+    "x",
+]
+CAPTION = Continuation(
+    "A dog's toy lies by the red ball, 左边的红色杯子旁边.",
+    spans=[(0, 11), (23, 31), (34, 41), (2, 5), (0, 44)],
+)
+
+
+def relative_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+class ShapeRecorder(TorchDispatchMode):
+    """Remembers every operation and the shape of every tensor it makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+        self.operations = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        self.operations.add(func.overloadpacket)
+        self.shapes |= {
+            tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)
+        }
+        return output
+
+
+class TestReaderContract:
+    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+    def test_maps_and_features_equal_one_eager_pass_per_phrase(self, vlm, eager, noise, size):
+        image = noise(*size)
+        prefix = vlm.prefill(image)
+        seen = vlm.attend(prefix, PHRASES)
+        assert seen.maps.shape == (len(PHRASES), vlm.num_maps, *prefix.grid_hw)
+        assert seen.maps.dtype == torch.float32
+        assert seen.maps.min() >= 0 and seen.maps.max() <= 1
+        for index, phrase in enumerate(PHRASES):
+            ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, phrase)
+            assert ids.tolist() == prefix.input_ids.tolist() + seen.input_ids[index].tolist()
+            rows = attentions[:, len(prefix) :, prefix.image_columns]
+            expected = rows.mean(1).unflatten(-1, prefix.grid_hw)
+            assert expected.std() > 0.1 * expected.mean()  # the comparison means something
+            assert relative_difference(seen.maps[index], expected) < 1e-5
+            features = hidden_states[:, len(prefix) :]
+            assert seen.text_features[index].shape == features.shape
+            assert relative_difference(seen.text_features[index], features) < 1e-5
+
+    def test_phrases_of_a_caption_equal_one_eager_pass(self, vlm, eager, noise):
+        image = noise(120, 200)
+        prefix = vlm.prefill(image, "Where are they?")
+        seen = vlm.attend(prefix, [CAPTION])
+        ids, attentions, hidden_states = eager.read(image, "Where are they?", CAPTION.text)
+        assert ids[len(prefix) :].equal(seen.input_ids[0])
+        columns = attentions[:, :, prefix.image_columns]
+        encoded = vlm._plain_text.encode_continuation(CAPTION)
+        for index, (start, end) in enumerate(encoded.token_spans):
+            rows = slice(len(prefix) + start, len(prefix) + end)
+            expected = columns[:, rows].mean(1).unflatten(-1, prefix.grid_hw)
+            assert relative_difference(seen.maps[index], expected) < 1e-5
+            features = hidden_states[:, rows]
+            assert relative_difference(seen.text_features[index], features) < 1e-5
+
+    def test_max_merge_keeps_the_greatest_weight_of_a_phrase(self, vlm, eager, noise, monkeypatch):
+        image = noise(100, 100)
+        monkeypatch.setattr(vlm, "token_merge", "max")
+        prefix = vlm.prefill(image)
+        got = vlm.attend(prefix, PHRASES[1:2]).maps[0]
+        _, attentions, _ = eager.read(image, DEFAULT_PROMPT, PHRASES[1])
+        rows = attentions[:, len(prefix) :, prefix.image_columns]
+        assert relative_difference(got, rows.amax(1).unflatten(-1, prefix.grid_hw)) < 1e-5
+
+    def test_a_map_does_not_depend_on_sister_phrases(self, vlm, noise):
+        prefix = vlm.prefill(noise(100, 160))
+        alone = vlm.attend(prefix, PHRASES[:1])
+        together = vlm.attend(prefix, [*PHRASES, CAPTION])
+        reordered = vlm.attend(prefix, [CAPTION, *reversed(PHRASES)])
+        for seen, index in ((together, 0), (reordered, -1)):
+            assert relative_difference(seen.maps[index], alone.maps[0]) < 1e-5
+            features, expected = seen.text_features[index], alone.text_features[0]
+            assert relative_difference(features, expected) < 1e-5
+
+    def test_packs_and_batches_change_nothing(self, vlm, noise, monkeypatch):
+        images = [noise(100, 160), noise(200, 60)]
+        one_by_one = [vlm.attend(vlm.prefill(image), PHRASES) for image in images]
+        monkeypatch.setattr(vlm, "max_rows", 5)
+        batch = vlm.attend(vlm.prefill(images), [PHRASES, PHRASES])
+        for seen, expected in zip(batch, one_by_one):
+            assert relative_difference(seen.maps, expected.maps) < 1e-5
+            assert [f.shape for f in seen.text_features] == [
+                f.shape for f in expected.text_features
+            ]
+            assert all(a.equal(b) for a, b in zip(seen.input_ids, expected.input_ids))
+
+    def test_an_encoded_image_is_read_as_the_picture(self, vlm, noise):
+        image = noise(130, 90)
+        encoded = vlm.image_processor.encode(image)
+        got = vlm.attend(vlm.prefill(encoded), PHRASES[0])
+        assert got.maps.equal(vlm.attend(vlm.prefill(image), PHRASES[0]).maps)
+
+    def test_image_tokens_fill_the_grid_between_the_vision_tokens(self, vlm, noise):
+        prefix = vlm.prefill(noise(90, 430))
+        config, ids = vlm.model.config, prefix.input_ids
+        image_input = prefix.image_input
+        merge = config.vision_config.spatial_merge_size
+        assert prefix.grid_hw == tuple(side // merge for side in image_input.image_grid_thw[1:])
+        assert prefix.image_token_mask.sum() == math.prod(prefix.grid_hw)
+        assert prefix.image_token_mask.equal(ids == config.image_token_id)
+        assert ids[prefix.image_columns.start - 1] == config.vision_start_token_id
+        assert ids[prefix.image_columns.stop] == config.vision_end_token_id
+
+    def test_no_tensor_is_prefix_by_prefix(self, vlm, noise):
+        image_input = vlm.image_processor.encode(noise(900, 900))
+        with ShapeRecorder() as reading:
+            prefix = vlm.prefill(image_input)
+        length, patches = len(prefix), math.prod(image_input.image_grid_thw)
+        assert length > 700
+        long_sides = [sum(side in (length, patches) for side in shape) for shape in reading.shapes]
+        assert max(long_sides) == 1
+        with ShapeRecorder() as attending:
+            seen = vlm.attend(prefix, PHRASES)
+        rows = sum(map(len, seen.input_ids))
+        most = max(map(math.prod, attending.shapes))
+        assert most <= vlm.num_heads * rows * (length + rows)
+        assert vlm.text_config.vocab_size not in {s for shape in reading.shapes for s in shape}
+        # On a GPU either would wait for the device.
+        waits = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
+        assert torch.ops.aten.mm in attending.operations
+        assert vlm.model.config.model_type.endswith("moe") or not waits & attending.operations
+
+    def test_the_prefix_serves_again_also_after_an_error(self, vlm, noise, monkeypatch):
+        prefix = vlm.prefill(noise(100, 100))
+        first = vlm.attend(prefix, PHRASES).maps
+        implementation = vlm.text_config._attn_implementation
+
+        def fail_in_the_third_layer(self, layer_index, weights, first_row=0):
+            if layer_index == 2:
+                raise RuntimeError("out of memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(attention.RowReader, "read", fail_in_the_third_layer)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                vlm.attend(prefix, PHRASES)
+        assert vlm.text_config._attn_implementation == implementation
+        assert {layer.get_seq_length() for layer in prefix.cache.layers} == {len(prefix)}
+        assert vlm.attend(prefix, PHRASES).maps.equal(first)
+
+    def test_generate_equals_transformers_greedy(self, vlm, eager, noise):
+        image = noise(100, 140)
+        prefix = vlm.prefill(image)
+        before = vlm.attend(prefix, PHRASES).maps
+        answer = vlm.generate(prefix, max_new_tokens=12)
+        inputs = eager.processor(text=[vlm.render_prompt()], images=[image], return_tensors="pt")
+        expected = eager.model.generate(
+            **inputs, max_new_tokens=12, do_sample=False, temperature=None, top_p=None, top_k=None
+        )
+        assert answer
+        assert answer == vlm.tokenizer.decode(expected[0, len(prefix) :], skip_special_tokens=True)
+        assert vlm.attend(prefix, PHRASES).maps.equal(before)
+        seen = vlm.attend(prefix, [Continuation(answer)])
+        assert seen.maps.isfinite().all()
+
+    def test_generate_stops_at_the_end_of_the_turn(self, vlm, noise, monkeypatch):
+        prefix = vlm.prefill(noise(60, 60))
+        longer = vlm.generate(prefix, max_new_tokens=3)
+        third = vlm.tokenizer(longer, add_special_tokens=False)["input_ids"][-1]
+        monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", third)
+        assert len(vlm.generate(prefix, max_new_tokens=3)) < len(longer)
+
+    def test_maps_do_not_depend_on_autocast_or_inference_mode(self, vlm, noise):
+        image = noise(80, 80)
+        expected = vlm.attend(vlm.prefill(image), PHRASES).maps
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert vlm.attend(vlm.prefill(image), PHRASES).maps.equal(expected)
+        with torch.inference_mode():
+            prefix = vlm.prefill(image)
+        assert vlm.attend(prefix, PHRASES).maps.equal(expected)
+
+
+class TestFrozen:
+    @pytest.fixture()
+    def parent(self, vlm):
+        head = torch.nn.Conv2d(vlm.num_maps, 1, 1)
+        return torch.nn.ModuleDict({"vlm": vlm, "head": head})
+
+    def test_no_gradient_reaches_the_reader(self, parent, vlm, noise):
+        parent.requires_grad_(True).train()
+        seen = vlm.attend(vlm.prefill(noise(60, 80)), PHRASES)
+        (parent["head"](seen.maps).sum() + seen.text_features[0].sum()).backward()
+        assert parent["head"].weight.grad is not None
+        assert not any(w.requires_grad or w.grad is not None for w in vlm.model.parameters())
+        assert not list(vlm.parameters())
+
+    def test_train_of_the_parent_does_not_touch_it(self, parent, vlm):
+        parent.train()
+        assert parent["head"].training and not vlm.training
+        assert not any(module.training for module in vlm.model.modules())
+
+    def test_its_weights_are_in_no_state_dict(self, parent, vlm):
+        expected = {"head.weight", "head.bias"}
+        assert set(parent.state_dict()) == set(get_state_dict(parent)) == expected
+        assert not vlm.state_dict()
+        parent.load_state_dict(parent.state_dict(), strict=True)
+        load_state_dict(parent, parent.state_dict(), strict=True)
+
+    def test_a_copy_shares_its_weights(self, parent, vlm):
+        assert copy.deepcopy(parent)["vlm"].model is vlm.model
+
+    def test_it_moves_with_its_parent(self, parent, vlm):
+        parent.double()
+        assert vlm.dtype == torch.float64
+        parent.float()
+        assert vlm.dtype == torch.float32
+
+
+def test_nothing_writes_into_a_prefix(vlm, noise):
+    prefix = vlm.prefill(noise(60, 60))
+    held = [(layer.keys, layer.keys.clone()) for layer in prefix.cache.layers]
+    vlm.generate(prefix, max_new_tokens=3)
+    vlm.answer(prefix, ["What is this?", "Is there a dog?"], max_new_tokens=3)
+    dialogue = vlm.converse(prefix)
+    dialogue.ask("What is this?")
+    list(dialogue.write(3))
+    assert [layer.keys is keys for layer, (keys, _) in zip(prefix.cache.layers, held)] == [
+        True
+    ] * len(held)
+    assert all(keys.equal(copied) for keys, copied in held)

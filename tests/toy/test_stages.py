@@ -1,0 +1,27 @@
+"""Every stage of docs/tiny_model.md runs from its command, on a handful of scenes."""
+
+from flmm.readers import FrozenQwen
+from tests.forks import run_fork
+
+
+def run_stage(*arguments):
+    done = run_fork("tools/make_tiny_model.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_stages_follow_one_another(tmp_path):
+    scenes, short = tmp_path / "scenes", ("--steps", 2, "--workers", 1)
+    run_stage("scenes", scenes, "--scenes", 250, "--seed", 5, "--workers", 1)
+    run_stage("vision", tmp_path / "first", "--scenes", scenes, *short)
+    run_stage(
+        "vision", tmp_path / "vision", "--scenes", scenes, "--start", tmp_path / "first", *short
+    )
+    text = run_stage(
+        "language", tmp_path / "reader", "--scenes", scenes, "--start", tmp_path / "vision", *short
+    )
+    assert "superlative" in text and "left" in text
+    run_stage("embed", tmp_path / "tiny", "--start", tmp_path / "reader")
+    assert FrozenQwen(tmp_path / "tiny", dtype="float32").num_maps == 30
+    run_stage("refiner", tmp_path / "sam.safetensors", "--scenes", 20, *short)
+    assert (tmp_path / "sam.safetensors").stat().st_size > 1e6

@@ -1,0 +1,32 @@
+"""A toy grounder on synthetic scenes: small enough for real runs of mmengine's loops."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flmm.toy.shape_files import write_dataset
+from tests.training.toy_training import CONFIG, ToyGrounder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "data"
+    write_dataset(folder, num_images=12, seed=0)
+    return folder
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Path of a config that trains the toy grounder for six iterations; cwd is its folder."""
+    monkeypatch.setenv("FLMM_DATA_ROOT", str(scenes))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "toy.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def toy_model() -> ToyGrounder:
+    torch.manual_seed(0)
+    return ToyGrounder()
