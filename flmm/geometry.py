@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flmm.records import Box
+
 Size = tuple[int, int]
 
 
@@ -67,6 +69,46 @@ def crop_padding(maps: Tensor, meta_data: dict[str, Any]) -> Tensor:
     kept_height = max(1, int(image["height"] * height / padded["height"] + 0.5))
     kept_width = max(1, int(image["width"] * width / padded["width"] + 0.5))
     return maps[..., top : top + kept_height, left : left + kept_width].contiguous()
+
+
+def resample_area(
+    maps: Tensor, box: Box, new_box: Box, size: Size, fill: float | Tensor = 0.0
+) -> Tensor:
+    """Maps over one frame as maps over another: each cell takes the mean of what it covers.
+
+    Args:
+        maps: ``[..., h, w]`` floats over ``box``.
+        box: (x0, y0, x1, y1), in any unit that ``new_box`` shares.
+        new_box: what the result covers.
+        size: (h', w') of the result.
+        fill: value of cells that ``box`` does not touch, ``[...]`` or a number.
+
+    Returns:
+        ``[..., h', w']`` in the dtype of ``maps``; a cell that ``box`` covers in part takes the
+        mean over that part. Rows and columns are weighed one after the other.
+    """
+    if tuple(maps.shape[-2:]) == tuple(size) and box == new_box:
+        return maps
+    x_weights = _compute_overlaps(box[0::2], maps.shape[-1], new_box[0::2], size[1]).to(maps.device)
+    y_weights = _compute_overlaps(box[1::2], maps.shape[-2], new_box[1::2], size[0]).to(maps.device)
+    means = y_weights @ maps.float() @ x_weights.T
+    touched = y_weights.any(1)[:, None] & x_weights.any(1)
+    value = torch.as_tensor(fill, device=maps.device, dtype=means.dtype)[..., None, None]
+    return torch.where(touched, means, value).to(maps.dtype)
+
+
+def _compute_overlaps(
+    edge: tuple[float, ...], cells: int, new_edge: tuple[float, ...], new_cells: int
+) -> Tensor:
+    """Float32 ``[new_cells, cells]``: the share of each cell in each new one; rows sum to 1 or 0."""
+    old = torch.linspace(edge[0], edge[1], cells + 1, dtype=torch.float64)
+    new = torch.linspace(new_edge[0], new_edge[1], new_cells + 1, dtype=torch.float64)
+    first = torch.maximum(old[:-1], new[:-1, None])
+    overlaps = (torch.minimum(old[1:], new[1:, None]) - first).clamp(min=0)
+    covered = overlaps.sum(1, keepdim=True)
+    # Edges that should meet may miss each other by rounding: that is no overlap.
+    least = 1e-9 * (new_edge[1] - new_edge[0])
+    return torch.where(covered > least, overlaps / covered.clamp(min=least), 0).float()
 
 
 def resize_maps(maps: Tensor, size: Size) -> Tensor:

@@ -19,6 +19,30 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 Span = tuple[int, int]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Image tokens that form a grid over (a part of) a picture.
+
+    Attributes:
+        columns: int64 ``[h, w]``, where each cell's token stands in the sequence.
+        box: (x0, y0, x1, y1) in pixels of the picture as given, edges; reaches outside where the
+            model saw padding, lies inside where it saw a crop.
+    """
+
+    columns: Tensor
+    box: Box
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.columns.shape[0], self.columns.shape[1]
+
+    def shift(self, columns: int) -> Grid:
+        """The same grid, so many columns further behind in a sequence."""
+        return replace(self, columns=self.columns + columns)
 
 
 @dataclass(frozen=True)
@@ -225,7 +249,9 @@ def compute_scores(mask_logits: Tensor) -> Tensor:
 
 
 __all__ = [
+    "Box",
     "Continuation",
+    "Grid",
     "GroundingOutput",
     "GroundingSample",
     "ImageInput",

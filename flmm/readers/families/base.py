@@ -1,0 +1,139 @@
+"""What a family of vision-language models says of itself; at most six things, four with defaults.
+
+1. ``model_types`` and, in ``check``, what it refuses; 2. ``layout``: which image tokens form which
+grids over the picture; 3. ``render``: its template; 4. ``locate`` and ``token_types``; 5.
+``collate``: pixels of several pictures in one pass; 6. ``image_options``.
+Not its duty: passes through the model, tokenising, masks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from flmm.records import Box, Grid
+
+PROMPT_SLOT = "FLMM PROMPT SLOT"
+ANSWER_SLOT = "FLMM ANSWER SLOT"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a layout may look at.
+
+    Attributes:
+        columns: int64 ``[n]``, where the picture's image tokens stand in the sequence, in order.
+        size: (H, W) pixels of the picture as given.
+        inputs: what the processor gave for this picture alone (``pixel_values``, sizes, ``input_ids``).
+    """
+
+    columns: Tensor
+    size: tuple[int, int]
+    inputs: Mapping[str, Any]
+
+    @property
+    def whole(self) -> Box:
+        """The box of the whole picture."""
+        return (0.0, 0.0, float(self.size[1]), float(self.size[0]))
+
+
+class Family(ABC):
+    """A family, for one model and its processor.
+
+    Args:
+        config: of the model.
+        processor: its unified processor.
+
+    Attributes:
+        model_types: the ``config.model_type`` it reads.
+        num_grids: grids whose maps a mask head is given: 2 where a thumbnail (the last grid) is
+            seen beside the finest grid, else 1; the same for every picture.
+        image_options: further arguments of the processor.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    num_grids: ClassVar[int] = 1
+    image_options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, config: Any, processor: Any) -> None:
+        self.config, self.processor = config, processor
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what is not read exactly.
+
+        Raises:
+            ValueError: model and processor do not belong together, or the model is of a kind that
+                flmm does not read.
+        """
+
+    @abstractmethod
+    def layout(self, seen: Seen) -> list[Grid]:
+        """The grids over one picture, finest first, coarsest last."""
+
+    def render(self, images: int, is_first: bool) -> tuple[str, str]:
+        """The chat template's text before and after the question of a user turn.
+
+        Args:
+            images: pictures of the turn, each one placeholder, before the question.
+            is_first: nothing stands before; otherwise the turn begins behind the last token of an
+                answer, and closes it.
+
+        Raises:
+            ValueError: the template writes the question not exactly once.
+        """
+        content = [{"type": "image"}] * images + [{"type": "text", "text": PROMPT_SLOT}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if not is_first:
+            said = [{"type": "text", "text": ANSWER_SLOT}]
+            earlier = [{"type": "text", "text": "question"}]
+            messages.insert(0, {"role": "assistant", "content": said})
+            messages.insert(0, {"role": "user", "content": earlier})
+        rendered = self.processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        parts = rendered.rpartition(ANSWER_SLOT)[2].split(PROMPT_SLOT)
+        if len(parts) != 2:
+            raise ValueError(
+                f"the chat template writes the prompt {len(parts) - 1} times: it must once"
+            )
+        return parts[0], parts[1]
+
+    def locate(
+        self, model: Any, input_ids: Sequence[int], images: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """Positions of tokens that hold all of ``images``: counting up from 0.
+
+        Args:
+            model: the transformers model.
+            input_ids: S token ids, pictures expanded.
+            images: what the processor gave for each picture, in order.
+
+        Returns:
+            int64 ``[axes, S]`` on the CPU.
+        """
+        return torch.arange(len(input_ids))[None]
+
+    def token_types(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Per-token inputs of a prefill, such as which tokens are a picture's.
+
+        Args:
+            input_ids: ``[B, S]``.
+        """
+        return {}
+
+    def collate(self, images: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The model's picture inputs for several pictures in one pass, one behind the other.
+
+        Args:
+            images: what the processor gave for each.
+        """
+        return {key: torch.cat([item[key] for item in images]) for key in images[0]}
+
+
+__all__ = ["ANSWER_SLOT", "PROMPT_SLOT", "Family", "Seen"]
