@@ -100,7 +100,7 @@ def resample_area(
 def _compute_overlaps(
     edge: tuple[float, ...], cells: int, new_edge: tuple[float, ...], new_cells: int
 ) -> Tensor:
-    """Float32 ``[new_cells, cells]``: the share of each cell in each new one; rows sum to 1 or 0."""
+    """Float32 ``[new_cells, cells]``: the share of each cell in each new one; sums 1 or 0."""
     old = torch.linspace(edge[0], edge[1], cells + 1, dtype=torch.float64)
     new = torch.linspace(new_edge[0], new_edge[1], new_cells + 1, dtype=torch.float64)
     first = torch.maximum(old[:-1], new[:-1, None])

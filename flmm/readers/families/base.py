@@ -29,7 +29,7 @@ class Seen:
     Attributes:
         columns: int64 ``[n]``, where the picture's image tokens stand in the sequence, in order.
         size: (H, W) pixels of the picture as given.
-        inputs: what the processor gave for this picture alone (``pixel_values``, sizes, ``input_ids``).
+        inputs: what the processor gave for this picture alone: pixels, sizes, ``input_ids``.
     """
 
     columns: Tensor
@@ -71,6 +71,10 @@ class Family(ABC):
             ValueError: model and processor do not belong together, or the model is of a kind that
                 flmm does not read.
         """
+        if self.config.model_type not in self.model_types:
+            raise ValueError(
+                f"model type {self.config.model_type!r} is not one of {', '.join(self.model_types)}"
+            )
 
     @abstractmethod
     def layout(self, seen: Seen) -> list[Grid]:
