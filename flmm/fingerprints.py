@@ -1,9 +1,9 @@
-"""What features depend on, as hashes: weights, settings, pictures, texts.
+"""Every hash of flmm: of files, settings, weights, pictures and texts.
 
-In: a frozen reader or refiner, a picture, a continuation. Out: BLAKE2b digests of everything that
-could change what they compute, so that no feature is taken for that of other settings. Every byte
-of every weight counts; the hash of a large model costs seconds, once.
-Not its duty: where features are kept.
+What others check again (files beside their SHA-256) is SHA-256; what only flmm compares is BLAKE2b.
+Weights are hashed whole where features are kept under the hash, and sampled where a report or a
+shared head names a model: 64 values or bytes of every tensor, so that 72B parameters cost seconds.
+Not its duty: what is kept under a hash.
 """
 
 from __future__ import annotations
@@ -12,24 +12,45 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flmm.records import Continuation, ImageInput
 
 DIGEST_BYTES = 16
+_SAMPLES = 64  # values or bytes of a tensor
+_GREATEST_HEADER = 10**8  # bytes, as safetensors itself has it
+_INDEX = "model.safetensors.index.json"
 _CHUNK_BYTES = 2**28  # of a tensor that is moved from its device at a time
 _CONFIGS = ("text_config", "vision_config")
 
 
+def hash_bytes(*parts: bytes) -> str:
+    """SHA-256 of bytes one after the other, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def hash_json(content: Any) -> str:
-    """Hexadecimal digest of a JSON-able description."""
+    """Digest of a JSON-able description, 32 hexadecimal digits."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
@@ -69,7 +90,77 @@ def _hash_tensor(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def describe_reader(reader: Any) -> tuple[dict[str, Any], int]:
+def sample_weights_hash(module: nn.Module) -> str:
+    """SHA-256 of names, shapes, dtypes and some values of all parameters and buffers.
+
+    Args:
+        module: on any device; of each tensor 64 values, evenly spread, are read. Tensors that are
+            offloaded (device "meta") count by name and shape only.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if tensor.numel() and tensor.device.type != "meta":
+            step = max(1, tensor.numel() // _SAMPLES)
+            values = tensor.detach().reshape(-1)[::step][:_SAMPLES]
+            digest.update(values.to("cpu", torch.float64).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def list_weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model's folder, as its index names them where it has one."""
+    if (folder / _INDEX).is_file():
+        names = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / Path(name).name for name in sorted(set(names))]
+    return sorted(folder.glob("*.safetensors"))
+
+
+def sample_files_hash(folder: Path) -> str | None:
+    """Digest of a folder's safetensors, the same however they are split into files.
+
+    Of every tensor, name, dtype, shape and 64 bytes from its middle count: a fine-tuned model is
+    not its base.
+
+    Returns:
+        ``None`` where the folder has no safetensors.
+
+    Raises:
+        ValueError: a file is cut off or damaged.
+    """
+    rows = sorted(row for path in list_weight_files(folder) for row in _sample_file(path))
+    return hash_json(rows) if rows else None
+
+
+def _sample_file(path: Path) -> Iterator[tuple[str, str, list[int], str]]:
+    """Name, dtype, shape and a few bytes (hexadecimal) of each tensor of a file.
+
+    Source of the layout: https://github.com/huggingface/safetensors#format.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _GREATEST_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
+            begin = file.tell()
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    first, last = tensor["data_offsets"]
+                    if not 0 <= first <= last:
+                        raise ValueError(f"{name} lies nowhere")
+                    middle = max(first, min((first + last) // 2, last - _SAMPLES))
+                    file.seek(begin + middle)
+                    sample = file.read(min(_SAMPLES, last - middle))
+                    if len(sample) < min(_SAMPLES, last - first):
+                        raise ValueError(f"{name} is cut off")
+                    yield name, tensor["dtype"], tensor["shape"], sample.hex()
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"the reader's {path} is missing, cut off or damaged: download it again"
+        ) from error
+
+
+def fingerprint_reader(reader: Any) -> tuple[dict[str, Any], int]:
     """All that a reader's maps and text features depend on, but picture and text.
 
     Returns:
@@ -92,7 +183,7 @@ def describe_reader(reader: Any) -> tuple[dict[str, Any], int]:
     return settings, size
 
 
-def describe_refiner(refiner: Any) -> tuple[dict[str, Any], int]:
+def fingerprint_refiner(refiner: Any) -> tuple[dict[str, Any], int]:
     """The same of the refiner's image encoder."""
     encoder = refiner.sam.image_encoder
     named = [*encoder.named_parameters(), *encoder.named_buffers()]
@@ -166,11 +257,16 @@ def _describe_image_processor(processor: Any) -> Any:
 
 
 __all__ = [
-    "describe_reader",
-    "describe_refiner",
+    "fingerprint_reader",
+    "fingerprint_refiner",
+    "hash_bytes",
     "hash_continuation",
+    "hash_file",
     "hash_image_input",
     "hash_json",
     "hash_picture",
     "hash_tensors",
+    "list_weight_files",
+    "sample_files_hash",
+    "sample_weights_hash",
 ]

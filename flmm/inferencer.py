@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from flmm.checkpoints.checkpoint import load_weights
 from flmm.checkpoints.chosen_weights import ChosenWeights, choose_weights
 from flmm.config import override
 from flmm.conversation import BRACKETS, Chat
+from flmm.fingerprints import hash_picture
 from flmm.grounder import Grounder, Reading, ground_readings, read_images
 from flmm.images import load_any_image
 from flmm.records import Continuation, ImageInput, as_continuations
@@ -301,7 +301,7 @@ class GroundingInferencer:
             pixels, grid = picture.image, picture.image_grid_thw
         else:
             pixels, grid = np.asarray(picture), None
-        key = (grid, pixels.shape, hashlib.blake2b(pixels.tobytes()).digest())
+        key = (grid, hash_picture(pixels))
         last = self._last  # once: another thread may put its own picture there at any time
         if last is None or last.key != key:
             self._last = last = None  # frees it before the next one is read
@@ -315,7 +315,7 @@ class GroundingInferencer:
 class _LastReading:
     """A reading, and which picture it is of."""
 
-    key: tuple[tuple[int, ...] | None, tuple[int, ...], bytes]
+    key: tuple[tuple[int, ...] | None, str]
     reading: Reading
 
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from flmm.checkpoints.checkpoint import EMBEDDED_WEIGHTS, resolve_weights
-from flmm.provenance import hash_file
+from flmm.fingerprints import hash_file
 
 SHOWN_DIGITS = 12
 

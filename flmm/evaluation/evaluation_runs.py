@@ -34,9 +34,9 @@ from flmm.evaluation.evaluation_report import (
     list_skipped,
     write_report,
 )
-from flmm.evaluation.journal import compute_fingerprint
 from flmm.evaluation.scores import Measure
-from flmm.provenance import describe_device, describe_model, hash_file, list_versions
+from flmm.fingerprints import hash_file, hash_json
+from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
 
 
@@ -157,7 +157,7 @@ def _run(config: Config, options: EvaluationOptions, evaluation: Evaluation) -> 
         depends_on = [config.model, run, cfg, _hash_files(cfg), sorted(split.protocols)]
         depends_on += [options.save_predictions, options.bad_records, options.one_by_one]
         depends_on.append(_choose_batch_size(config, options))
-        name = f"{split.dataset_name}_{split.split}_{compute_fingerprint(depends_on)}"
+        name = f"{split.dataset_name}_{split.split}_{hash_json(depends_on)[:12]}"
         results.append(_evaluate(model, split, folder / "journal" / name, config, options))
     refined = "box + SAM" if options.baseline else "refined"
     report: dict[str, Any] = {

@@ -9,25 +9,20 @@ foreign line is told and never becomes part of a figure.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from flmm.fingerprints import hash_bytes
+
 _CHECKSUM_DIGITS = 16
-
-
-def compute_fingerprint(content: Any) -> str:
-    """Twelve hexadecimal digits that stand for a JSON-able description of a run."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Journal:
     """The journal of one split.
 
     Args:
-        folder: of this split's files; made if missing. Its name holds the fingerprint of all
+        folder: of this split's files; made if missing. Its name holds a hash of all
             that decides the results, so that a changed setting starts a journal of its own, and
             is part of every line's checksum.
         rank: of this process.
@@ -71,7 +66,7 @@ def _write_line(run: str, index: int, record: dict[str, Any]) -> str:
 
 
 def _compute_checksum(run: str, text: bytes) -> str:
-    return hashlib.sha256(run.encode() + b"\n" + text).hexdigest()[:_CHECKSUM_DIGITS]
+    return hash_bytes(run.encode(), b"\n", text)[:_CHECKSUM_DIGITS]
 
 
 def _read_lines(path: Path, run: str) -> dict[int, dict[str, Any]]:
@@ -99,4 +94,4 @@ def _cut_partial_line(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-__all__ = ["Journal", "compute_fingerprint"]
+__all__ = ["Journal"]

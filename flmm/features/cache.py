@@ -23,8 +23,8 @@ from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_ten
 from flmm.features.phrases import join_phrases, pack_phrases, split_phrases, unpack_phrases
 from flmm.features.shards import ShardFolder
 from flmm.fingerprints import (
-    describe_reader,
-    describe_refiner,
+    fingerprint_reader,
+    fingerprint_refiner,
     hash_continuation,
     hash_image_input,
     hash_json,
@@ -113,11 +113,11 @@ class FeatureCache:
         self.budget = DiskBudget(self.folder, max_gb)
         self._shard_bytes = int(shard_mb * MEGABYTE)
         start = time.perf_counter()
-        settings, size = describe_reader(reader)
+        settings, size = fingerprint_reader(reader)
         self.phrases = self._open("reader", settings)
         self.embeddings: ShardFolder | None = None
         if refiner is not None:
-            settings, more = describe_refiner(refiner)
+            settings, more = fingerprint_refiner(refiner)
             self.embeddings = self._open("refiner", settings)
             size += more
         seconds = time.perf_counter() - start

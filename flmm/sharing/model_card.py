@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from flmm.evaluation import format_markdown
-from flmm.provenance import sample_weights_hash
+from flmm.fingerprints import sample_weights_hash
 from flmm.sharing.shared_reader import format_reader
 from flmm.sharing.shared_refiner import DOWNLOADS
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 import flmm
 from flmm.checkpoints.checkpoint import describe_error
-from flmm.provenance import hash_file
+from flmm.fingerprints import hash_file
 from flmm.readers.hub import is_out_of_reach
 from flmm.selectors import SELECTORS
 from flmm.sharing.shared_model import check_grounder, check_size

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from flmm.fingerprints import hash_json
+from flmm.fingerprints import hash_json, list_weight_files, sample_files_hash
 from flmm.readers.hub import is_out_of_reach
 from flmm.readers.loading import TINY_FOLDER, is_embedded, load_config
 from flmm.readers.qwen import FAMILIES
@@ -29,10 +28,7 @@ CONFIG_FILE = "config.json"
 READER_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 # Where a folder is looked for by its name.
 PLACES = (Path(), Path("checkpoints"))
-_INDEX = "model.safetensors.index.json"
-_SAMPLED_BYTES = 64
 _GREATEST = 2**20  # layers, heads, width
-_GREATEST_HEADER = 10**8  # bytes, as safetensors itself has it
 _VOLATILE = ("transformers_version", "torch_dtype", "dtype")
 _WAY_OUT = "cfg_options={'reader': FOLDER} (tools: --cfg-options reader=FOLDER)"
 
@@ -53,7 +49,7 @@ def describe_reader(name: str, config: Any, has_weights: bool = True) -> dict[st
         "revision": getattr(config, "_commit_hash", None) or revision,
         "sizes": describe_sizes(config),
         "config_hash": None if folder is None else hash_config(folder),
-        "weights_hash": hash_weights(folder) if folder and has_weights else None,
+        "weights_hash": sample_files_hash(folder) if folder and has_weights else None,
     }
 
 
@@ -174,22 +170,6 @@ def hash_config(folder: Path) -> str:
     )
 
 
-def hash_weights(folder: Path) -> str | None:
-    """Digest of a folder's safetensors, the same however they are split into files.
-
-    Of every tensor, name, dtype, shape and 64 bytes from its middle count: a fine-tuned model is
-    not its base.
-
-    Returns:
-        ``None`` where the folder has no safetensors.
-
-    Raises:
-        ValueError: a file is cut off or damaged.
-    """
-    rows = sorted(row for path in _list_weight_files(folder) for row in _sample_tensors(path))
-    return hash_json(rows) if rows else None
-
-
 def format_reader(record: dict[str, Any]) -> str:
     """A record in words: name, revision, sizes."""
     name = {"embedded": "the toy embedded in flmm"}.get(record["source"], record["name"])
@@ -237,7 +217,7 @@ def _fetch(repo_id: str, revision: str) -> str:
     """The folder of a hub reader at its revision; the bare id where it cannot be had."""
     folder = find_folder(repo_id, revision)
     if folder is not None:
-        files = _list_weight_files(folder)
+        files = list_weight_files(folder)
         if files and all(path.is_file() for path in files):
             return str(folder)
     try:
@@ -256,7 +236,10 @@ def _describe_difference(record: dict[str, Any], name: str) -> str | None:
     folder = find_folder(name)
     if folder is None:
         return None
-    pairs = [("config.json", "config_hash", hash_config), ("weights", "weights_hash", hash_weights)]
+    pairs = [
+        ("config.json", "config_hash", hash_config),
+        ("weights", "weights_hash", sample_files_hash),
+    ]
     known = [item for item in pairs if record.get(item[1])]
     changed = [what for what, key, compute in known if compute(folder) != record[key]]
     if changed:
@@ -271,42 +254,6 @@ def _describe_difference(record: dict[str, Any], name: str) -> str | None:
     return None
 
 
-def _list_weight_files(folder: Path) -> list[Path]:
-    if (folder / _INDEX).is_file():
-        names = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / Path(name).name for name in sorted(set(names))]
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _sample_tensors(path: Path) -> Iterator[tuple[str, str, list[int], str]]:
-    """Name, dtype, shape and a few bytes (hexadecimal) of each tensor of a file.
-
-    Source of the layout: https://github.com/huggingface/safetensors#format.
-    """
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > _GREATEST_HEADER:
-                raise ValueError(f"a header of {size} bytes")
-            header = json.loads(file.read(size))
-            begin = file.tell()
-            for name, tensor in header.items():
-                if name != "__metadata__":
-                    first, last = tensor["data_offsets"]
-                    if not 0 <= first <= last:
-                        raise ValueError(f"{name} lies nowhere")
-                    middle = max(first, min((first + last) // 2, last - _SAMPLED_BYTES))
-                    file.seek(begin + middle)
-                    sample = file.read(min(_SAMPLED_BYTES, last - middle))
-                    if len(sample) < min(_SAMPLED_BYTES, last - first):
-                        raise ValueError(f"{name} is cut off")
-                    yield name, tensor["dtype"], tensor["shape"], sample.hex()
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        raise ValueError(
-            f"the reader's {path} is missing, cut off or damaged: download it again"
-        ) from error
-
-
 __all__ = [
     "check_record",
     "choose_reader",
@@ -315,7 +262,6 @@ __all__ = [
     "find_folder",
     "format_reader",
     "hash_config",
-    "hash_weights",
     "is_digest",
     "is_plain_name",
 ]

@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from flmm.fingerprints import hash_file
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
-from flmm.provenance import hash_file
 from flmm.sharing.shared_reader import is_digest, is_plain_name
 from flmm.sharing.shared_settings import show
 

@@ -9,7 +9,6 @@ see :mod:`flmm.sharing.shared_settings`. The frozen models stay where they were 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import flmm
 from flmm.config import load_config, override
 from flmm.config.names import is_hub_id, resolve_name, suggest
 from flmm.files import replace_file
+from flmm.fingerprints import hash_bytes
 from flmm.grounder import Grounder
 from flmm.sharing.model_card import CardOptions, build_card
 from flmm.sharing.shared_head import (
@@ -79,7 +79,7 @@ def save_pretrained(
         {key: value.contiguous() for key, value in weights.items()}, metadata={"format": "pt"}
     )
     record = describe_head(model, config)
-    record["weights"] = {"file": WEIGHTS_FILE, "sha256": hashlib.sha256(content).hexdigest()}
+    record["weights"] = {"file": WEIGHTS_FILE, "sha256": hash_bytes(content)}
     text = build_card(model, record, folder.resolve().name, card or CardOptions(), config.filename)
     folder.mkdir(parents=True, exist_ok=True)
     lines = json.dumps(record, indent=2, ensure_ascii=False) + "\n"

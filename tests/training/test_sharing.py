@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from flmm import GroundingInferencer
 from flmm.config import load_config
+from flmm.fingerprints import sample_files_hash
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
 from flmm.readers.loading import TINY_FOLDER
 from flmm.registry import MODELS
 from flmm.sharing.exporting import build_without_reader_weights
 from flmm.sharing.shared_head import find_head
-from flmm.sharing.shared_reader import hash_weights
 from flmm.sharing.sharing import load_pretrained, save_pretrained
 from tests.hub_stand_in import compute_commit, serve_hub
 from tests.small_models import save_small_folder
@@ -266,7 +266,7 @@ def test_the_fingerprint_ignores_how_weights_are_split(tmp_path):
         save_file(part, tmp_path / name)
     index = {"weight_map": places}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert hash_weights(tmp_path) == hash_weights(TINY_FOLDER)
+    assert sample_files_hash(tmp_path) == sample_files_hash(TINY_FOLDER)
 
 
 def test_every_setting_is_written_out(head, inferencer):

@@ -36,10 +36,11 @@ from flmm.apps.visual_cot.results import (
 from flmm.apps.visual_cot.settings import build_settings
 from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
 from flmm.distributed import init_processes
-from flmm.evaluation.journal import Journal, compute_fingerprint
+from flmm.evaluation.journal import Journal
+from flmm.fingerprints import hash_file, hash_json
 from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
-from flmm.provenance import describe_device, describe_model, hash_file, list_versions
+from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.readers.context import ContextFullError
 
 
@@ -139,7 +140,7 @@ def _run_file(
 ) -> tuple[list[Record], list[str]]:
     """The records of one file in its order, and why others could not be asked."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    name = f"{file.path.stem}_{compute_fingerprint([run, hash_file(file.path)])}"
+    name = f"{file.path.stem}_{hash_json([run, hash_file(file.path)])[:12]}"
     folder = Path(options.out).with_suffix(".journal") / name
     if options.restart and dist.is_main_process():
         shutil.rmtree(folder, ignore_errors=True)
