@@ -1,4 +1,4 @@
-"""Draws what the grounder found: masks, attention maps, panels and plain-text tables.
+"""Draws what the grounder found: masks, attention maps and panels.
 
 In: a picture and masks, maps or a result; out: arrays, PIL images and strings. Nothing here reads
 or writes a file, and nothing computes a mask.
@@ -6,7 +6,6 @@ or writes a file, and nothing computes a mask.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -206,30 +205,6 @@ def compute_panel_size(size: Size) -> Size:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as an aligned plain-text table.
-
-    Args:
-        rows: dicts with the same keys, which become the header. Numbers are set to the right,
-            floats with two digits, NaN and ``None`` as a dash.
-
-    Returns:
-        lines joined by newlines, without one at the end; empty for no rows.
-    """
-    if not rows:
-        return ""
-    header = list(rows[0])
-    cells = [header] + [[_format_cell(row.get(name)) for name in header] for row in rows]
-    widths = [max(_measure(line[column]) for line in cells) for column in range(len(header))]
-    numeric = [
-        any(isinstance(row.get(name), (int, float, np.number)) for row in rows) for name in header
-    ]
-    lines = [
-        "  ".join(_align(*cell) for cell in zip(line, widths, numeric)).rstrip() for line in cells
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
 def _require_maps(result: Drawable) -> tuple[np.ndarray, np.ndarray]:
     """``attention_maps`` and ``coarse_mask_logits``."""
     if result.attention_maps is None or result.coarse_mask_logits is None:
@@ -351,23 +326,3 @@ def shorten_text(text: str, room_px: float, font: Any) -> str:
     while text and font.getlength(text + "...") > room_px:
         text = text[:-1]
     return text + "..."
-
-
-def _format_cell(value: Any) -> str:
-    if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
-        return "-"
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.2f}"
-    return " ".join(str(value).split())
-
-
-def _measure(text: str) -> int:
-    """Columns that a terminal gives to ``text``; wide East Asian characters take two."""
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    marks = sum(unicodedata.combining(letter) > 0 for letter in text)
-    return len(text) + wide - marks
-
-
-def _align(text: str, width: int, right: bool) -> str:
-    blank = " " * (width - _measure(text))
-    return blank + text if right else text + blank

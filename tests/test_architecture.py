@@ -10,15 +10,8 @@ LEVELS = [
     {"records"},
     {
         *("rle", "registry", "geometry", "images", "files", "mmcv_ops"),
-        *(
-            "weights",
-            "config",
-            "command_line",
-            "lazy_exports",
-            "moved",
-            "distributed",
-            "fingerprints",
-        ),
+        *("weights", "config", "command_line", "lazy_exports", "moved"),
+        *("distributed", "fingerprints", "tables"),
     },
     {"readers", "masks", "data", "provenance", "selectors", "visualization"},
     {"checkpoints", "features", "data_checks"},

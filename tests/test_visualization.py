@@ -107,19 +107,3 @@ def test_refuses_what_it_cannot_draw():
         visualization.draw_panels(draw_image(), replace(result, phrases=[]))
     with pytest.raises(ValueError, match="got 1 IoUs for 2 phrases"):
         visualization.draw_panels(draw_image(), result, ious=[0.5])
-
-
-def test_table_is_aligned():
-    table = visualization.format_table(
-        [
-            {"phrase": "the red circle", "score": 0.987, "area": 1200, "iou": None},
-            {"phrase": "红色的圆", "score": float("nan"), "area": 7, "iou": 0.5},
-        ]
-    )
-    assert table.splitlines() == [
-        "phrase          score  area   iou",
-        "--------------  -----  ----  ----",
-        "the red circle   0.99  1200     -",
-        "红色的圆            -     7  0.50",
-    ]
-    assert visualization.format_table([]) == ""

@@ -16,8 +16,9 @@ from PIL import Image
 from flmm.images import load_any_image, name_image
 from flmm.inferencer import GroundingInferencer
 from flmm.results import GroundingResult
+from flmm.tables import format_text, tabulate
 from flmm.toy.shape_sentences import render_samples
-from flmm.visualization import draw_panels, format_table
+from flmm.visualization import draw_panels
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def demonstrate(inferencer: GroundingInferencer, samples: list[DemoSample], out:
         ious = compute_ious(result.masks, sample.gt_masks)
         draw_panels(sample.image, result, ious).save(out / f"{sample.name}.png")
         print(f"\n{sample.name}: {sample.image.width} x {sample.image.height} px, {seconds:.2f} s")
-        print(format_table(build_rows(result, ious)))
+        print(format_text(tabulate(build_rows(result, ious))))
         print(f"saved {out / sample.name}.png")
     if inferencer.model.vlm.notice:
         print(f"\nnote: {inferencer.model.vlm.notice}")

@@ -26,9 +26,9 @@ from flmm.benchmarks.reading import TOLERANCES, measure_reading
 from flmm.benchmarks.reading_tables import list_columns, list_remarks
 from flmm.benchmarks.reading_ways import WAYS, ReadingCase
 from flmm.benchmarks.refining import measure_asking, measure_refining
-from flmm.evaluation import format_markdown, format_text
 from flmm.provenance import describe_device, list_versions
 from flmm.readers.layouts import LAYOUTS
+from flmm.tables import format_markdown, format_text
 
 Row = dict[str, Any]
 SAM_NAMES = ("tiny", "vit_b", "vit_l", "vit_h")

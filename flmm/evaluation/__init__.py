@@ -21,7 +21,7 @@ from flmm.evaluation.scores import (
     score_sample,
     summarise,
 )
-from flmm.evaluation.tables import build_rows, format_markdown, format_remarks, format_text
+from flmm.evaluation.tables import build_rows, format_remarks
 
 __all__ = [
     "PNG_GROUPS",
@@ -40,9 +40,7 @@ __all__ = [
     "compute_png_summary",
     "compute_precision_at",
     "compute_summary",
-    "format_markdown",
     "format_remarks",
-    "format_text",
     "score_masks",
     "score_sample",
     "summarise",

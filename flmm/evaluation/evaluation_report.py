@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flmm.evaluation import Report, build_report, format_markdown
+from flmm.evaluation import Report, build_report
 from flmm.evaluation.evaluating import SplitResult
 from flmm.evaluation.scores import COARSE_PREFIX, Measure
+from flmm.tables import format_markdown
 
 Row = dict[str, Any]
 NAMED_REASONS = 20

@@ -24,7 +24,7 @@ from flmm.checkpoints.checkpoint import load_weights
 from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
 from flmm.data.protocols import REFER_PROTOCOLS, Protocol, ask_as_given
 from flmm.distributed import init_processes
-from flmm.evaluation import PNG_GROUPS, compute_png_summary, compute_summary, format_text
+from flmm.evaluation import PNG_GROUPS, compute_png_summary, compute_summary
 from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.evaluation_report import (
@@ -38,6 +38,7 @@ from flmm.evaluation.scores import Measure
 from flmm.fingerprints import hash_file, hash_json
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
+from flmm.tables import format_text
 
 
 @dataclass

@@ -23,8 +23,9 @@ from flmm.evaluation.scores import (
     build_report,
     score_sample,
 )
-from flmm.evaluation.tables import build_rows, format_remarks, format_text
+from flmm.evaluation.tables import build_rows, format_remarks
 from flmm.records import SkippedExpression
+from flmm.tables import format_text
 
 
 class GroundingMetric(BaseMetric):

@@ -5,8 +5,6 @@ Data in: a :class:`flmm.evaluation.scores.Report`, or any rows of cells. Data ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from flmm.evaluation.scores import COARSE_PREFIX, Report
 
 # Reasons of skipped expressions that are named in a log; all of them are in the JSON file.
@@ -24,31 +22,6 @@ def build_rows(report: Report) -> list[list[str]]:
                 cells = [f"{figures[prefix + name]:.2f}" for name in names]
                 rows.append([group, str(report.counts[group]), stage, *cells])
     return rows
-
-
-def format_text(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left, the others to the right; the first row is the header.
-
-    Args:
-        rows: equally many cells each.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
-
-
-def format_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is the header. ``|`` in a cell is escaped.
-
-    Args:
-        rows: equally many cells each.
-    """
-    header, *body = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *body))
 
 
 def format_remarks(report: Report) -> str:
@@ -69,4 +42,4 @@ def format_remarks(report: Report) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["NAMED_REASONS", "build_rows", "format_markdown", "format_remarks", "format_text"]
+__all__ = ["NAMED_REASONS", "build_rows", "format_remarks"]

@@ -18,10 +18,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
-from flmm.evaluation import format_markdown
 from flmm.fingerprints import sample_weights_hash
 from flmm.sharing.shared_reader import format_reader
 from flmm.sharing.shared_refiner import DOWNLOADS
+from flmm.tables import format_markdown
 
 TASK = "image-segmentation"
 TAGS = ["flmm", "referring-image-segmentation", "visual-grounding", "qwen-vl"]

@@ -13,7 +13,7 @@ from flmm.benchmarks.plots import PANELS, draw_reading, plot_reading
 from flmm.benchmarks.reading import build_row, compare_rows, find_obstacle, measure_reading
 from flmm.benchmarks.reading_tables import list_columns, list_remarks
 from flmm.benchmarks.reading_ways import WAYS, ReadingCase, join_expressions, main, measure_case
-from flmm.evaluation import format_text
+from flmm.tables import format_text
 
 
 def run(cases):

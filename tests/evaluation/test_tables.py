@@ -6,9 +6,7 @@ from flmm.evaluation import (
     build_rows,
     compute_png_summary,
     compute_summary,
-    format_markdown,
     format_remarks,
-    format_text,
 )
 from flmm.records import SkippedExpression
 
@@ -36,19 +34,6 @@ def test_without_a_refiner_there_is_one_row_per_group() -> None:
     rows = build_rows(build_report(scores, compute_png_summary))
     assert rows[0] == ["expressions", "count", "mask", "average recall", "accuracy@0.5"]
     assert [row[0] for row in rows[1:]] == ["all", "place", "shape"]
-
-
-def test_text_columns_are_aligned() -> None:
-    text = format_text([["name", "x"], ["long name", "1.00"], ["b", "10.00"]])
-    assert text.splitlines() == [
-        "name           x",
-        "long name   1.00",
-        "b          10.00",
-    ]
-
-
-def test_markdown_has_a_ruler_and_escapes_bars() -> None:
-    assert format_markdown([["a|b", "c"], ["d", "1"]]) == "| a\\|b | c |\n| --- | ---: |\n| d | 1 |"
 
 
 def test_skipped_expressions_are_counted_and_the_first_named() -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from flmm.apps.explanation.reading import Head
 from flmm.apps.explanation.regions import compute_mask_coverage
 from flmm.geometry import crop_padding
-from flmm.visualization import format_table
+from flmm.tables import format_text, tabulate
 
 if TYPE_CHECKING:
     from flmm.readers.base import FrozenVLM
@@ -95,7 +95,7 @@ class HeadRanking:
             for place, item in enumerate(self.heads[:count], start=1)
         ]
         chance = (self.chance[name] for name in MEASURES)
-        return format_table([*rows, _build_row("-", "chance", "", *chance)])
+        return format_text(tabulate([*rows, _build_row("-", "chance", "", *chance)]))
 
     def save_json(self, path: str | Path) -> Path:
         """Write everything; :func:`load_head_ranking` reads it."""

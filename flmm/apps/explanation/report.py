@@ -14,7 +14,7 @@ import numpy as np
 from flmm.apps.explanation.regions import RankedToken
 from flmm.conversation import PointedPhrase
 from flmm.records import Span
-from flmm.visualization import format_table
+from flmm.tables import format_text, tabulate
 
 if TYPE_CHECKING:
     from flmm.apps.explanation.explanation import Explanation
@@ -83,7 +83,7 @@ def save_results(
     if explanation.notice:
         print(f"note:     {explanation.notice}")
     if spans:
-        print("\n" + format_table(_build_word_rows(explanation, spans, phrases)))
+        print("\n" + format_text(tabulate(_build_word_rows(explanation, spans, phrases))))
     saved = [
         explanation.save_html(folder / f"{name}.html", phrases, spans[0] if spans else None),
         explanation.save_json(folder / f"{name}.json"),
@@ -93,7 +93,7 @@ def save_results(
         saved.append(explanation.save_png(folder / f"{name}_words.png", spans))
     for number, (box, ranked) in enumerate(zip(boxes, rankings), start=1):
         print(f"\nlooking at the box {' '.join(f'{edge:g}' for edge in box)}:")
-        print(format_table(_build_token_rows(ranked[:ROWS_SHOWN])))
+        print(format_text(tabulate(_build_token_rows(ranked[:ROWS_SHOWN]))))
         path = folder / f"{name}_box_{number}.png"
         saved.append(explanation.save_ranking_png(path, image, box))
     print("\nsaved " + "\n      ".join(map(str, saved)))

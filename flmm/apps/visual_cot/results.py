@@ -16,8 +16,9 @@ from flmm.apps.visual_cot.chain import VisualCotAnswer
 from flmm.apps.visual_cot.crops import compute_box_iou
 from flmm.apps.visual_cot.questions import VisualCotQuestion
 from flmm.checkpoints.checkpoint_files import write_atomically
-from flmm.evaluation import compute_accuracy_at, compute_miou, format_markdown, format_text
+from flmm.evaluation import compute_accuracy_at, compute_miou
 from flmm.evaluation.answer_scores import score_answer
+from flmm.tables import format_markdown, format_text
 
 Record = dict[str, Any]
 Row = dict[str, Any]

@@ -1,0 +1,85 @@
+"""Tables as people read them: aligned text, and Markdown.
+
+In: a header and rows of cells, any values; :func:`tabulate` makes them of records. Out: a string.
+One way of writing for every report: floats with two digits, what is not known as a dash, columns of
+numbers to the right. Colours and tables that fold are rich's.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+
+Rows = Sequence[Sequence[Any]]
+_NUMBER = re.compile(r"[~<>]?[+-]?\d[\d,.]*(e[+-]?\d+)?%?")
+
+
+def tabulate(
+    records: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None
+) -> list[list[Any]]:
+    """Records as a header and one row each; no rows at all for no records.
+
+    Args:
+        records: the first one's keys are the columns.
+        titles: key -> title, instead of all keys by their own names; ``{}`` is no column.
+    """
+    if not records:
+        return []
+    titles = {key: key for key in records[0]} if titles is None else titles
+    return [list(titles.values()), *([item.get(key) for key in titles] for item in records)]
+
+
+def format_text(rows: Rows) -> str:
+    """Aligned columns under a ruled header; wide East Asian characters count twice.
+
+    Args:
+        rows: the header and the body, equally many cells each; without any the text is empty.
+    """
+    if not rows:
+        return ""
+    cells, are_numbers = _format_cells(rows)
+    widths = [max(map(cell_len, column)) for column in zip(*cells)]
+    cells.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(_align, row, widths, are_numbers)).rstrip() for row in cells)
+
+
+def format_markdown(rows: Rows) -> str:
+    """A Markdown table; ``|`` in a cell is escaped.
+
+    Args:
+        rows: as :func:`format_text` takes them.
+    """
+    if not rows:
+        return ""
+    cells, are_numbers = _format_cells(rows)
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in cells]
+    cells.insert(1, ["---:" if is_number else "---" for is_number in are_numbers])
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def format_cell(value: Any) -> str:
+    """One value: floats with two digits, ``None`` and NaN as "-", text on one line."""
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if value is None else " ".join(str(value).split())
+
+
+def _format_cells(rows: Rows) -> tuple[list[list[str]], list[bool]]:
+    """The cells as text, and of each column whether it is set to the right, as numbers are."""
+    cells = [[format_cell(value) for value in row] for row in rows]
+    columns = list(zip(*cells, strict=True))
+    rights = [any(map(_NUMBER.fullmatch, column[1:])) for column in columns]
+    return cells, rights
+
+
+def _align(text: str, width: int, to_the_right: bool) -> str:
+    blank = " " * (width - cell_len(text))
+    return blank + text if to_the_right else text + blank
+
+
+__all__ = ["format_cell", "format_markdown", "format_text", "tabulate"]
