@@ -19,6 +19,12 @@ from flmm.records import Span
 
 ROW_ATTENTION = "flmm_rows"
 MAX_SCORES = 2**24  # heads x rows x keys at once, 64 MiB in float32
+# What layers hand to their attention and what changes no weight here: dropout is for training,
+# windows are in the mask, the rest is for other kernels or for what the decoder returns.
+HARMLESS = frozenset(
+    "dropout sliding_window position_ids is_causal use_cache output_attentions "
+    "output_hidden_states".split()
+)
 
 
 class RowReader:
@@ -117,10 +123,11 @@ def row_attention_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     row_reader: RowReader | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """An ``AttentionInterface`` function: eager attention that hands its weights to a reader.
 
@@ -129,20 +136,35 @@ def row_attention_forward(
         query: ``[B, A, R, d]``.
         key: ``[B, K, S + R, d]``, K key-value heads; each serves A / K neighbouring heads.
         value: ``[B, K, S + R, d]``.
-        attention_mask: additive ``[B, 1, R, S + R]``.
+        attention_mask: additive ``[B, 1, R, S + R]``, with the layer's window in it.
         scaling: factor on the scores; ``None``: ``d ** -0.5``.
+        softcap: the scores stay within plus and minus so much (Gemma 2); ``None``: no bound.
         row_reader: takes the weights, softmaxed in float32.
+        options: what else the layer hands over; see ``HARMLESS``.
 
     Returns:
         ``[B, R, A, d]``, and ``None`` in place of the weights.
+
+    Raises:
+        ValueError: the layer hands over something that flmm does not know and that may change the
+            weights, such as sinks; or no mask.
     """
+    unknown = sorted(
+        name for name, given in options.items() if given is not None and name not in HARMLESS
+    )
+    if unknown or attention_mask is None:
+        what = f"{', '.join(unknown)}, which flmm does not apply" if unknown else "no mask"
+        raise ValueError(
+            f"{type(module).__name__} hands its attention {what}: its maps would be wrong, read a "
+            "model without it"
+        )
     batch, heads, rows, width = query.shape
     query = query * (width**-0.5 if scaling is None else scaling)
     chunk = max(1, MAX_SCORES // (batch * heads * key.shape[2]))
     outputs = []
     for first in range(0, rows, chunk):
         part = slice(first, first + chunk)
-        weights = _compute_weights(query[:, :, part], key, attention_mask[:, :, part])
+        weights = _compute_weights(query[:, :, part], key, attention_mask[:, :, part], softcap)
         if row_reader is not None:
             row_reader.read(module.layer_idx, weights, first)
         outputs.append(_apply_weights(weights, value))
@@ -150,12 +172,16 @@ def row_attention_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _compute_weights(query: Tensor, key: Tensor, attention_mask: Tensor) -> Tensor:
+def _compute_weights(
+    query: Tensor, key: Tensor, attention_mask: Tensor, softcap: float | None
+) -> Tensor:
     """Float32 ``[B, A, r, S + R]`` of r rows."""
     batch, heads, rows, width = query.shape
     # The heads of a group share their keys: one product instead of repeated keys.
     grouped = query.reshape(batch, key.shape[1], -1, width)
     scores = (grouped @ key.transpose(2, 3)).view(batch, heads, rows, -1)
+    if softcap is not None:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
     return scores.add_(attention_mask).softmax(-1, dtype=torch.float32)
 
 
@@ -196,3 +222,44 @@ def build_continuation_mask(
     hidden = torch.cat([prefix, visible], dim=2).logical_not_()
     mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
     return mask.masked_fill_(hidden, float("-inf"))[:, None]
+
+
+def build_layer_masks(mask: Tensor, text_config: Any) -> Tensor | dict[str, Tensor]:
+    """What each kind of layer may see.
+
+    Windows and chunks count tokens as if a row stood alone behind its prefix: a key's distance is
+    the number of visible keys behind it, so that padding and sisters need no bookkeeping.
+
+    Args:
+        mask: additive ``[B, 1, R, K]`` of full attention.
+        text_config: of the language model, with ``layer_types`` where its layers differ.
+
+    Returns:
+        a mask for each of the kinds, or the one mask where there is a single kind.
+    """
+    kinds = sorted(set(getattr(text_config, "layer_types", None) or ["full_attention"]))
+    masks = {kind: _restrict(mask, kind, text_config) for kind in kinds}
+    return masks[kinds[0]] if len(kinds) == 1 else masks
+
+
+def _restrict(mask: Tensor, kind: str, text_config: Any) -> Tensor:
+    """The mask of one kind of layer.
+
+    Raises:
+        ValueError: flmm knows no such kind.
+    """
+    if kind == "full_attention":
+        return mask
+    visible = mask == 0
+    if kind == "sliding_attention":
+        behind = visible.flip(-1).cumsum(-1).flip(-1) - 1
+        near = behind < text_config.sliding_window
+    elif kind == "chunked_attention":
+        chunk = (visible.cumsum(-1) - 1) // text_config.attention_chunk_size
+        near = chunk == chunk[..., -1:]
+    else:
+        raise ValueError(
+            f"this {text_config.model_type} has layers of the kind {kind!r}, which flmm does not "
+            "read: give a model with full, sliding or chunked attention"
+        )
+    return mask.masked_fill(~near, float("-inf"))

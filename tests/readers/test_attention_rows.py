@@ -1,5 +1,6 @@
 """Rows of attention: the weights that are read, whatever the chunks, and what is never held."""
 
+import functools
 import math
 import types
 
@@ -7,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoConfig, AutoModel, DynamicCache
 
 from flmm.readers import FrozenQwen, attention
-from flmm.readers.attention import RowReader, build_continuation_mask, row_attention_forward
+from flmm.readers.attention import (
+    RowReader,
+    build_continuation_mask,
+    build_layer_masks,
+    row_attention_forward,
+)
+from flmm.readers.families import Family
 from flmm.records import Continuation
 from tests.readers.test_reader_contract import CAPTION, PHRASES, ShapeRecorder, relative_difference
 from tests.small_models import build_small_model, load_processor
@@ -128,3 +136,99 @@ def test_a_long_text_on_a_large_image_holds_no_matrix_of_both(data_dir):
     assert scores > attention.MAX_SCORES
     assert max(map(math.prod, recorder.shapes)) <= attention.MAX_SCORES
     assert seen.maps.isfinite().all() and seen.maps.amax() > 0
+
+
+DECODERS = {
+    "windows and a soft cap": ("gemma2", {"sliding_window": 6, "attn_logit_softcapping": 3.0}),
+    "chunks": (
+        "llama4_text",
+        {"attention_chunk_size": 7, "layer_types": ["chunked_attention", "full_attention"]},
+    ),
+    "windows alone": (
+        "gemma3_text",
+        {"sliding_window": 5, "layer_types": ["sliding_attention"] * 2},
+    ),
+    "windows of Qwen2": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind, changes", DECODERS.values(), ids=DECODERS.keys())
+def test_kinds_of_layers_see_what_one_eager_pass_shows_them(kind, changes):
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, **sizes, pad_token_id=0, initializer_range=0.3, **changes)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config, attn_implementation="eager").eval()
+    prefix = torch.randint(1, 50, (2, 17))
+    prefix_mask = torch.ones(2, 17, dtype=torch.bool)
+    prefix_mask[1, :4] = False  # padded on the left
+    phrases = [torch.randint(1, 50, (length,)) for length in (3, 9, 2)]
+    owners = torch.arange(3).repeat_interleave(torch.tensor([3, 9, 2])).expand(2, -1)
+    starts = prefix_mask.sum(1, keepdim=True)
+    positions = starts + torch.cat([torch.arange(len(phrase)) for phrase in phrases])
+    cache = DynamicCache()
+    with torch.no_grad():
+        places = prefix_mask.cumsum(1).sub(1).clamp(min=0)
+        model(prefix, attention_mask=prefix_mask, position_ids=places, past_key_values=cache)
+        model.config._attn_implementation = attention.ROW_ATTENTION
+        full = build_continuation_mask(owners, prefix_mask, torch.float32)
+        spans = [[(0, 3), (3, 12), (12, 14)]] * 2
+        columns = [slice(0, 17), slice(4, 17)]
+        reader = RowReader(spans, columns, 14, 2, 4, "mean", torch.device("cpu"))
+        model(
+            torch.cat(phrases).expand(2, -1),
+            attention_mask=build_layer_masks(full, config),
+            position_ids=positions,
+            past_key_values=cache,
+            row_reader=reader,
+        )
+        model.config._attn_implementation = "eager"
+        for row, (maps, own) in enumerate(zip(reader.finish(), columns)):
+            for index, phrase in enumerate(phrases):
+                ids = torch.cat([prefix[row, own], phrase])[None]
+                output = model(ids, output_attentions=True, use_cache=False)
+                rows = torch.cat(output.attentions, 1)[0, :, -len(phrase) :, : -len(phrase)]
+                assert relative_difference(maps[index], rows.mean(1)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"s_aux": torch.zeros(HEADS)}, "hands its attention s_aux, which flmm does not apply"),
+        ({"bias": 1, "alibi": 2, "nothing": None}, "attention alibi, bias, which flmm does not"),
+        ({"attention_mask": None}, "hands its attention no mask"),
+    ],
+)
+def test_what_may_change_weights_is_refused(states, mask, given, message):
+    layer = types.SimpleNamespace(layer_idx=0)
+    with pytest.raises(ValueError, match=message):
+        row_attention_forward(layer, *states, **{"attention_mask": mask} | given)
+    harmless = {"dropout": 0.0, "sliding_window": 8, "is_causal": True, "s_aux": None}
+    assert row_attention_forward(layer, *states, mask, **harmless)[0].isfinite().all()
+
+
+def test_layers_without_attention_are_refused(mask):
+    config = types.SimpleNamespace(layer_types=["linear_attention"], model_type="qwen3_5_text")
+    with pytest.raises(ValueError, match="qwen3_5_text has layers of the kind 'linear_attention'"):
+        build_layer_masks(mask, config)
+
+
+def test_windows_without_layer_types_are_refused():
+    class Squashed(Family):
+        model_types = ("llava",)
+
+        def layout(self, seen):
+            return []
+
+    processor = types.SimpleNamespace(image_token_id=7)
+    build = functools.partial(AutoConfig.for_model, "llava", image_token_id=7)
+    message = "mistral looks through a sliding window of 64 tokens, but its config does not say"
+    with pytest.raises(ValueError, match=message):
+        Squashed(build(text_config={"model_type": "mistral", "sliding_window": 64}), processor)
+    Squashed(build(text_config={"model_type": "mistral", "sliding_window": None}), processor)
+    Squashed(build(text_config={"model_type": "qwen2", "sliding_window": 64}), processor)
+    with pytest.raises(ValueError, match="image token id 7, the processor 8: load both from"):
+        Squashed(build(), types.SimpleNamespace(image_token_id=8))

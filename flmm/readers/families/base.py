@@ -8,6 +8,7 @@ Not its duty: passes through the model, tokenising, masks.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,21 @@ class Seen:
         """The box of the whole picture."""
         return (0.0, 0.0, float(self.size[1]), float(self.size[0]))
 
+    def unfold(self, *sides: int, first: int = 0) -> Tensor:
+        """Columns ``[*sides]`` of the image tokens from the ``first``-th on, row by row.
+
+        Raises:
+            ValueError: the picture has not so many.
+        """
+        count = math.prod(sides)
+        if first + count > len(self.columns):
+            raise ValueError(
+                f"the picture of {self.size[1]} x {self.size[0]} px has {len(self.columns)} image "
+                f"tokens, its layout needs {first + count}: load model and processor from the same "
+                "folder"
+            )
+        return self.columns[first : first + count].view(sides)
+
 
 class Family(ABC):
     """A family, for one model and its processor.
@@ -71,9 +87,22 @@ class Family(ABC):
             ValueError: model and processor do not belong together, or the model is of a kind that
                 flmm does not read.
         """
-        if self.config.model_type not in self.model_types:
+        config, text = self.config, self.config.get_text_config()
+        if config.model_type not in self.model_types:
             raise ValueError(
-                f"model type {self.config.model_type!r} is not one of {', '.join(self.model_types)}"
+                f"model type {config.model_type!r} is not one of {', '.join(self.model_types)}"
+            )
+        if config.image_token_id != self.processor.image_token_id:
+            raise ValueError(
+                f"the model has image token id {config.image_token_id}, the processor "
+                f"{self.processor.image_token_id}: load both from the same folder"
+            )
+        window = getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)
+        if window and not getattr(text, "layer_types", None):
+            raise ValueError(
+                f"this {text.model_type} looks through a sliding window of {window} tokens, but its "
+                "config does not say in which layers: give it layer_types, or set sliding_window "
+                "to null"
             )
 
     @abstractmethod
