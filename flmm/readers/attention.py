@@ -21,10 +21,10 @@ ROW_ATTENTION = "flmm_rows"
 MAX_SCORES = 2**24  # heads x rows x keys at once, 64 MiB in float32
 # What layers hand to their attention and what changes no weight here: dropout is for training,
 # windows are in the mask, the rest is for other kernels or for what the decoder returns.
-HARMLESS = frozenset(
-    "dropout sliding_window position_ids is_causal use_cache output_attentions "
-    "output_hidden_states".split()
-)
+HARMLESS = {
+    *("dropout", "sliding_window", "position_ids", "is_causal"),
+    *("use_cache", "output_attentions", "output_hidden_states"),
+}
 
 
 class RowReader:

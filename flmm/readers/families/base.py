@@ -100,9 +100,9 @@ class Family(ABC):
         window = getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)
         if window and not getattr(text, "layer_types", None):
             raise ValueError(
-                f"this {text.model_type} looks through a sliding window of {window} tokens, but its "
-                "config does not say in which layers: give it layer_types, or set sliding_window "
-                "to null"
+                f"this {text.model_type} looks through a sliding window of {window} tokens, but "
+                "its config does not say in which layers: give it layer_types, or set "
+                "sliding_window to null"
             )
 
     @abstractmethod
