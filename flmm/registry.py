@@ -39,7 +39,12 @@ TRANSFORMS = Registry(
     scope="flmm",
     locations=["flmm.data.transforms", "flmm.data.panoptic"],
 )
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="flmm", locations=["flmm.evaluation"])
+METRICS = Registry(
+    "metric",
+    parent=MMENGINE_METRICS,
+    scope="flmm",
+    locations=["flmm.evaluation.refseg_metric", "flmm.evaluation.png_metric"],
+)
 HOOKS = Registry(
     "hook",
     parent=MMENGINE_HOOKS,

@@ -1,47 +1,31 @@
-"""Measures of masks: pure functions, scores, tables, and the metrics that mmengine calls."""
+"""Measures of masks: pure functions, scores, tables, metrics that mmengine calls, whole runs.
 
-from flmm.evaluation.metrics import (
-    compute_accuracy_at,
-    compute_average_recall,
-    compute_ciou,
-    compute_intersections_unions,
-    compute_ious,
-    compute_miou,
-    compute_png_summary,
-    compute_precision_at,
-    compute_summary,
-)
-from flmm.evaluation.png_metric import PNG_GROUPS, PngMetric
-from flmm.evaluation.refseg_metric import RefSegMetric
-from flmm.evaluation.scores import (
-    ExpressionScore,
-    Report,
-    build_report,
-    score_masks,
-    score_sample,
-    summarise,
-)
-from flmm.evaluation.tables import build_rows, format_remarks
+Each name is imported when it is first asked for.
+"""
 
-__all__ = [
-    "PNG_GROUPS",
-    "ExpressionScore",
-    "PngMetric",
-    "RefSegMetric",
-    "Report",
-    "build_report",
-    "build_rows",
-    "compute_accuracy_at",
-    "compute_average_recall",
-    "compute_ciou",
-    "compute_intersections_unions",
-    "compute_ious",
-    "compute_miou",
-    "compute_png_summary",
-    "compute_precision_at",
-    "compute_summary",
-    "format_remarks",
-    "score_masks",
-    "score_sample",
-    "summarise",
-]
+from flmm.lazy_exports import export_lazily
+
+_HOMES = {
+    "ExpressionScore": "flmm.evaluation.scores",
+    "PNG_GROUPS": "flmm.evaluation.png_metric",
+    "PngMetric": "flmm.evaluation.png_metric",
+    "RefSegMetric": "flmm.evaluation.refseg_metric",
+    "Report": "flmm.evaluation.scores",
+    "build_report": "flmm.evaluation.scores",
+    "build_rows": "flmm.evaluation.tables",
+    "compute_accuracy_at": "flmm.evaluation.metrics",
+    "compute_average_recall": "flmm.evaluation.metrics",
+    "compute_ciou": "flmm.evaluation.metrics",
+    "compute_intersections_unions": "flmm.evaluation.metrics",
+    "compute_ious": "flmm.evaluation.metrics",
+    "compute_miou": "flmm.evaluation.metrics",
+    "compute_png_summary": "flmm.evaluation.metrics",
+    "compute_precision_at": "flmm.evaluation.metrics",
+    "compute_summary": "flmm.evaluation.metrics",
+    "format_remarks": "flmm.evaluation.tables",
+    "score_masks": "flmm.evaluation.scores",
+    "score_sample": "flmm.evaluation.scores",
+    "summarise": "flmm.evaluation.scores",
+}
+__all__ = list(_HOMES)
+__getattr__ = export_lazily(__name__, _HOMES)

@@ -171,10 +171,11 @@ def test_names_work_without_the_repository(tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(site)
     code = (
-        "import flmm, sys; from flmm.config.names import find_config\n"
+        "import flmm, sys; from flmm.config import load_config\n"
+        "from flmm.config.names import find_config\n"
         "print(flmm.__file__, find_config('tiny_unet_sam_shapes'))\n"
         f"found = flmm.GroundingInferencer('tiny', device='cpu')({str(SCENE)!r}, {PHRASES!r})\n"
-        "flmm.training.load_config('qwen2_5_vl_3b_unet_sam_l_refcoco'); print(found.masks.any())\n"
+        "load_config('qwen2_5_vl_3b_unet_sam_l_refcoco'); print(found.masks.any())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
