@@ -1,27 +1,26 @@
 """A reader for pickles from the internet that knows data and nothing else.
 
 Python's own unpickler runs what a file tells it to: even with a short list of allowed names a file
-can change the attributes of what it is given (BUILD), and ten bytes of it take 4 GB (the place of
-LONG_BINPUT). Here every instruction is one of the few that plain containers, strings and numbers
-are written with, in all protocols; no name is ever looked up, nothing is called, and no length is
-believed beyond the end of the file. Memory is at most in proportion to the file.
-
-Data in: bytes. Data out: the value. What it should hold is not known here.
+can change the attributes of what it is given (BUILD), ten bytes of it take 4 GB (the place of
+LONG_BINPUT), and a nest of tuples as a key takes for ever. Here every instruction is one of the few
+that plain containers, strings and numbers are written with, in all protocols; no name is looked up,
+and no length is believed beyond the end of the file. Memory is at most in proportion to the file.
+Arguments of rare instructions are read by Python's ``pickletools``, which executes nothing.
 """
 
 from __future__ import annotations
 
 import codecs
+import io
 import pickletools
 import reprlib
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
-_HIGHEST_PROTOCOL = 5
-_CUT_OFF = "it is cut off, or a length in it is wrong"
 _SCALARS = (str, bytes, int, float, bool, type(None))
-_OLD_MODULES = {"__builtin__": "builtins"}  # Python 2's name
+_CUT_OFF = "it is cut off, or a length in it is wrong"
 
 
 class RefusedPickleError(ValueError):
@@ -58,15 +57,11 @@ def read_plain_pickle(content: bytes) -> Any:
 
 
 class _Reader:
-    """Follows the instructions of one pickle; items are on a stack, which marks divide.
-
-    Args:
-        content: of the file.
-    """
+    """Follows the instructions of one pickle; items are on a stack, which marks divide."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self.at = 0
+        self.rest = io.BytesIO(content)
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # stacks below the marks
         self.memo: dict[int, Any] = {}
@@ -74,8 +69,8 @@ class _Reader:
 
     def read(self) -> Any:
         """Follow all instructions; those that nine of ten are stand here, the others in a table."""
-        content, memo, unpack = self.content, self.memo, _UINT4.unpack_from
-        at, stack = self.at, self.stack
+        content, memo, unpack = self.content, self.memo, struct.Struct("<I").unpack_from
+        at, stack = 0, self.stack
         while True:
             code = content[at]
             at += 1
@@ -102,100 +97,60 @@ class _Reader:
             elif code == _STOP:
                 return stack.pop()
             else:
-                self.at, self.stack = at, stack
-                self.follow(code)
-                at, stack = self.at, self.stack
+                self.stack = stack
+                at, stack = self.follow(code, at), self.stack
 
-    def follow(self, code: int) -> None:
-        instruction = _INSTRUCTIONS.get(code)
-        if instruction is None:
+    def follow(self, code: int, at: int) -> int:
+        """Follow an instruction whose argument begins at ``at``; where the next one stands."""
+        if code not in _INSTRUCTIONS:
             raise RefusedPickleError(
                 f"it holds the instruction {bytes([code])!r}, which no plain data is written "
                 "with; it may be harmful, get it from another source"
             )
-        instruction(self)
+        read_argument, instruction = _INSTRUCTIONS[code]
+        if read_argument is None:
+            instruction(self, None)
+            return at
+        self.rest.seek(at)
+        instruction(self, read_argument(self.rest))
+        return self.rest.tell()
 
-    def take(self, count: int) -> bytes:
-        at, self.at = self.at, self.at + count
-        if not at <= self.at <= len(self.content):
-            raise RefusedPickleError(_CUT_OFF)
-        return self.content[at : self.at]
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
 
-    def take_number(self, count: int) -> int:
-        return int.from_bytes(self.take(count), "little")
-
-    def take_line(self) -> bytes:
-        line = self.content[self.at : self.content.index(b"\n", self.at)]
-        self.at += len(line) + 1
-        return line
-
-    def pop_to_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.outer.pop()
-        return items
-
-    # Strings and numbers.
-
-    def add_unicode(self, width: int) -> None:
-        self.stack.append(str(self.take(self.take_number(width)), "utf-8", "surrogatepass"))
-
-    def add_old_string(self, raw: bytes) -> None:
+    def push_old_string(self, raw: bytes) -> None:
         try:
             self.stack.append(raw.decode("utf-8"))
         except UnicodeDecodeError:
             self.stack.append(raw.decode("latin1"))
 
-    def add_quoted_string(self) -> None:
-        line = self.take_line().strip()
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-            raise RefusedPickleError("a string in it has no quotes")
-        self.add_old_string(codecs.escape_decode(line[1:-1])[0])  # type: ignore[attr-defined]
-
-    def add_int_line(self) -> None:
-        line = self.take_line()
-        self.stack.append(line == b"01" if line in (b"00", b"01") else int(line, 0))
-
-    def add_long(self) -> None:
-        raw = self.take(self.take_number(1))
-        self.stack.append(int.from_bytes(raw, "little", signed=True))
-
-    # Containers.
-
-    def add_tuple(self, count: int) -> None:
+    def push_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise RefusedPickleError("a tuple in it has too few items")
         self.stack[len(self.stack) - count :] = [tuple(self.stack[len(self.stack) - count :])]
 
-    def add_marked(self, build: Callable[[list[Any]], Any]) -> None:
+    def pop_to_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def push_marked(self, build: Callable[[list[Any]], Any]) -> None:
         items = self.pop_to_mark()
         self.stack.append(build(items))
 
-    def append(self) -> None:
-        item = self.stack.pop()
-        _expect(self.stack[-1], list).append(item)
-
-    def append_all(self) -> None:
-        items = self.pop_to_mark()
+    def extend(self, items: list[Any]) -> None:
         _expect(self.stack[-1], list).extend(items)
 
-    def set_item(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        _expect(self.stack[-1], dict).update(_pair_up([key, value]))
-
-    def set_all(self) -> None:
-        items = self.pop_to_mark()
+    def update(self, items: list[Any]) -> None:
         _expect(self.stack[-1], dict).update(_pair_up(items))
 
-    def add_to_set(self) -> None:
-        items = self.pop_to_mark()
-        _expect(self.stack[-1], set).update(_check_hashable(items))
-
-    # The memo, names and the few calls that stand for data.
+    def add_to_set(self, items: list[Any]) -> None:
+        _expect(self.stack[-1], set).update(_check_keys(items))
 
     def put(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
 
-    def add_name(self, module: Any, name: Any) -> None:
-        found = _Name(_OLD_MODULES.get(module, module), name)
+    def push_name(self, module: str, name: str) -> None:
+        found = _Name("builtins" if module == "__builtin__" else module, name)
         if found not in _CALLS:
             raise RefusedPickleError(
                 f"refused to load {found.module}.{found.name}: a refs file holds only plain "
@@ -209,6 +164,10 @@ class _Reader:
         arguments, name = _expect(self.stack.pop(), tuple), _expect(self.stack.pop(), _Name)
         self.stack.append(_CALLS[name](*arguments))
 
+    def check_frame(self, length: int) -> None:
+        if length > len(self.content) - self.rest.tell():
+            raise RefusedPickleError(_CUT_OFF)
+
 
 def _check_names(value: Any) -> None:
     """No name stands where data should: every one was called."""
@@ -217,10 +176,9 @@ def _check_names(value: Any) -> None:
         item = rest.pop()
         if type(item) is _Name:
             raise RefusedPickleError(f"{item.module}.{item.name} stands in it as if it were data")
-        if type(item) in _SCALARS or id(item) in seen:
-            continue
-        seen.add(id(item))
-        rest += item.values() if isinstance(item, dict) else item
+        if type(item) not in _SCALARS and id(item) not in seen:
+            seen.add(id(item))
+            rest += item.values() if isinstance(item, dict) else item
 
 
 def _expect(value: Any, kind: type) -> Any:
@@ -229,8 +187,8 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
-def _check_hashable(items: Iterable[Any]) -> Iterable[Any]:
-    """Items that are found at once; a nest of tuples may take for ever."""
+def _check_keys(items: Iterable[Any]) -> Iterable[Any]:
+    """Items that are hashed at once; a nest of tuples may take for ever."""
     for item in items:
         if type(item) not in _SCALARS:
             raise RefusedPickleError(f"it has a {type(item).__name__} as a key")
@@ -240,105 +198,80 @@ def _check_hashable(items: Iterable[Any]) -> Iterable[Any]:
 def _pair_up(items: list[Any]) -> Iterable[tuple[Any, Any]]:
     if len(items) % 2:
         raise RefusedPickleError("a dict in it has a key without a value")
-    _check_hashable(items[::2])
-    return zip(items[::2], items[1::2])
-
-
-def _make_set(items: Any = ()) -> set[Any]:
-    return set(_check_hashable(items))
-
-
-def _make_frozenset(items: Any = ()) -> frozenset[Any]:
-    return frozenset(_check_hashable(items))
-
-
-def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
-    return dict(_pair_up([item for key, value in pairs for item in (key, value)]))
-
-
-def _make_empty_bytes() -> bytes:
-    return b""
+    return zip(_check_keys(items[::2]), items[1::2])
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """Bytes as protocols 0 to 2 write them: a call of ``_codecs.encode``."""
-    if encoding.replace("-", "").lower() != "latin1":
+    if encoding not in ("latin1", "latin-1"):
         raise RefusedPickleError(f"refused: _codecs.encode to {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
+# The few calls that stand for data.
 _CALLS: dict[_Name, Callable[..., Any]] = {
-    _Name("builtins", "bytes"): _make_empty_bytes,
-    _Name("builtins", "set"): _make_set,
-    _Name("builtins", "frozenset"): _make_frozenset,
-    _Name("collections", "OrderedDict"): _make_dict,
+    _Name("builtins", "bytes"): lambda: b"",
+    _Name("builtins", "set"): lambda items=(): set(_check_keys(items)),
+    _Name("builtins", "frozenset"): lambda items=(): frozenset(_check_keys(items)),
+    _Name("collections", "OrderedDict"): lambda pairs=(): dict(
+        _pair_up([item for key, value in pairs for item in (key, value)])
+    ),
     _Name("_codecs", "encode"): _encode,
 }
-
-
-def _check_protocol(reader: _Reader) -> None:
-    protocol = reader.take_number(1)
-    if protocol > _HIGHEST_PROTOCOL:
-        raise RefusedPickleError(f"its protocol is {protocol}, known are 0 to {_HIGHEST_PROTOCOL}")
-
-
-def _check_frame(reader: _Reader) -> None:
-    if reader.take_number(8) > len(reader.content) - reader.at:
-        raise RefusedPickleError(_CUT_OFF)
-
-
-# What pickletools calls each instruction -> how it is followed.
-_FOLLOW: dict[str, Callable[[_Reader], Any]] = {
-    "PROTO": _check_protocol,
-    "FRAME": _check_frame,
-    "NONE": lambda r: r.stack.append(None),
-    "NEWTRUE": lambda r: r.stack.append(True),
-    "NEWFALSE": lambda r: r.stack.append(False),
-    "INT": _Reader.add_int_line,
-    "LONG": lambda r: r.stack.append(int(r.take_line().removesuffix(b"L"), 0)),
-    "BININT": lambda r: r.stack.append(int.from_bytes(r.take(4), "little", signed=True)),
-    "BININT1": lambda r: r.stack.append(r.take_number(1)),
-    "BININT2": lambda r: r.stack.append(r.take_number(2)),
-    "LONG1": _Reader.add_long,
-    "FLOAT": lambda r: r.stack.append(float(r.take_line())),
-    "BINFLOAT": lambda r: r.stack.append(struct.unpack(">d", r.take(8))[0]),
-    "UNICODE": lambda r: r.stack.append(str(r.take_line(), "raw-unicode-escape")),
-    "SHORT_BINUNICODE": lambda r: r.add_unicode(1),
-    "BINUNICODE8": lambda r: r.add_unicode(8),
-    "STRING": _Reader.add_quoted_string,
-    "SHORT_BINSTRING": lambda r: r.add_old_string(r.take(r.take_number(1))),
-    "BINSTRING": lambda r: r.add_old_string(r.take(r.take_number(4))),
-    "SHORT_BINBYTES": lambda r: r.stack.append(r.take(r.take_number(1))),
-    "BINBYTES": lambda r: r.stack.append(r.take(r.take_number(4))),
-    "BINBYTES8": lambda r: r.stack.append(r.take(r.take_number(8))),
-    "EMPTY_DICT": lambda r: r.stack.append({}),
-    "EMPTY_SET": lambda r: r.stack.append(set()),
-    "EMPTY_TUPLE": lambda r: r.stack.append(()),
-    "TUPLE1": lambda r: r.add_tuple(1),
-    "TUPLE2": lambda r: r.add_tuple(2),
-    "TUPLE3": lambda r: r.add_tuple(3),
-    "TUPLE": lambda r: r.add_marked(tuple),
-    "LIST": lambda r: r.add_marked(list),
-    "DICT": lambda r: r.add_marked(lambda items: dict(_pair_up(items))),
-    "FROZENSET": lambda r: r.add_marked(_make_frozenset),
-    "APPEND": _Reader.append,
-    "APPENDS": _Reader.append_all,
-    "SETITEM": _Reader.set_item,
-    "SETITEMS": _Reader.set_all,
-    "ADDITEMS": _Reader.add_to_set,
-    "PUT": lambda r: r.put(int(r.take_line())),
-    "BINPUT": lambda r: r.put(r.take_number(1)),
-    "MEMOIZE": lambda r: r.put(len(r.memo)),
-    "GET": lambda r: r.stack.append(r.memo[int(r.take_line())]),
-    "GLOBAL": lambda r: r.add_name(r.take_line().decode(), r.take_line().decode()),
-    "STACK_GLOBAL": lambda r: r.add_name(*[r.stack.pop(), r.stack.pop()][::-1]),
-    "REDUCE": _Reader.call,
+# What pickletools calls each instruction -> how it is followed, given its argument.
+_FOLLOW: dict[str, Callable[[_Reader, Any], Any]] = {
+    **dict.fromkeys(("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2"), _Reader.push),
+    **dict.fromkeys(("FLOAT", "BINFLOAT", "UNICODE", "SHORT_BINUNICODE"), _Reader.push),
+    **dict.fromkeys(("BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), _Reader.push),
+    "STRING": lambda r, raw: r.push_old_string(codecs.escape_decode(raw)[0]),
+    "SHORT_BINSTRING": lambda r, text: r.push_old_string(text.encode("latin1")),
+    "BINSTRING": lambda r, text: r.push_old_string(text.encode("latin1")),
+    "NONE": lambda r, _: r.push(None),
+    "NEWTRUE": lambda r, _: r.push(True),
+    "NEWFALSE": lambda r, _: r.push(False),
+    "EMPTY_DICT": lambda r, _: r.push({}),
+    "EMPTY_SET": lambda r, _: r.push(set()),
+    "EMPTY_TUPLE": lambda r, _: r.push(()),
+    "TUPLE1": lambda r, _: r.push_tuple(1),
+    "TUPLE2": lambda r, _: r.push_tuple(2),
+    "TUPLE3": lambda r, _: r.push_tuple(3),
+    "TUPLE": lambda r, _: r.push_marked(tuple),
+    "LIST": lambda r, _: r.push_marked(list),
+    "DICT": lambda r, _: r.push_marked(lambda items: dict(_pair_up(items))),
+    "FROZENSET": lambda r, _: r.push_marked(lambda items: frozenset(_check_keys(items))),
+    "APPEND": lambda r, _: r.extend([r.stack.pop()]),
+    "APPENDS": lambda r, _: r.extend(r.pop_to_mark()),
+    "SETITEM": lambda r, _: r.update([r.stack.pop(), r.stack.pop()][::-1]),
+    "SETITEMS": lambda r, _: r.update(r.pop_to_mark()),
+    "ADDITEMS": lambda r, _: r.add_to_set(r.pop_to_mark()),
+    "PUT": _Reader.put,
+    "BINPUT": _Reader.put,
+    "MEMOIZE": lambda r, _: r.put(len(r.memo)),
+    "GET": lambda r, place: r.push(r.memo[place]),
+    "GLOBAL": lambda r, names: r.push_name(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda r, _: r.push_name(*[r.stack.pop(), r.stack.pop()][::-1]),
+    "REDUCE": lambda r, _: r.call(),
+    "FRAME": _Reader.check_frame,
+    "PROTO": lambda r, protocol: None,
 }
-_CODES = {item.name: ord(item.code) for item in pickletools.opcodes}
-_INSTRUCTIONS = {_CODES[name]: instruction for name, instruction in _FOLLOW.items()}
-_MARK, _STOP, _EMPTY_LIST = (_CODES[name] for name in ("MARK", "STOP", "EMPTY_LIST"))
-_BINUNICODE, _LONG_BINPUT = _CODES["BINUNICODE"], _CODES["LONG_BINPUT"]
-_BINGET, _LONG_BINGET = _CODES["BINGET"], _CODES["LONG_BINGET"]
-_UINT4 = struct.Struct("<I")
+_OPCODES = {item.name: item for item in pickletools.opcodes}
+
+
+def _choose_reader(name: str) -> Callable[[io.BytesIO], Any] | None:
+    if name == "STRING":  # pickletools' own knows ASCII only
+        return partial(pickletools.read_stringnl, decode=False)
+    argument = _OPCODES[name].arg
+    return None if argument is None else argument.reader
+
+
+_INSTRUCTIONS = {
+    ord(_OPCODES[name].code): (_choose_reader(name), follow) for name, follow in _FOLLOW.items()
+}
+_MARK, _STOP, _EMPTY_LIST, _BINUNICODE, _LONG_BINPUT, _BINGET, _LONG_BINGET = (
+    ord(_OPCODES[name].code)
+    for name in (
+        *("MARK", "STOP", "EMPTY_LIST", "BINUNICODE", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    )
+)
 
 __all__ = ["RefusedPickleError", "read_plain_pickle"]

@@ -25,7 +25,9 @@ class EpochSampler(DefaultSampler):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the shuffling and of the data set, however deep it is wrapped."""
         super().set_epoch(epoch)
-        _set_epoch(self.dataset, epoch)
+        for item in list_datasets(self.dataset):
+            if hasattr(item, "set_epoch"):
+                item.set_epoch(epoch)
 
     def skip(self, samples: int) -> None:
         """Leave out the first ``samples`` indices of this process, the next time only."""
@@ -37,15 +39,12 @@ class EpochSampler(DefaultSampler):
         return islice(super().__iter__(), skipped, None)
 
 
-def _set_epoch(dataset: Any, epoch: int) -> None:
-    """Tell a data set, or all those that mmengine's or torch's wrappers hold."""
-    if hasattr(dataset, "set_epoch"):
-        dataset.set_epoch(epoch)
-        return
-    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
-    for item in inner:
+def list_datasets(dataset: Any) -> Iterator[Any]:
+    """A data set, then all those that it holds if it is one of mmengine's or torch's wrappers."""
+    yield dataset
+    for item in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
         if item is not None:
-            _set_epoch(item, epoch)
+            yield from list_datasets(item)
 
 
-__all__ = ["EpochSampler"]
+__all__ = ["EpochSampler", "list_datasets"]

@@ -8,7 +8,7 @@ when the training ends, however it ends. What is kept and how is the features ro
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from flmm.data.sampler import list_datasets
 from flmm.features import FeatureCache
 from flmm.features.budget import format_gb
 from flmm.registry import HOOKS
@@ -206,7 +207,7 @@ def tell_need(cache: FeatureCache, datasets: dict[str, Any]) -> None:
 
 def warn_of_redraws(dataset: Any) -> None:
     """Say what to set where every epoch asks other phrases, which no cache can know."""
-    for item in _list_datasets(dataset):
+    for item in list_datasets(dataset):
         if not getattr(item, "redraw", False):
             continue
         reasons = [
@@ -225,13 +226,6 @@ def warn_of_redraws(dataset: Any) -> None:
                 logger="current",
                 level=logging.WARNING,
             )
-
-
-def _list_datasets(dataset: Any) -> Sequence[Any]:
-    """A data set, or all those that mmengine's or torch's wrappers hold."""
-    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
-    found = [item for one in inner if one is not None for item in _list_datasets(one)]
-    return found or [dataset]
 
 
 __all__ = [

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
+from flmm.data.sampler import list_datasets
 from flmm.evaluation.grounding_metric import GroundingMetric
 from flmm.records import SkippedExpression
 from flmm.registry import HOOKS
@@ -31,9 +32,7 @@ class SkippedRecordsHook(Hook):
 
 def list_left_out(dataset: Any) -> list[SkippedExpression]:
     """Expressions that a data set, or those that mmengine's wrappers hold, left out at load."""
-    found = list(getattr(dataset, "skipped", []))
-    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
-    return found + [item for part in inner if part is not None for item in list_left_out(part)]
+    return [note for item in list_datasets(dataset) for note in getattr(item, "skipped", [])]
 
 
 def _tell_metrics(loop: Any) -> None:
