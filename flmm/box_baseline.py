@@ -132,8 +132,7 @@ class BoxBaseline(BaseModel):
         self, image: ImageInput, phrases: list[str]
     ) -> tuple[list[Tensor | None], list[str | None]]:
         """Per phrase the box ``[4]`` in original pixels, or the reason why there is none."""
-        shown = image.meta_data["image_shape"]
-        input_size = (shown["height"], shown["width"])
+        input_size = (image.pixel_values.shape[-2], image.pixel_values.shape[-1])
         questions = [build_box_question(self.model_type, phrase) for phrase in phrases]
         replies = self.vlm.answer(
             image, questions, max_new_tokens=self.max_new_tokens, skip_special_tokens=False

@@ -216,7 +216,7 @@ def hash_image_input(image: ImageInput) -> str:
     made = {
         "shape": list(values.shape),
         "dtype": str(values.dtype),
-        "grid": list(image.image_grid_thw),
+        "grids": [(grid.size, grid.box) for grid in image.grids],
         "crc": zlib.crc32(values.data),
         "xor": int(np.bitwise_xor.reduce(words)),
     }

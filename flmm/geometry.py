@@ -3,72 +3,24 @@
 Frames, all (h, w), row first, pixel edges (not centres) aligned:
     original   H  W    the picture as given
     input      H' W'   what the VLM sees: resized (each side by its own factor), maybe padded
-    grid       h  w    one cell per image token; covers the padded input
-    mask grid  h' w'   output of the mask head; covers the padded input until ``crop_padding``
+    grid       h  w    one cell per image token; covers its box, in original pixels
+    mask grid  h' w'   output of the mask head; covers the finest grid's box until
+                       ``fit_to_picture``
     SAM        s  s    longest side resized to ``s``, padded at right and bottom
 Boxes are xyxy in pixel edges: right and bottom exclusive.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flmm.records import Box
+from flmm.records import Box, Grid
 
 Size = tuple[int, int]
-
-
-def build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
-    """The ``meta_data`` of a picture that was resized to ``input_size`` and not padded.
-
-    Args:
-        original_size: (H, W) pixels of the picture as given.
-        input_size: (H', W') pixels of the VLM input.
-
-    Returns:
-        dict with ``image_shape``, ``padded_shape`` and ``original_shape`` (each
-        ``{"height", "width"}``), ``padding`` (``before_height``, ``after_height``,
-        ``before_width``, ``after_width``, in input pixels) and ``scale_factor``
-        ``(H'/H, W'/W)``. Keys as in F-LMM's image processors.
-    """
-    (height, width), (input_height, input_width) = original_size, input_size
-    return {
-        "original_shape": {"height": height, "width": width},
-        "image_shape": {"height": input_height, "width": input_width},
-        "padded_shape": {"height": input_height, "width": input_width},
-        "padding": dict.fromkeys(
-            ("before_height", "after_height", "before_width", "after_width"), 0
-        ),
-        "scale_factor": (input_height / height, input_width / width),
-    }
-
-
-def crop_padding(maps: Tensor, meta_data: dict[str, Any]) -> Tensor:
-    """Crop maps that cover the padded input to the part that covers the picture.
-
-    Args:
-        maps: ``[..., h', w']`` on any grid over the padded input.
-        meta_data: as :func:`build_meta_data` gives it.
-
-    Returns:
-        ``[..., round(h' * image_h / padded_h), round(w' * image_w / padded_w)]``.
-
-    Source: F-LMM, flmm/models/frozen_deepseek_vl.py (``_forward``), same rounding; deviation: a
-    side never falls below one cell.
-    """
-    padded, image = meta_data["padded_shape"], meta_data["image_shape"]
-    if padded == image:
-        return maps
-    height, width = maps.shape[-2:]
-    top = int(meta_data["padding"]["before_height"] * height / padded["height"])
-    left = int(meta_data["padding"]["before_width"] * width / padded["width"])
-    kept_height = max(1, int(image["height"] * height / padded["height"] + 0.5))
-    kept_width = max(1, int(image["width"] * width / padded["width"] + 0.5))
-    return maps[..., top : top + kept_height, left : left + kept_width].contiguous()
 
 
 def resample_area(
@@ -95,6 +47,46 @@ def resample_area(
     touched = y_weights.any(1)[:, None] & x_weights.any(1)
     value = torch.as_tensor(fill, device=maps.device, dtype=means.dtype)[..., None, None]
     return torch.where(touched, means, value).to(maps.dtype)
+
+
+def join_grid_maps(grid_maps: Sequence[Tensor], grids: Sequence[Grid], num_grids: int) -> Tensor:
+    """What a mask head is given, over the box of the finest grid.
+
+    Args:
+        grid_maps: per grid ``[P, L*A, h_g, w_g]``.
+        grids: of the picture, finest first.
+        num_grids: 1: the finest alone; 2: also the coarsest (of a picture with one grid, again
+            that one), so that there are as many channels for every picture.
+
+    Returns:
+        ``[P, num_grids * L*A, h, w]``, the finest grid's channels first.
+    """
+    if num_grids == 1:
+        return grid_maps[0]
+    fine, coarse = grids[0], grids[-1]
+    return torch.cat(
+        [grid_maps[0], resample_area(grid_maps[-1], coarse.box, fine.box, fine.size)], dim=1
+    )
+
+
+def fit_to_picture(
+    maps: Tensor, box: Box, original_size: Size, fill: float | Tensor = 0.0
+) -> Tensor:
+    """Maps over a grid's box as maps over the whole picture, of cells as large.
+
+    Args:
+        maps: ``[..., h', w']`` over ``box``.
+        box: of the grid, in original pixels.
+        original_size: (H, W) of the picture.
+        fill: of cells that the model did not see, as in :func:`resample_area`.
+    """
+    height, width = original_size
+    whole = (0.0, 0.0, float(width), float(height))
+    if box == whole:
+        return maps
+    rows = max(1, round(maps.shape[-2] * height / (box[3] - box[1])))
+    columns = max(1, round(maps.shape[-1] * width / (box[2] - box[0])))
+    return resample_area(maps, box, whole, (rows, columns), fill)
 
 
 def _compute_overlaps(

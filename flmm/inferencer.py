@@ -298,7 +298,7 @@ class GroundingInferencer:
         """
         picture = _load(image)
         if isinstance(picture, ImageInput):
-            pixels, grid = picture.image, picture.image_grid_thw
+            pixels, grid = picture.image, tuple((item.size, item.box) for item in picture.grids)
         else:
             pixels, grid = np.asarray(picture), None
         key = (grid, hash_picture(pixels))
@@ -315,7 +315,7 @@ class GroundingInferencer:
 class _LastReading:
     """A reading, and which picture it is of."""
 
-    key: tuple[tuple[int, ...] | None, str]
+    key: tuple[Any, str]
     reading: Reading
 
 

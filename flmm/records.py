@@ -12,9 +12,9 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
+import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
@@ -95,19 +95,24 @@ class PhraseAttention:
     """Where each phrase of one image looked, and what the reader thought while saying it.
 
     Attributes:
-        maps: float32 ``[P, L*A, h, w]`` in [0, 1]: softmax over all visible tokens, image
-            columns kept, rows of a phrase merged. Channel ``l*A + a`` is head ``a`` of layer
-            ``l``.
+        grid_maps: per grid of the picture, finest first, float32 ``[P, L*A, h, w]`` in [0, 1]:
+            softmax over all visible tokens, image columns kept, rows of a phrase merged. Channel
+            ``l*A + a`` is head ``a`` of layer ``l``.
         text_features: per phrase ``[L, T, D]``: the output of each of the L layers.
         input_ids: per continuation ``[R]`` int64: what was fed after the prefix.
         hidden_states: per continuation ``[R, D]``: what was thought at each of its tokens, after
             the final norm; ``None``, or an empty list, where nobody kept it.
     """
 
-    maps: Tensor
+    grid_maps: list[Tensor]
     text_features: list[Tensor]
     input_ids: list[Tensor]
     hidden_states: list[Tensor | None] = field(default_factory=list)
+
+    @property
+    def maps(self) -> Tensor:
+        """Of the finest grid."""
+        return self.grid_maps[0]
 
 
 @dataclass
@@ -115,15 +120,20 @@ class ImageInput:
     """One picture, ready for the reader; made by an image processor, in a loader's worker or not.
 
     Attributes:
-        pixel_values: float32 ``[C, H', W']``, resized and normalised.
-        image_grid_thw: (t, grid_h, grid_w) in patches, before the spatial merge.
-        meta_data: sizes and padding, see ``geometry.build_meta_data``.
+        pixel_values: resized and normalised, as the reader's family lays them out (Qwen-VL:
+            float32 ``[C, H', W']``).
+        inputs: the other tensors that the processor gave for this picture alone.
+        token_ids: int64 ``[n]``, what stands for the picture in a sequence, from its first image
+            token to its last; -1: the model's image placeholder.
+        grids: the image tokens over the picture, finest grid first; columns count from the first
+            image token.
         image: uint8 RGB ``[H, W, 3]``, the picture as given (what the refiner encodes).
     """
 
     pixel_values: Tensor
-    image_grid_thw: tuple[int, int, int]
-    meta_data: dict[str, Any]
+    inputs: dict[str, Tensor]
+    token_ids: Tensor
+    grids: list[Grid]
     image: np.ndarray
 
     @property
@@ -133,7 +143,8 @@ class ImageInput:
 
     def pin_memory(self) -> ImageInput:
         """Called by ``DataLoader(pin_memory=True)``."""
-        return replace(self, pixel_values=self.pixel_values.pin_memory())
+        inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
+        return replace(self, pixel_values=self.pixel_values.pin_memory(), inputs=inputs)
 
 
 class GroundingSample(BaseDataElement):
@@ -195,8 +206,8 @@ class GroundingOutput:
     """What the grounder computes for one image, before thresholds.
 
     Attributes:
-        attention_maps: float32 ``[P, L*A, h, w]``.
-        coarse_mask_logits: ``[P, h', w']``, mask grid, padding removed.
+        attention_maps: float32 ``[P, C, h, w]``, what the mask head was given, over the picture.
+        coarse_mask_logits: ``[P, h', w']``, over the picture.
         refined_mask_logits: ``[P, H, W]``, original pixels; without a refiner the coarse
             logits resized (bilinear).
     """
@@ -204,6 +215,22 @@ class GroundingOutput:
     attention_maps: Tensor
     coarse_mask_logits: Tensor
     refined_mask_logits: Tensor
+
+
+def join_attention(parts: Sequence[PhraseAttention]) -> PhraseAttention:
+    """One record of several of one picture, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    return PhraseAttention(
+        grid_maps=[torch.cat(maps) for maps in zip(*(part.grid_maps for part in parts))],
+        text_features=[features for part in parts for features in part.text_features],
+        input_ids=[ids for part in parts for ids in part.input_ids],
+        hidden_states=[
+            states
+            for part in parts
+            for states in part.hidden_states or [None] * len(part.input_ids)
+        ],
+    )
 
 
 def as_continuations(
@@ -261,4 +288,5 @@ __all__ = [
     "Span",
     "as_continuations",
     "compute_scores",
+    "join_attention",
 ]

@@ -10,6 +10,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from flmm import geometry
 from flmm.masks import SAMRefiner, UNetHead
 from flmm.masks.refiners import sam_weights
+from flmm.records import Grid
 
 ODD_SIZES = [
     (427, 640),
@@ -76,30 +77,23 @@ def draw_box(size, cell):
     return x0, y0, x1, y1
 
 
-def pad_meta_data(meta_data, before, after):
-    """``meta_data`` of the same input with (height, width) padding before and after."""
-    image = meta_data["image_shape"]
-    sides = zip(("height", "width"), before, after)
-    padded = {name: image[name] + first + last for name, first, last in sides}
-    padding = {f"before_{name}": value for name, value in zip(("height", "width"), before)}
-    padding |= {f"after_{name}": value for name, value in zip(("height", "width"), after)}
-    return {**meta_data, "padded_shape": padded, "padding": padding}
+def check_landing(box, grid_box, original, grid, head, refiner):
+    """The rectangle comes back from head, unresize and both prompts, within one cell.
 
-
-def check_landing(box, meta_data, grid, head, refiner):
-    """The rectangle comes back from head, unresize and both prompts, within one cell."""
-    original = tuple(meta_data["original_shape"].values())
-    image, padded = meta_data["image_shape"], meta_data["padded_shape"]
-    before = meta_data["padding"]["before_width"], meta_data["padding"]["before_height"]
-    y_scale, x_scale = meta_data["scale_factor"]
-    shift = np.array([before[0], before[1]] * 2)
-    input_box = np.array(box) * [x_scale, y_scale, x_scale, y_scale] + shift
-    maps = compute_occupancy(input_box, tuple(padded.values()), grid)[None, None]
-    coarse = geometry.crop_padding(head(maps.float())[:, 0], meta_data).detach()
+    Args:
+        box: of the rectangle, in original pixels.
+        grid_box: what the grid covers, in original pixels.
+        original: (H, W).
+        grid: (h, w).
+    """
+    frame = grid_box[3] - grid_box[1], grid_box[2] - grid_box[0]
+    shifted = np.array(box) - np.array([*grid_box[:2]] * 2)
+    maps = compute_occupancy(shifted, frame, grid)[None, None]
+    logits = head(maps.float())[:, 0].detach()
+    coarse = geometry.fit_to_picture(logits, grid_box, original, logits.amin((-2, -1)))
 
     # One cell, in original pixels, and a pixel of rounding.
-    cell_x = padded["width"] / grid[1] * original[1] / image["width"]
-    cell_y = padded["height"] / grid[0] * original[0] / image["height"]
+    cell_y, cell_x = frame[0] / grid[0], frame[1] / grid[1]
     tolerance = np.array([cell_x, cell_y] * 2)
     found = geometry.compute_boxes_xyxy(geometry.resize_maps(coarse, original) > 0)[0].numpy()
     assert (np.abs(found - box) <= tolerance + 1).all(), f"{found} for {box}, cell {tolerance}"
@@ -120,22 +114,54 @@ def test_mask_box_and_map_land_on_the_object(size, factor, open_head, refiner):
     input_size = compute_qwen_input_size(size, factor)
     grid = input_size[0] // factor, input_size[1] // factor
     box = draw_box(size, (size[0] / grid[0], size[1] / grid[1]))
-    meta_data = geometry.build_meta_data(size, input_size)
-    check_landing(box, meta_data, grid, open_head, refiner)
+    check_landing(box, (0.0, 0.0, float(size[1]), float(size[0])), size, grid, open_head, refiner)
 
 
 @pytest.mark.parametrize("place", ["centre", "after"])
 @pytest.mark.parametrize("size", ODD_SIZES, ids=str)
 def test_padding_of_the_input_is_undone(size, place, open_head, refiner):
     """A square input of 24 x 24 cells, the picture in its middle or at its top left."""
-    side, cells = 672, 24
-    input_size = geometry.compute_sam_input_size(size, side)
-    missing = [side - length for length in input_size]
-    before = [gap // 2 for gap in missing] if place == "centre" else [0, 0]
-    after = [gap - first for gap, first in zip(missing, before)]
-    meta_data = pad_meta_data(geometry.build_meta_data(size, input_size), before, after)
-    cell = side / cells * max(size) / side
-    check_landing(draw_box(size, (cell, cell)), meta_data, (cells, cells), open_head, refiner)
+    side, cells = max(size), 24
+    y0, x0 = ((side - length) / -2 if place == "centre" else 0.0 for length in size)
+    cell = side / cells
+    grid_box = (x0, y0, x0 + side, y0 + side)
+    check_landing(draw_box(size, (cell, cell)), grid_box, size, (cells, cells), open_head, refiner)
+
+
+@pytest.mark.parametrize("size", ODD_SIZES, ids=str)
+def test_what_a_crop_left_out_takes_the_least_logit(size):
+    """A square input, the middle of the picture: outside of it nothing was seen."""
+    side, cells = min(size), 24
+    y0, x0 = ((length - side) / 2 for length in size)
+    logits = torch.rand(2, cells, cells)
+    least = logits.amin((-2, -1))
+    coarse = geometry.fit_to_picture(logits, (x0, y0, x0 + side, y0 + side), size, least)
+    cell = side / cells
+    for axis in range(2):
+        assert abs(coarse.shape[1 + axis] - size[axis] / cell) <= 1
+    rows, columns = (
+        (torch.arange(length) + 0.5) * full / length for length, full in zip(coarse.shape[1:], size)
+    )
+    outside = ((rows - size[0] / 2).abs() > side / 2 + cell)[:, None] | (
+        (columns - size[1] / 2).abs() > side / 2 + cell
+    )
+    assert outside.any() == (max(size) - side > 2 * cell)
+    for own, value in zip(coarse, least):
+        assert (own[outside] == value).all() and (own[~outside] >= value - 1e-6).all()
+
+
+def test_a_mask_head_gets_as_many_channels_from_one_grid_as_from_two():
+    fine = Grid(torch.arange(24).view(4, 6), (0.0, 0.0, 60.0, 40.0))
+    coarse = Grid(torch.arange(4).view(2, 2), (-10.0, -10.0, 70.0, 50.0))
+    maps = [torch.rand(3, 5, 4, 6), torch.rand(3, 5, 2, 2)]
+    joined = geometry.join_grid_maps(maps, [fine, coarse], 2)
+    assert joined.shape == (3, 10, 4, 6)
+    assert joined[:, :5].equal(maps[0])
+    corner = joined[:, 5:, 0, 0]  # wholly within the thumbnail's first cell
+    assert torch.allclose(corner, maps[1][:, :, 0, 0])
+    alone = geometry.join_grid_maps(maps[:1], [fine], 2)
+    assert alone[:, 5:].equal(alone[:, :5])
+    assert geometry.join_grid_maps(maps, [fine, coarse], 1) is maps[0]
 
 
 @settings(deadline=None, max_examples=100)
@@ -176,22 +202,6 @@ def test_boxes_scale_there_and_back(first, second, data):
         geometry.scale_boxes(whole, first, second),
         torch.tensor([[0.0, 0.0, second[1], second[0]]]),
     )
-
-
-@settings(deadline=None, max_examples=60)
-@given(size=sizes, grid=st.tuples(st.integers(1, 70), st.integers(1, 70)), data=st.data())
-def test_crop_keeps_exactly_the_picture(size, grid, data):
-    before = data.draw(st.tuples(*[st.integers(0, 200)] * 2))
-    after = data.draw(st.tuples(*[st.integers(0, 200)] * 2))
-    meta_data = pad_meta_data(geometry.build_meta_data(size, size), before, after)
-    padded = tuple(meta_data["padded_shape"].values())
-    maps = torch.arange(grid[0] * grid[1]).reshape(1, *grid)
-    cropped = geometry.crop_padding(maps, meta_data)
-    for axis in range(2):
-        share = size[axis] * grid[axis] / padded[axis]
-        assert abs(cropped.shape[1 + axis] - share) <= 1
-        first = divmod(int(cropped[0, 0, 0]), grid[1])[axis]
-        assert abs(first - before[axis] * grid[axis] / padded[axis]) < 1
 
 
 @settings(deadline=None, max_examples=60)

@@ -254,7 +254,7 @@ def test_a_photograph_through_the_full_size_chain(data_dir):
         encoded = grounder.vlm.image_processor.encode(image)
         output = grounder.ground(encoded, as_continuations(["the woman on skis", "滑雪的人"]))
     height, width = image.shape[:2]
-    rows, columns = encoded.image_grid_thw[1] // 2, encoded.image_grid_thw[2] // 2
+    rows, columns = encoded.grids[0].size
     assert output.attention_maps.shape == (2, grounder.vlm.num_maps, rows, columns)
     assert output.refined_mask_logits.shape == (2, height, width)
     assert output.refined_mask_logits.isfinite().all()

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flmm.geometry import build_meta_data
-from flmm.records import ImageInput
+from flmm.records import Grid, ImageInput
 
 
 class ToyImageProcessor:
@@ -23,5 +22,6 @@ class ToyImageProcessor:
     def encode(self, image: Image.Image) -> ImageInput:
         array = np.asarray(image)
         pixels = torch.from_numpy(array.transpose(2, 0, 1) / 255).float()
-        size = array.shape[:2]
-        return ImageInput(pixels, (1, *size), build_meta_data(size, size), array)
+        height, width = array.shape[:2]
+        grid = Grid(torch.zeros(1, 1, dtype=torch.int64), (0.0, 0.0, float(width), float(height)))
+        return ImageInput(pixels, {}, torch.zeros(1, dtype=torch.int64), [grid], array)

@@ -131,7 +131,7 @@ def build_inputs(reader: FrozenQwen, ids: list[int], image: ImageInput) -> dict[
         "pixel_values": reader.image_processor.patchify(
             image.pixel_values.to(reader.device, reader.dtype)
         ),
-        "image_grid_thw": torch.tensor([image.image_grid_thw], device=reader.device),
+        "image_grid_thw": image.inputs["image_grid_thw"].to(reader.device),
     }
 
 

@@ -112,7 +112,6 @@ def measure_case(case: ReadingCase) -> tuple[dict[str, Any], Tensor | None]:
         with LargestTensor() as largest:
             run()
     scale = case.expressions / case.passes if case.way == "flmm" else 1
-    grid_h, grid_w = image.image_grid_thw[1:]
     result = {
         "seconds": [value * scale for value in seconds],
         "parts": {part: value * scale for part, value in parts.items()},
@@ -121,7 +120,7 @@ def measure_case(case: ReadingCase) -> tuple[dict[str, Any], Tensor | None]:
         "extra_bytes": memory.extra_bytes,
         "largest_bytes": largest.bytes,
         "largest_shape": list(largest.shape),
-        "image_tokens": grid_h * grid_w // vlm.image_processor.merge_size**2,
+        "image_tokens": image.grids[0].columns.numel(),
     }
     return result, maps
 
@@ -155,9 +154,7 @@ def read_with_eager(vlm: FrozenQwen, image: ImageInput, text: Continuation) -> T
 
     Source: F-LMM flmm/models/frozen_llava.py, ``_forward``.
     """
-    merge = vlm.image_processor.merge_size
-    grid_hw = (image.image_grid_thw[1] // merge, image.image_grid_thw[2] // merge)
-    ids, columns = vlm._encode_prompt(vlm.default_prompt, grid_hw)
+    ids, columns = vlm._encode_prompt(vlm.default_prompt, image)
     encoded = vlm._plain_text.encode_continuation(text)
     input_ids = torch.tensor([ids + encoded.input_ids], device=vlm.device)
     output = vlm.model(
@@ -165,7 +162,7 @@ def read_with_eager(vlm: FrozenQwen, image: ImageInput, text: Continuation) -> T
         attention_mask=torch.ones_like(input_ids),
         mm_token_type_ids=(input_ids == vlm.model.config.image_token_id).int(),
         pixel_values=vlm.image_processor.patchify(image.pixel_values.to(vlm.device, vlm.dtype)),
-        image_grid_thw=torch.tensor([image.image_grid_thw], device=vlm.device),
+        image_grid_thw=image.inputs["image_grid_thw"].to(vlm.device),
         output_attentions=True,
         output_hidden_states=True,
         use_cache=False,
@@ -174,7 +171,7 @@ def read_with_eager(vlm: FrozenQwen, image: ImageInput, text: Continuation) -> T
     for start, end in encoded.token_spans:
         rows = slice(len(ids) + start, len(ids) + end)
         layers = [layer[0, :, rows, columns].float().mean(1) for layer in output.attentions]
-        maps.append(torch.cat(layers).unflatten(-1, grid_hw))
+        maps.append(torch.cat(layers).unflatten(-1, image.grids[0].size))
     return torch.stack(maps)
 
 

@@ -311,13 +311,15 @@ class Chat:
             return []
         seen = self.look([place for place in places if place is not None])
         # [images, P]: the attention on each picture, mean over layers and heads.
-        weights = torch.stack([item.maps.sum((-1, -2)).mean(1) for item in seen])
+        weights = torch.stack(
+            [sum(maps.sum((-1, -2)).mean(1) for maps in item.grid_maps) for item in seen]
+        )
         owners = weights.argmax(0).tolist()
         phrases: dict[int, PointedPhrase] = {}
         for image in sorted(set(owners)):
             own = [index for index, owner in enumerate(owners) if owner == image]
             part = PhraseAttention(
-                seen[image].maps[own],
+                [maps[own] for maps in seen[image].grid_maps],
                 [seen[image].text_features[index] for index in own],
                 [seen[image].input_ids[index] for index in own],
             )

@@ -5,6 +5,6 @@ not. Knows neither readers nor refiners; the grounder asks it, the engine opens 
 """
 
 from flmm.features.cache import FeatureCache, PhraseLookup
-from flmm.features.phrases import join_phrases, split_phrases
+from flmm.features.phrases import split_phrases
 
-__all__ = ["FeatureCache", "PhraseLookup", "join_phrases", "split_phrases"]
+__all__ = ["FeatureCache", "PhraseLookup", "split_phrases"]

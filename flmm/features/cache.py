@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flmm.features.budget import DiskBudget, format_gb
 from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensor
-from flmm.features.phrases import join_phrases, pack_phrases, split_phrases, unpack_phrases
+from flmm.features.phrases import pack_phrases, split_phrases, unpack_phrases
 from flmm.features.shards import ShardFolder
 from flmm.fingerprints import (
     fingerprint_reader,
@@ -30,9 +30,9 @@ from flmm.fingerprints import (
     hash_json,
     hash_picture,
 )
-from flmm.records import Continuation, ImageInput, PhraseAttention
+from flmm.records import Continuation, ImageInput, PhraseAttention, join_attention
 
-FORMAT = 1  # of the entries; another number leaves older ones unread
+FORMAT = 2  # of the entries; another number leaves older ones unread
 MEGABYTE = 10**6
 _SETTINGS_FILE = "settings.json"
 
@@ -71,7 +71,7 @@ class PhraseLookup:
                 known = next(new)
                 self.cache.keep_phrases(key, known)
             parts.append(known)
-        return join_phrases(parts)
+        return join_attention(parts)
 
 
 class FeatureCache:
@@ -179,11 +179,10 @@ class FeatureCache:
     def predict_bytes(self, image: ImageInput, continuations: list[Continuation]) -> int:
         """About how many bytes the entries of a picture will take."""
         reader, width = self.reader, 2 if self.dtype == "float16" else 4
-        merge = reader.image_processor.merge_size
-        _, height, columns = image.image_grid_thw
+        cells = sum(grid.columns.numel() for grid in image.grids)
         phrases = [phrase for item in continuations for phrase in item.phrases]
         ids = reader.tokenizer(phrases, add_special_tokens=False)["input_ids"]
-        size = len(phrases) * reader.num_maps * (height // merge) * (columns // merge) * width
+        size = len(phrases) * reader.num_maps * cells * width
         tokens = sum(len(item) for item in ids)
         own_width = min(width, torch.finfo(reader.dtype).bits // 8)
         size += tokens * reader.num_layers * reader.hidden_size * own_width

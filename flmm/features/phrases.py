@@ -24,23 +24,10 @@ def split_phrases(
         rows = slice(start, start + len(item.spans or ()))
         own = slice(position, position + 1)
         ids, states = seen.input_ids[own], seen.hidden_states[own]
-        parts.append(PhraseAttention(seen.maps[rows], seen.text_features[rows], ids, states))
+        maps = [item[rows] for item in seen.grid_maps]
+        parts.append(PhraseAttention(maps, seen.text_features[rows], ids, states))
         start = rows.stop
     return parts
-
-
-def join_phrases(parts: Sequence[PhraseAttention]) -> PhraseAttention:
-    """One record of several, in order."""
-    return PhraseAttention(
-        maps=torch.cat([part.maps for part in parts]),
-        text_features=[features for part in parts for features in part.text_features],
-        input_ids=[ids for part in parts for ids in part.input_ids],
-        hidden_states=[
-            states
-            for part in parts
-            for states in part.hidden_states or [None] * len(part.input_ids)
-        ],
-    )
 
 
 def pack_phrases(seen: PhraseAttention, storage: str) -> dict[str, Tensor]:
@@ -54,8 +41,12 @@ def pack_phrases(seen: PhraseAttention, storage: str) -> dict[str, Tensor]:
     lengths = [item.shape[1] for item in seen.text_features]
     states = seen.hidden_states[0] if seen.hidden_states else None
     kept = {} if states is None else pack_tensor("hidden_states", states, storage, row_dims=1)
+    maps: dict[str, Tensor] = {}
+    for number, own in enumerate(seen.grid_maps):
+        maps |= pack_tensor(f"maps_{number}", own, storage, row_dims=2)
     return {
-        **pack_tensor("maps", seen.maps, storage, row_dims=2),
+        **maps,
+        "grids": torch.tensor(len(seen.grid_maps), dtype=torch.int32),
         **pack_tensor("text_features", features, storage, row_dims=1),
         **kept,
         "lengths": torch.tensor(lengths, dtype=torch.int32),
@@ -67,7 +58,10 @@ def unpack_phrases(stored: dict[str, Tensor], device: torch.device) -> PhraseAtt
     """The phrases of one continuation, on ``device``."""
     features = unpack_tensor("text_features", stored, device)
     return PhraseAttention(
-        maps=unpack_tensor("maps", stored, device),
+        grid_maps=[
+            unpack_tensor(f"maps_{number}", stored, device)
+            for number in range(int(stored["grids"]))
+        ],
         text_features=list(features.split(stored["lengths"].tolist(), dim=1)),
         input_ids=[stored["input_ids"].to(device, torch.int64)],
         hidden_states=[
@@ -76,4 +70,4 @@ def unpack_phrases(stored: dict[str, Tensor], device: torch.device) -> PhraseAtt
     )
 
 
-__all__ = ["join_phrases", "pack_phrases", "split_phrases", "unpack_phrases"]
+__all__ = ["pack_phrases", "split_phrases", "unpack_phrases"]

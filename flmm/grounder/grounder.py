@@ -14,8 +14,13 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from flmm.features import FeatureCache, join_phrases, split_phrases
-from flmm.geometry import compute_sam_input_size, crop_padding, resize_maps
+from flmm.features import FeatureCache, split_phrases
+from flmm.geometry import (
+    compute_sam_input_size,
+    fit_to_picture,
+    join_grid_maps,
+    resize_maps,
+)
 from flmm.grounder.losses import MaskLosses, average_phrases
 from flmm.masks import ImageEncoding, compute_coarse_logits
 from flmm.records import (
@@ -27,6 +32,7 @@ from flmm.records import (
     PhraseAttention,
     Span,
     compute_scores,
+    join_attention,
 )
 from flmm.registry import MODELS
 from flmm.selectors import compute_keyword_figures, keep_hidden_states
@@ -44,7 +50,7 @@ class Grounder(BaseModel):
     Args:
         model: the frozen reader, or its config (``dict(type="FrozenQwen", ...)``).
         mask_head: the mask head, or its config; ``in_channels`` is set from the reader's
-            ``num_maps``.
+            ``num_channels``.
         sam: the refiner, or its config; ``None`` grounds with the coarse mask alone.
         loss_mask: config of the pixel loss; "default": mmdet's sigmoid ``CrossEntropyLoss``;
             ``None``: there is none.
@@ -78,7 +84,7 @@ class Grounder(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
-        self.mask_head: nn.Module = _build(mask_head, in_channels=self.vlm.num_maps)
+        self.mask_head: nn.Module = _build(mask_head, in_channels=self.vlm.num_channels)
         self.sam: SAMRefiner | None = None if sam is None else _build(sam)
         self.text_proj: nn.Linear | None = None
         self.text_layer_weights: nn.Parameter | None = None
@@ -215,14 +221,18 @@ class Grounder(BaseModel):
         Raises:
             TypeError, ValueError: see :func:`flmm.masks.mask_head.compute_coarse_logits`.
         """
-        maps, logits = compute_coarse_logits(self.mask_head, seen.maps)
-        coarse = crop_padding(logits, image.meta_data)
+        joined = join_grid_maps(seen.grid_maps, image.grids, self.vlm.num_grids)
+        maps, logits = compute_coarse_logits(self.mask_head, joined)
+        # What the reader did not see is as little the object as anything it saw.
+        least = logits.detach().amin((-2, -1))
+        box, size = image.grids[0].box, image.original_size
+        coarse = fit_to_picture(logits, box, size, least)
         if self.sam is None or encoding is None:
             refined = resize_maps(coarse, image.original_size)
         else:
             words = self._embed_text(seen.text_features, maps.device)
             refined = self.sam(encoding, coarse, words)
-        return GroundingOutput(maps, coarse, refined)
+        return GroundingOutput(fit_to_picture(maps, box, size), coarse, refined)
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:
         """Per phrase ``[L, T, D]`` to ``[T, C]``: layers weighed, then projected."""
@@ -278,7 +288,9 @@ class Grounder(BaseModel):
             images, questions, asked, seen, self._encode(images)
         ):
             parts = iter(split_phrases(attention, texts))
-            joined = [join_phrases([next(parts) for _ in continuations]) for continuations in lists]
+            joined = [
+                join_attention([next(parts) for _ in continuations]) for continuations in lists
+            ]
             predictions.append([self._predict_seen(image, part, encoding) for part in joined])
         return predictions
 

@@ -63,7 +63,7 @@ def ground_readings(
         per picture its outputs, each of some of its phrases, in their order; computed when they
         are asked for.
     """
-    columns = sum(item.prefix.grid_hw[0] * item.prefix.grid_hw[1] for item in readings)
+    columns = sum(grid.columns.numel() for item in readings for grid in item.prefix.grids)
     limit = max(1, MAX_MAP_BYTES // (4 * grounder.vlm.num_maps * columns))
     groups = [_group_phrases(own, limit) for own in continuations]
     prefixes = [item.prefix for item in readings]
@@ -96,7 +96,8 @@ def ground_parts(
     step = max(1, MAX_PART_PIXELS // max(height * width, _FRAME_PIXELS))
     for start in range(0, len(seen.maps), step):
         part = slice(start, start + step)
-        own = PhraseAttention(seen.maps[part], seen.text_features[part], seen.input_ids)
+        maps = [maps[part] for maps in seen.grid_maps]
+        own = PhraseAttention(maps, seen.text_features[part], seen.input_ids)
         yield grounder.ground_seen(image, own, encoding)
 
 

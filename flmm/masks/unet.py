@@ -1,7 +1,7 @@
 """The mask head: a U-Net that turns a phrase's attention maps into coarse mask logits.
 
 In: attention maps ``[N, L*A, h, w]`` in [0, 1]; out: logits ``[N, 1, h', w']`` on the mask grid.
-Padding of the VLM input is still in the output: ``geometry.crop_padding`` removes it.
+The output covers what the maps cover: ``geometry.fit_to_picture`` brings it over the picture.
 
 The network is mmseg's ``UNet`` as F-LMM configures it, in plain torch, with mmseg's state-dict
 keys, so that F-LMM's published heads load. The attribute names ``convs``, ``conv_block``,

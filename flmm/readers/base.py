@@ -112,23 +112,23 @@ class FrozenVLM(FrozenModel, ABC):
         """
 
     @abstractmethod
-    def _encode_question(self, question: str, grid_hw: tuple[int, int]) -> list[int]:
+    def _encode_question(self, question: str, image: ImageInput) -> list[int]:
         """Token ids of the user turn behind the image tokens, up to where the answer begins.
 
         Args:
             question: plain text.
-            grid_hw: (h, w) of the attention grid.
+            image: the picture before it.
         """
 
     @abstractmethod
     def _encode_turn(
-        self, question: str, grids: Sequence[tuple[int, int]], is_first: bool
+        self, question: str, images: Sequence[ImageInput], is_first: bool
     ) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
         """Token ids of a user turn of a conversation, up to where the answer begins.
 
         Args:
             question: plain text.
-            grids: (h, w) of the attention grid of each picture of the turn, in order.
+            images: the pictures of the turn, in order.
             is_first: nothing stands before; otherwise the turn begins behind the last token of
                 an answer, and closes it.
 
@@ -334,7 +334,7 @@ class FrozenVLM(FrozenModel, ABC):
             raise TypeError("questions is no list of str: give a list, also of a single one")
         prefix = image if isinstance(image, Prefix) else self.prefill(image)
         encoded = [
-            EncodedContinuation(self._encode_question(question, prefix.grid_hw), [])
+            EncodedContinuation(self._encode_question(question, prefix.image_input), [])
             for question in questions
         ]
         end = prefix.image_columns.stop

@@ -160,7 +160,7 @@ def read_eagerly(vlm: FrozenQwen, prefix: Prefix, phrase_ids: Tensor) -> Tensor:
             output = vlm.model.model(
                 input_ids=input_ids,
                 pixel_values=vlm._patchify(prefix.image_input),
-                image_grid_thw=torch.tensor([prefix.image_input.image_grid_thw], device=vlm.device),
+                image_grid_thw=prefix.image_input.inputs["image_grid_thw"].to(vlm.device),
                 mm_token_type_ids=(input_ids == vlm.model.config.image_token_id).int(),
                 output_attentions=True,
                 use_cache=False,

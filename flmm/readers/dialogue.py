@@ -20,25 +20,23 @@ from flmm.readers.attention import RowReader
 from flmm.readers.context import Context
 from flmm.readers.generation import find_stop_ids
 from flmm.readers.guard import ConversationLock
-from flmm.readers.prefixes import Prefix, view_cache
+from flmm.readers.prefixes import Prefix, gather_grids, view_cache
 from flmm.records import ImageInput, PhraseAttention, Span
 
 if TYPE_CHECKING:
     from flmm.readers.base import FrozenVLM
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DialogueImage:
     """A picture of a conversation.
 
     Attributes:
         columns: the positions of its image tokens within the conversation.
-        grid_hw: (h, w) of its attention grid.
         image_input: the picture.
     """
 
     columns: slice
-    grid_hw: tuple[int, int]
     image_input: ImageInput
 
 
@@ -91,7 +89,7 @@ class Dialogue:
         batch = prefix.batch
         self.vlm = vlm
         self.lock = ConversationLock(vlm)
-        self.images = [DialogueImage(prefix.image_columns, prefix.grid_hw, prefix.image_input)]
+        self.images = [DialogueImage(prefix.image_columns, prefix.image_input)]
         self.turns: list[DialogueTurn] = []
         self.input_ids: list[int] = prefix.input_ids[:end].tolist()
         self._positions: Tensor = batch.positions[:, prefix.row, batch.spans[prefix.row]][:, :end]
@@ -119,11 +117,9 @@ class Dialogue:
             ContextFullError: the question does not fit into the model's context; the
                 conversation stays as it was.
         """
-        merge = self.vlm.image_processor.merge_size
-        grids = [(g[1] // merge, g[2] // merge) for g in (item.image_grid_thw for item in images)]
-        before = [self.images[0].grid_hw] if not self.turns else []
+        before = [self.images[0].image_input] if not self.turns else []
         ids, columns, question_tokens = self.vlm._encode_turn(
-            question, [*before, *grids], is_first=not self.turns
+            question, [*before, *images], is_first=not self.turns
         )
         start = len(self)
         if not self.turns:  # the first picture and what stands before it was read
@@ -133,7 +129,7 @@ class Dialogue:
         self._context.check("the question", question, len(ids), room=1)
         columns = [slice(start + item.start, start + item.stop) for item in columns]
         self._read(ids, columns, images)
-        self.images += [DialogueImage(*row) for row in zip(columns, grids, images)]
+        self.images += [DialogueImage(*row) for row in zip(columns, images)]
         end = len(self)
         tokens = [(start + place, span) for place, span in question_tokens]
         self.turns.append(DialogueTurn(start, (start, end), tokens, (end, end)))
@@ -248,8 +244,14 @@ class Dialogue:
         features = [feature for _, feature in rows]
         ids = [torch.tensor(self.input_ids[slice(*span)]) for span in spans]
         return [
-            PhraseAttention(torch.stack([maps[index] for maps, _ in rows]), features, ids)
-            for index in range(len(self.images))
+            PhraseAttention(
+                gather_grids(
+                    torch.stack([maps[index] for maps, _ in rows]), image.image_input.grids
+                ),
+                features,
+                ids,
+            )
+            for index, image in enumerate(self.images)
         ]
 
     @_exclusive
@@ -346,7 +348,7 @@ class Dialogue:
         yield from groups.values()
 
     def _look_at(self, spans: Sequence[Span]) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Per range its maps ``[L*A, h, w]`` on every picture and its features ``[L, T, D]``."""
+        """Per range its maps ``[L*A, n]`` on every picture and its features ``[L, T, D]``."""
         vlm = self.vlm
         first, last = min(start for start, _ in spans), max(end for _, end in spans)
         rows = [(start - first, end - first) for start, end in spans]
@@ -369,11 +371,11 @@ class Dialogue:
     def _cut(
         maps: Tensor, image: DialogueImage, first_column: int, visible: Sequence[DialogueImage]
     ) -> Tensor:
-        """One picture's part of maps ``[L*A, columns]``, as a grid."""
+        """One picture's part of maps ``[L*A, columns]``."""
+        start, stop = image.columns.start, image.columns.stop
         if image not in visible:
-            return maps.new_zeros(len(maps), *image.grid_hw)
-        part = slice(image.columns.start - first_column, image.columns.stop - first_column)
-        return maps[:, part].unflatten(-1, image.grid_hw)
+            return maps.new_zeros(len(maps), stop - start)
+        return maps[:, start - first_column : stop - first_column]
 
 
 __all__ = ["Dialogue", "DialogueImage", "DialogueTurn"]

@@ -107,6 +107,16 @@ class FrozenModel(nn.Module):
         return self.num_layers * self.num_heads
 
     @property
+    def num_grids(self) -> int:
+        """Grids whose maps a mask head is given."""
+        return 1
+
+    @property
+    def num_channels(self) -> int:
+        """Channels that a mask head is given."""
+        return self.num_maps * self.num_grids
+
+    @property
     def hidden_size(self) -> int:
         """Width D of the text features."""
         return self.text_config.hidden_size

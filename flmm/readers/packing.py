@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flmm.readers.attention import RowReader, build_continuation_mask
-from flmm.readers.prefixes import Prefix, share_cache
+from flmm.readers.prefixes import Prefix, gather_grids, share_cache
 from flmm.readers.prompts import EncodedContinuation
-from flmm.records import PhraseAttention, Span
+from flmm.records import PhraseAttention, Span, join_attention
 
 if TYPE_CHECKING:
     from flmm.readers.base import FrozenVLM
@@ -79,7 +79,7 @@ def attend_packs(
     lengths = [count_tokens(pack) for pack in packs]
     return [
         PhraseAttention(
-            maps=maps.unflatten(-1, prefix.grid_hw),
+            grid_maps=gather_grids(maps, prefix.image_input.grids),
             text_features=[features[:, row, start:end] for start, end in own_spans],
             input_ids=list(input_ids[row, : sum(own)].split(own)),
             # Views, like the text features: they cost no memory of their own.
@@ -141,15 +141,3 @@ def split_into_packs(encoded: Sequence[EncodedContinuation], max_rows: int) -> I
         rows += len(item.input_ids)
     if pack:
         yield pack
-
-
-def join_attention(seen: Sequence[PhraseAttention]) -> PhraseAttention:
-    """What several packs of one image saw."""
-    if len(seen) == 1:
-        return seen[0]
-    return PhraseAttention(
-        maps=torch.cat([item.maps for item in seen]),
-        text_features=[features for item in seen for features in item.text_features],
-        input_ids=[ids for item in seen for ids in item.input_ids],
-        hidden_states=[states for item in seen for states in item.hidden_states],
-    )

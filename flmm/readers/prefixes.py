@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from flmm.records import ImageInput
+from flmm.records import Grid, ImageInput
 
 PADDING_SIDES = ("right", "left")
 
@@ -29,14 +29,12 @@ class PrefixInput:
     Attributes:
         input_ids: its S token ids, image placeholders expanded.
         positions: int64 ``[axes, S]`` on the CPU, of the position encoding.
-        grid_hw: (h, w) of the attention grid.
-        image_columns: the h*w positions of the image tokens within [0, S).
+        image_columns: from the first to the last image token, within [0, S).
         image_input: the picture.
     """
 
     input_ids: list[int]
     positions: Tensor
-    grid_hw: tuple[int, int]
     image_columns: slice
     image_input: ImageInput
 
@@ -50,8 +48,8 @@ class Prefix:
 
     Attributes:
         input_ids: ``[S]`` int64, image placeholders expanded.
-        grid_hw: (h, w) of the attention grid: image tokens, row by row.
-        image_columns: the h*w positions of the image tokens within [0, S).
+        grids: the image tokens over the picture, finest grid first; columns within [0, S).
+        image_columns: from the first to the last image token, within [0, S).
         cache: keys and values of the S tokens; no pass writes into it.
         next_position: where each continuation starts (M-RoPE, the same on its three axes).
         last_hidden_state: ``[D]``, of the last token, after the final norm.
@@ -61,7 +59,7 @@ class Prefix:
     """
 
     input_ids: Tensor
-    grid_hw: tuple[int, int]
+    grids: list[Grid]
     image_columns: slice
     cache: Any = field(repr=False)
     next_position: int
@@ -76,14 +74,15 @@ class Prefix:
     @property
     def image_token_mask(self) -> Tensor:
         """``[S]`` bool, true on the image tokens."""
-        mask = torch.zeros(len(self), dtype=torch.bool, device=self.input_ids.device)
-        mask[self.image_columns] = True
-        return mask
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        for grid in self.grids:
+            mask[grid.columns] = True
+        return mask.to(self.input_ids.device)
 
     @property
-    def meta_data(self) -> dict[str, Any]:
-        """Sizes and padding of the picture, see ``geometry.build_meta_data``."""
-        return self.image_input.meta_data
+    def grid_hw(self) -> tuple[int, int]:
+        """(h, w) of the finest grid."""
+        return self.grids[0].size
 
 
 @dataclass
@@ -120,7 +119,7 @@ class PrefixBatch:
         return [
             Prefix(
                 input_ids=self.input_ids[row, span],
-                grid_hw=item.grid_hw,
+                grids=[grid.shift(item.image_columns.start) for grid in item.image_input.grids],
                 image_columns=item.image_columns,
                 cache=view_cache(self.cache, row, span),
                 next_position=int(item.positions.max()) + 1,
@@ -188,6 +187,23 @@ def plan_batches(
         tokens += lengths[index]
     if batch:
         yield batch
+
+
+def gather_grids(maps: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+    """Per grid ``[..., h, w]`` of what was seen of the columns of a picture.
+
+    Args:
+        maps: ``[..., n]``, from the first image token to the last.
+        grids: of the picture; columns count from its first image token.
+    """
+    gathered = []
+    for grid in grids:
+        columns = grid.columns.flatten()
+        if torch.equal(columns, torch.arange(maps.shape[-1])):  # row by row: a view will do
+            gathered.append(maps.unflatten(-1, grid.size))
+        else:
+            gathered.append(maps[..., grid.columns.to(maps.device)])
+    return gathered
 
 
 class _HeldLayer(DynamicLayer):

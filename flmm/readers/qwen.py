@@ -124,7 +124,7 @@ class FrozenQwen(FrozenVLM):
         before, after = self._render_turn(1, is_first=True)
         return before + (self.default_prompt if prompt is None else prompt) + after
 
-    def _encode_prompt(self, prompt: str, grid_hw: tuple[int, int]) -> tuple[list[int], slice]:
+    def _encode_prompt(self, prompt: str, image: ImageInput) -> tuple[list[int], slice]:
         """Token ids of the rendered prompt, image expanded, and where the image tokens are."""
         config = self.model.config
         before, after = self._render_turn(1, is_first=True)
@@ -134,21 +134,22 @@ class FrozenQwen(FrozenVLM):
                 f"the rendered prompt holds {ids.count(config.image_token_id)} image placeholders "
                 f"(token {config.image_token_id}): the chat template must write exactly one"
             )
-        start, tokens = ids.index(config.image_token_id), grid_hw[0] * grid_hw[1]
+        start, tokens = ids.index(config.image_token_id), len(image.token_ids)
         ids[start : start + 1] = [config.image_token_id] * tokens
         columns = slice(start, start + tokens)
-        check_image_span(ids, grid_hw, config)
+        check_image_span(ids, image.grids[0].size, config)
         return ids, columns
 
-    def _encode_question(self, question: str, grid_hw: tuple[int, int]) -> list[int]:
-        ids, columns = self._encode_prompt(question, grid_hw)
+    def _encode_question(self, question: str, image: ImageInput) -> list[int]:
+        ids, columns = self._encode_prompt(question, image)
         return ids[columns.stop :]
 
     def _encode_turn(
-        self, question: str, grids: Sequence[tuple[int, int]], is_first: bool
+        self, question: str, images: Sequence[ImageInput], is_first: bool
     ) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
-        before, after = self._render_turn(len(grids), is_first)
+        before, after = self._render_turn(len(images), is_first)
         ids, tokens = self._plain_text.encode_around(before, question, after)
+        grids = [image.grids[0].size for image in images]
         return expand_images(ids, tokens, grids, self.model.config)
 
     def _render_turn(self, images: int, is_first: bool) -> tuple[str, str]:
@@ -173,23 +174,19 @@ class FrozenQwen(FrozenVLM):
 
     def _locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
         ids = torch.tensor([list(input_ids)])
-        image_token_id, merge = self.model.config.image_token_id, self.image_processor.merge_size
-        sizes = [item.image_grid_thw for item in images]
+        image_token_id = self.model.config.image_token_id
         positions, _ = self.model.model.get_rope_index(
             ids,
             mm_token_type_ids=(ids == image_token_id).int(),
-            image_grid_thw=torch.tensor(sizes),
+            image_grid_thw=torch.cat([item.inputs["image_grid_thw"] for item in images]),
         )
-        grids = [(height // merge, width // merge) for _, height, width in sizes]
+        grids = [item.grids[0].size for item in images]
         check_positions(positions[:, 0], compute_positions(input_ids, image_token_id, grids))
         return positions[:, 0]
 
     def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
-        merge = self.image_processor.merge_size
-        _, grid_height, grid_width = image_input.image_grid_thw
-        grid_hw = (grid_height // merge, grid_width // merge)
-        ids, columns = self._encode_prompt(prompt, grid_hw)
-        return PrefixInput(ids, self._locate(ids, [image_input]), grid_hw, columns, image_input)
+        ids, columns = self._encode_prompt(prompt, image_input)
+        return PrefixInput(ids, self._locate(ids, [image_input]), columns, image_input)
 
     def _prefill(
         self,
@@ -198,7 +195,7 @@ class FrozenQwen(FrozenVLM):
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         patches = [self._patchify(item.image_input) for item in inputs]
-        grids = torch.tensor([item.image_input.image_grid_thw for item in inputs])
+        grids = torch.cat([item.image_input.inputs["image_grid_thw"] for item in inputs])
         output = self._run(
             self.model.model,
             input_ids=batch.input_ids,
@@ -219,7 +216,7 @@ class FrozenQwen(FrozenVLM):
         positions: Tensor,
         images: Sequence[ImageInput],
     ) -> Tensor:
-        grids = torch.tensor([item.image_grid_thw for item in images])
+        grids = torch.cat([item.inputs["image_grid_thw"] for item in images])
         output = self._run(
             self.model.model,
             input_ids=torch.tensor([input_ids], device=self.device),
@@ -235,7 +232,7 @@ class FrozenQwen(FrozenVLM):
         """``[n_patches, C*T*p*p]`` on the device, checked against the grid."""
         # Converted there: a cast on the way would go through memory that is not pinned.
         pixel_values = image_input.pixel_values.to(self.device, non_blocking=True).to(self.dtype)
-        frames, grid_height, grid_width = image_input.image_grid_thw
+        frames, grid_height, grid_width = image_input.inputs["image_grid_thw"][0].tolist()
         patch = self.image_processor.patch_size
         if tuple(pixel_values.shape[-2:]) != (grid_height * patch, grid_width * patch):
             raise ValueError(

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flmm.geometry import build_meta_data
+from flmm.geometry import Size
 from flmm.images import load_image
 from flmm.readers.loading import load_processor
-from flmm.records import ImageInput
+from flmm.records import Grid, ImageInput
 from flmm.registry import IMAGE_PROCESSORS
 
 MAX_ASPECT_RATIO = 200  # the limit of transformers' own smart_resize
@@ -62,6 +62,7 @@ class QwenImageProcessorWrapper:
         self.patch_size = int(self.image_processor.patch_size)
         self.merge_size = int(self.image_processor.merge_size)
         self.temporal_patch_size = int(self.image_processor.temporal_patch_size)
+        self.image_token_id = int(getattr(processor, "image_token_id", -1))
         self._set_pixel_limits(min_pixels, max_pixels)
 
     @staticmethod
@@ -106,7 +107,7 @@ class QwenImageProcessorWrapper:
         Returns:
             dict of lists, one entry per picture: ``pixel_values`` (float32 array
             ``[C, H', W']``), ``image_grid_thw`` ((1, grid_h, grid_w) in patches), ``meta_datas``
-            (see ``geometry.build_meta_data``), ``image_sizes`` ((H', W') in input pixels).
+            (see :func:`build_meta_data`), ``image_sizes`` ((H', W') in input pixels).
 
         Raises:
             TypeError, FileNotFoundError, ValueError: as ``load_image``; or the list is empty;
@@ -118,9 +119,11 @@ class QwenImageProcessorWrapper:
         inputs = [self.encode(picture) for picture in pictures]
         return {
             "pixel_values": [item.pixel_values.numpy() for item in inputs],
-            "image_grid_thw": [item.image_grid_thw for item in inputs],
-            "meta_datas": [item.meta_data for item in inputs],
-            "image_sizes": [tuple(item.pixel_values.shape[-2:]) for item in inputs],
+            "image_grid_thw": [tuple(item.inputs["image_grid_thw"][0].tolist()) for item in inputs],
+            "meta_datas": [
+                build_meta_data(item.original_size, _get_input_size(item)) for item in inputs
+            ],
+            "image_sizes": [_get_input_size(item) for item in inputs],
         }
 
     def encode(self, image: Any) -> ImageInput:
@@ -138,9 +141,16 @@ class QwenImageProcessorWrapper:
         frames, grid_height, grid_width = (int(side) for side in features["image_grid_thw"][0])
         grid_thw = (frames, grid_height, grid_width)
         pixel_values = self._unpatchify(features["pixel_values"], grid_thw)
-        input_size = (pixel_values.shape[1], pixel_values.shape[2])
-        meta_data = build_meta_data((picture.height, picture.width), input_size)
-        return ImageInput(pixel_values, grid_thw, meta_data, np.array(picture))
+        rows, columns = grid_height // self.merge_size, grid_width // self.merge_size
+        cells = torch.arange(rows * columns)
+        box = (0.0, 0.0, float(picture.width), float(picture.height))
+        return ImageInput(
+            pixel_values,
+            inputs={"image_grid_thw": torch.tensor([grid_thw])},
+            token_ids=torch.full_like(cells, self.image_token_id),
+            grids=[Grid(cells.view(rows, columns), box)],
+            image=np.array(picture),
+        )
 
     def patchify(self, pixel_values: Tensor | Sequence[Tensor] | np.ndarray) -> Tensor:
         """Cut pictures into the patches of the unified processor, in its order.
@@ -185,3 +195,33 @@ class QwenImageProcessorWrapper:
         picture = blocks.permute(4, 0, 2, 5, 1, 3, 6)
         shape = (-1, grid_height * patch, grid_width * patch)
         return picture.reshape(shape).to(torch.float32)
+
+
+def build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
+    """Sizes of a picture that was resized and not padded, under the keys of F-LMM's processors.
+
+    Args:
+        original_size: (H, W) pixels of the picture as given.
+        input_size: (H', W') pixels of the VLM input.
+
+    Returns:
+        dict with ``image_shape``, ``padded_shape`` and ``original_shape`` (each
+        ``{"height", "width"}``), ``padding`` (``before_height``, ``after_height``,
+        ``before_width``, ``after_width``, in input pixels) and ``scale_factor``
+        ``(H'/H, W'/W)``.
+    """
+    (height, width), (input_height, input_width) = original_size, input_size
+    return {
+        "original_shape": {"height": height, "width": width},
+        "image_shape": {"height": input_height, "width": input_width},
+        "padded_shape": {"height": input_height, "width": input_width},
+        "padding": dict.fromkeys(
+            ("before_height", "after_height", "before_width", "after_width"), 0
+        ),
+        "scale_factor": (input_height / height, input_width / width),
+    }
+
+
+def _get_input_size(image: ImageInput) -> Size:
+    """(H', W') in input pixels."""
+    return image.pixel_values.shape[1], image.pixel_values.shape[2]

@@ -72,9 +72,11 @@ def test_one_pass_in_portions_keeps_tokens_times_cells(two_pictures, explanation
     portioned = explain(two_pictures)
     turns = [sum(token.turn == turn for token in explanation.tokens) for turn in (0, 1)]
     assert max(asked) == 7 and len(asked) == sum(-(-tokens // 7) for tokens in turns)
-    for own, other, image in zip(explanation.maps, portioned.maps, two_pictures.dialogue.images):
+    for own, other, image in zip(explanation.maps, portioned.maps, two_pictures.images):
         np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-6)
-        assert own.shape == (len(explanation.tokens), *image.grid_hw) and own.dtype == np.float32
+        assert (
+            own.shape == (len(explanation.tokens), *image.grids[0].size) and own.dtype == np.float32
+        )
 
 
 def test_chosen_heads_are_averaged(two_pictures, explanation):

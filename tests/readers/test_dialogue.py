@@ -127,7 +127,11 @@ def test_maps_on_two_pictures_equal_one_eager_pass(vlm, eager, pictures):
     assert len(seen) == 2
     for attention, image in zip(seen, dialogue.images):
         for maps, features, span in zip(attention.maps, attention.text_features, spans):
-            expected = weights[:, slice(*span), image.columns].mean(1).unflatten(-1, image.grid_hw)
+            expected = (
+                weights[:, slice(*span), image.columns]
+                .mean(1)
+                .unflatten(-1, image.image_input.grids[0].size)
+            )
             torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(
                 features, hidden_states[:, slice(*span)], rtol=1e-4, atol=1e-4

@@ -22,14 +22,13 @@ def test_transformers_own_are_the_published_ones(vlm, noise):
     prefix = vlm.prefill(images[0])
     dialogue = vlm.converse(prefix)
     dialogue.ask("And here?", [images[1]])
-    merge = vlm.image_processor.merge_size
-    grids = [tuple(side // merge for side in item.image_grid_thw[1:]) for item in images]
+    grids = [item.grids[0].size for item in images]
     ids = dialogue.input_ids
     expected = compute_positions(ids, vlm.model.config.image_token_id, grids)
     got, _ = vlm.model.model.get_rope_index(
         torch.tensor([ids]),
         mm_token_type_ids=(torch.tensor([ids]) == vlm.model.config.image_token_id).int(),
-        image_grid_thw=torch.tensor([item.image_grid_thw for item in images]),
+        image_grid_thw=torch.cat([item.inputs["image_grid_thw"] for item in images]),
     )
     assert got[:, 0].equal(expected)
     assert dialogue._positions.equal(expected)

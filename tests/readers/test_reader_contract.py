@@ -124,7 +124,9 @@ class TestReaderContract:
         config, ids = vlm.model.config, prefix.input_ids
         image_input = prefix.image_input
         merge = config.vision_config.spatial_merge_size
-        assert prefix.grid_hw == tuple(side // merge for side in image_input.image_grid_thw[1:])
+        assert prefix.grid_hw == tuple(
+            (image_input.inputs["image_grid_thw"][0, 1:] // merge).tolist()
+        )
         assert prefix.image_token_mask.sum() == math.prod(prefix.grid_hw)
         assert prefix.image_token_mask.equal(ids == config.image_token_id)
         assert ids[prefix.image_columns.start - 1] == config.vision_start_token_id
@@ -134,7 +136,7 @@ class TestReaderContract:
         image_input = vlm.image_processor.encode(noise(900, 900))
         with ShapeRecorder() as reading:
             prefix = vlm.prefill(image_input)
-        length, patches = len(prefix), math.prod(image_input.image_grid_thw)
+        length, patches = len(prefix), int(image_input.inputs["image_grid_thw"].prod())
         assert length > 700
         long_sides = [sum(side in (length, patches) for side in shape) for shape in reading.shapes]
         assert max(long_sides) == 1

@@ -16,9 +16,9 @@ from flmm.checkpoints.checkpoint import load_checkpoint, load_weights, save_trai
 from flmm.config import load_config
 from flmm.data.refcoco import build_continuations
 from flmm.data.samples import keep_phrases
-from flmm.features import FeatureCache, join_phrases, split_phrases
+from flmm.features import FeatureCache, split_phrases
 from flmm.grounder import Grounder
-from flmm.records import Continuation, GroundingSample
+from flmm.records import Continuation, GroundingSample, join_attention
 from flmm.registry import DATASETS, MODELS
 from flmm.selectors.keyword_training import compute_keyword_figures, find_keywords
 from flmm.toy import text as tiny_text
@@ -190,7 +190,7 @@ def test_with_the_feature_cache_the_loss_is_the_same(grounder, batch, tmp_path, 
         grounder.vlm.prefill = None  # the second time the reader is not asked
     entry = grounder.feature_cache.find_phrases(inputs[0], samples[0].continuations).found
     assert [item.hidden_states[0] is None for item in entry] == [False, True]
-    parts = split_phrases(join_phrases(entry), samples[0].continuations)
+    parts = split_phrases(join_attention(entry), samples[0].continuations)
     assert torch.equal(parts[0].hidden_states[0], entry[0].hidden_states[0])
 
 

@@ -17,7 +17,7 @@ from flmm.data.protocols import REFER_PROTOCOLS, ask_first_sentences_joined
 from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
-from flmm.geometry import crop_padding, resize_maps
+from flmm.geometry import resize_maps
 from flmm.readers.base import DEFAULT_PROMPT
 from flmm.readers.loading import TINY_FOLDER
 from flmm.records import GroundingSample, as_continuations
@@ -136,8 +136,7 @@ def test_flmm_equals_one_joined_eager_pass(model, folder, result):
         maps.append(attentions[:, rows][..., columns].mean(1).unflatten(-1, tuple(grid)))
         features.append(hidden_states[:, rows])
     with torch.no_grad():
-        logits = model.mask_head(torch.stack(maps))[:, 0]
-        coarse = crop_padding(logits, image.meta_data)
+        coarse = model.mask_head(torch.stack(maps))[:, 0]
         words = model._embed_text(features, torch.device("cpu"))
         refined = model.sam(image.image, coarse, words) > 0
     coarse_masks = resize_maps(coarse, image.original_size) > 0

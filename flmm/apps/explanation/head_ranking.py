@@ -27,7 +27,7 @@ from torch import Tensor
 
 from flmm.apps.explanation.reading import Head
 from flmm.apps.explanation.regions import compute_mask_coverage
-from flmm.geometry import crop_padding
+from flmm.geometry import fit_to_picture
 from flmm.tables import format_text, tabulate
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def rank_heads(
             skipped += len(truth.phrases)
             continue
         seen = vlm.attend(vlm.prefill(image), truth.continuations)
-        maps = crop_padding(seen.maps, image.meta_data).cpu()
+        maps = fit_to_picture(seen.maps, image.grids[0].box, image.original_size).cpu()
         coverage = compute_mask_coverage(truth.gt_masks, (maps.shape[-2], maps.shape[-1]))
         kept = coverage.flatten(1).sum(1) > 0
         figures, expected = _measure(maps[kept].double(), coverage[kept])

@@ -13,7 +13,7 @@ import torch
 
 from flmm.apps.explanation.tokens import ExplainedToken
 from flmm.conversation import Chat
-from flmm.geometry import crop_padding
+from flmm.geometry import fit_to_picture
 
 Head = tuple[int, int]
 # Tokens x heads x cells that exist at once: 256 MiB in float32.
@@ -49,7 +49,7 @@ def read_head_maps(chat: Chat, places: tuple[int, int]) -> list[np.ndarray]:
     """Per picture float32 ``[L*A, h, w]`` of one range of tokens, as the mask head is given it."""
     seen = chat.look([places])
     return [
-        crop_padding(item.maps[0], image.meta_data).cpu().numpy()
+        fit_to_picture(item.maps[0], image.grids[0].box, image.original_size).cpu().numpy()
         for item, image in zip(seen, chat.images)
     ]
 
@@ -75,7 +75,7 @@ def _split_portions(
     chat: Chat, tokens: Sequence[ExplainedToken]
 ) -> Iterator[Sequence[ExplainedToken]]:
     """Tokens of one turn each, so few that their weights of all heads fit the budget."""
-    cells = sum(item.grid_hw[0] * item.grid_hw[1] for item in chat.dialogue.images)
+    cells = sum(grid.columns.numel() for image in chat.images for grid in image.grids)
     size = max(1, MAX_WEIGHTS // (chat.grounder.vlm.num_maps * cells))
     for turn in sorted({token.turn for token in tokens}):
         own = [token for token in tokens if token.turn == turn]
@@ -93,12 +93,12 @@ def _read_portion(
     seen = chat.look([(place, place + 1) for place in places]) if places else []
     merged = []
     for number, image in enumerate(chat.images):
-        maps = torch.zeros(len(tokens), *chat.dialogue.images[number].grid_hw)
+        maps = torch.zeros(len(tokens), *image.grids[0].size)
         if places:
             own = seen[number].maps
             own = own.mean(1) if channels is None else own[:, channels].mean(1)
             maps[sighted] = own.cpu()
-        merged.append(crop_padding(maps, image.meta_data).numpy())
+        merged.append(fit_to_picture(maps, image.grids[0].box, image.original_size).numpy())
     return merged
 
 

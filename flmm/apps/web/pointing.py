@@ -16,7 +16,7 @@ from flmm.apps.explanation.reading import read_merged_maps
 from flmm.apps.explanation.regions import rank_maps
 from flmm.apps.explanation.tokens import ExplainedToken, group_words, join_text, list_tokens
 from flmm.conversation import Chat, TurnToken
-from flmm.geometry import crop_padding
+from flmm.geometry import fit_to_picture
 from flmm.visualization import merge_channels
 
 
@@ -58,7 +58,10 @@ def look_from_token(chat: Chat, token: TurnToken) -> TokenLook:
     """Where a token of the conversation looks."""
     seen = chat.look([(token.place, token.place + 1)])[0]
     mask = chat.ground(seen, 0)[0].mask
-    maps = crop_padding(seen.maps[0], chat.images[0].meta_data).float().cpu().numpy()
+    image = chat.images[0]
+    maps = (
+        fit_to_picture(seen.maps[0], image.grids[0].box, image.original_size).float().cpu().numpy()
+    )
     return TokenLook(maps.mean(0), merge_channels(maps, mask), mask)
 
 
