@@ -160,6 +160,18 @@ def compute_boxes_xyxy(masks: Tensor) -> Tensor:
     return boxes.masked_fill(~columns.any(1)[:, None], float("nan"))
 
 
+def place_region(region: Box, resized: Size, original_size: Size) -> Box:
+    """A region of a resized picture in pixels of the picture as given.
+
+    Args:
+        region: (x0, y0, x1, y1) from the top left corner of the resized picture.
+        resized: (H', W').
+        original_size: (H, W).
+    """
+    y_scale, x_scale = original_size[0] / resized[0], original_size[1] / resized[1]
+    return region[0] * x_scale, region[1] * y_scale, region[2] * x_scale, region[3] * y_scale
+
+
 def scale_boxes(boxes_xyxy: Tensor, from_size: Size, to_size: Size) -> Tensor:
     """Move boxes ``[P, 4]`` from a frame of ``from_size`` (h, w) to one of ``to_size``."""
     x_scale, y_scale = to_size[1] / from_size[1], to_size[0] / from_size[0]

@@ -1,8 +1,9 @@
-"""Small random models of the real Qwen-VL classes, with the real processors.
+"""Small random models of the real classes of every family, with the real processors.
 
-The configs are the published ones, shrunk: token ids, vocabulary, patch sizes and position
-encoding stay, layers and widths do not. Weights are wide enough for attention to be far from
-uniform.
+The configs of Qwen-VL are the published ones, shrunk: token ids, vocabulary, patch sizes and
+position encoding stay, layers and widths do not. The other families have the real tokenizers and
+chat templates, and image processors of the real classes that make smaller tiles. Weights are wide
+enough for attention to be far from uniform.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    CLIPImageProcessor,
     GenerationConfig,
+    GotOcr2ImageProcessor,
+    LlavaImageProcessor,
+    LlavaNextImageProcessor,
     PreTrainedModel,
 )
 
@@ -27,6 +32,13 @@ FAMILY_FOLDERS = {
     "qwen3_vl": "Qwen3_VL",
     "qwen3_vl_moe": "Qwen3_VL",
 }
+OTHER_FOLDERS = {
+    "llava_padded": "llava",
+    "llava_cropped": "llava",
+    "llava_next": "llava_next",
+    "internvl": "internvl",
+}
+ALL_FAMILIES = (*FAMILY_FOLDERS, *OTHER_FOLDERS)
 _TEXT = {
     "hidden_size": 64,
     "intermediate_size": 64,
@@ -45,16 +57,39 @@ _MIXTURE = {
     "norm_topk_prob": True,
 }
 _VISION = {"depth": 3, "num_heads": 2, "initializer_range": 0.15}
+TILE_PX = 56
+_PINPOINTS = [
+    [TILE_PX * height, TILE_PX * width]
+    for height, width in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+]
 
 
 @functools.cache
 def load_processor(data_dir: Path, family: str) -> Any:
     """The real unified processor of a family."""
-    return AutoProcessor.from_pretrained(data_dir / "qwen" / FAMILY_FOLDERS[family])
+    if family in FAMILY_FOLDERS:
+        return AutoProcessor.from_pretrained(data_dir / "qwen" / FAMILY_FOLDERS[family])
+    processor = AutoProcessor.from_pretrained(data_dir / "processors" / OTHER_FOLDERS[family])
+    square = {"height": TILE_PX, "width": TILE_PX}
+    sizes = {"size": {"shortest_edge": TILE_PX}, "crop_size": square}
+    if family == "llava_padded":
+        processor.image_processor = LlavaImageProcessor(**sizes, do_pad=True)
+    elif family == "llava_cropped":
+        processor.image_processor = CLIPImageProcessor(**sizes)
+    elif family == "llava_next":
+        processor.image_processor = LlavaNextImageProcessor(
+            **sizes, image_grid_pinpoints=_PINPOINTS
+        )
+    else:
+        processor.image_processor = GotOcr2ImageProcessor(size=square, max_patches=6)
+        processor.image_seq_length = 4
+    return processor
 
 
 def build_small_config(data_dir: Path, family: str, **text_overrides: Any) -> Any:
-    """The published config of a family with few, narrow layers."""
+    """The config of a family with few, narrow layers."""
+    if family in OTHER_FOLDERS:
+        return _build_other_config(data_dir, family, text_overrides)
     path = data_dir / "qwen" / FAMILY_FOLDERS[family] / "config.json"
     values = json.loads(path.read_text())
     values.pop("torch_dtype", None)
@@ -70,6 +105,28 @@ def build_small_config(data_dir: Path, family: str, **text_overrides: Any) -> An
         values["text_config"] |= _MIXTURE
         values["vision_config"]["model_type"] = "qwen3_vl_moe_vision"
     return AutoConfig.for_model(**values)
+
+
+def _build_other_config(data_dir: Path, family: str, text_overrides: dict[str, Any]) -> Any:
+    tokenizer = load_processor(data_dir, family).tokenizer
+    text = {"llava_next": "mistral", "internvl": "qwen2"}.get(family, "llama")
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id")}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 8192, **ids}
+    values = {"model_type": text, **_TEXT, **sizes, "sliding_window": None} | text_overrides
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    vision |= {"num_attention_heads": 2, "initializer_range": 0.15}
+    more: dict[str, Any] = {"image_token_id": load_processor(data_dir, family).image_token_id}
+    if family == "internvl":
+        vision |= {"model_type": "internvl_vision", "patch_size": [14, 14]}
+        vision["image_size"] = [TILE_PX, TILE_PX]
+    else:
+        vision |= {"model_type": "clip_vision_model", "patch_size": 14, "image_size": TILE_PX}
+        vision |= {"projection_dim": 32, "initializer_factor": 3.0}
+    if family == "llava_next":
+        more["image_grid_pinpoints"] = _PINPOINTS
+    return AutoConfig.for_model(
+        OTHER_FOLDERS[family], text_config=values, vision_config=vision, **more
+    )
 
 
 def _small_vision(family: str, hidden_size: int) -> dict[str, Any]:
@@ -89,8 +146,11 @@ def build_small_model(data_dir: Path, family: str, **text_overrides: Any) -> Pre
         model = AutoModelForImageTextToText.from_config(
             config, dtype=torch.float32, attn_implementation="sdpa"
         )
-    folder = data_dir / "qwen" / FAMILY_FOLDERS[family]
-    model.generation_config = GenerationConfig.from_pretrained(folder)
+    if family in FAMILY_FOLDERS:
+        folder = data_dir / "qwen" / FAMILY_FOLDERS[family]
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    else:
+        model.generation_config.eos_token_id = config.get_text_config().eos_token_id
     return model.eval()
 
 

@@ -10,11 +10,13 @@ Not its duty: images, positions.
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import Metaspace
 
 from flmm.records import Continuation, Span
 
@@ -40,18 +42,17 @@ class PlainTextTokenizer:
 
     Raises:
         TypeError: the tokenizer has no fast (``tokenizers``) backend.
-        ValueError: a control token cannot be kept out of plain text.
+        ValueError: a control token cannot be kept out of plain text, or the tokenizer writes
+            something behind every text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TypeError(f"{type(tokenizer).__name__} has no offsets: give a fast tokenizer")
-        self._plain = Tokenizer(backend.model)
-        if backend.normalizer is not None:
-            self._plain.normalizer = backend.normalizer
-        if backend.pre_tokenizer is not None:
-            self._plain.pre_tokenizer = backend.pre_tokenizer
+        self._plain = _drop_control_tokens(backend, backend.pre_tokenizer)
+        self._inside = _drop_control_tokens(backend, _keep_first_word(backend.pre_tokenizer))
+        self._begin_ids = _find_begin(tokenizer)
         self.control_ids = {
             token.content: index for index, token in tokenizer.added_tokens_decoder.items()
         }
@@ -65,24 +66,25 @@ class PlainTextTokenizer:
                 )
 
     def encode_plain(self, text: str) -> tuple[list[int], list[Span]]:
-        """Token ids of plain text and the character range of each token."""
+        """Token ids of plain text that begins with a word, and the characters of each token.
+
+        SentencePiece marks the beginning of a word (``▁dog``) where others leave the space to the
+        text: a phrase or an answer has that mark, as behind the space in ``ASSISTANT: dog``.
+        """
         encoding = self._plain.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
-    def encode_template(self, before: str, prompt: str, after: str) -> list[int]:
+    def encode_template(
+        self, before: str, prompt: str, after: str, is_first: bool = True
+    ) -> tuple[list[int], list[tuple[int, Span]]]:
         """Token ids of a rendered template around a prompt.
 
         Args:
             before: the template's text up to the prompt, control tokens obeyed.
             prompt: plain text.
             after: the template's text behind the prompt, control tokens obeyed.
-        """
-        return self.encode_around(before, prompt, after)[0]
-
-    def encode_around(
-        self, before: str, prompt: str, after: str
-    ) -> tuple[list[int], list[tuple[int, Span]]]:
-        """As :meth:`encode_template`, and where the prompt's tokens are.
+            is_first: the sequence begins here, with the beginning token where the tokenizer
+                writes one; otherwise it goes on.
 
         Returns:
             the ids; of each token that holds characters of the prompt its place among them and
@@ -90,25 +92,30 @@ class PlainTextTokenizer:
         """
         head, tail = self._split(before), self._split(after)
         # Template text that touches the prompt is tokenised with it: merges cross the border.
-        left, right = head.pop() if head else "", tail.pop(0) if tail else ""
-        ids = [index for piece in head for index in self._encode_piece(piece)]
-        middle, offsets = self.encode_plain(left + prompt + right)
+        pieces = [*head[:-1], head[-1] + prompt + tail[0], *tail[1:]]
+        start = len(head[-1])
+        ids: list[int] = []
         tokens = []
-        for place, (first, last) in enumerate(offsets, start=len(ids)):
-            first, last = max(first - len(left), 0), min(last - len(left), len(prompt))
-            if first < last:
-                tokens.append((place, (first, last)))
-        ids += middle
-        return ids + [index for piece in tail for index in self._encode_piece(piece)], tokens
+        for number, piece in enumerate(pieces):
+            if number % 2:
+                ids.append(self.control_ids[piece])
+                continue
+            tokenizer = self._plain if is_first and not number else self._inside
+            encoding = tokenizer.encode(piece, add_special_tokens=False)
+            if number == len(head) - 1:
+                for place, (first, last) in enumerate(encoding.offsets, start=len(ids)):
+                    first, last = max(first - start, 0), min(last - start, len(prompt))
+                    if first < last:
+                        tokens.append((place, (first, last)))
+            ids += encoding.ids
+        begin = self._begin_ids if is_first else []
+        if ids[: len(begin)] == begin:  # the template wrote it
+            return ids, tokens
+        return begin + ids, [(len(begin) + place, span) for place, span in tokens]
 
     def _split(self, template: str) -> list[str]:
         """Plain text and control tokens in turn, plain text (maybe empty) first and last."""
         return self._control_pattern.split(template) if self.control_ids else [template]
-
-    def _encode_piece(self, piece: str) -> list[int]:
-        if piece in self.control_ids:
-            return [self.control_ids[piece]]
-        return self.encode_plain(piece)[0]
 
     def encode_continuation(self, continuation: Continuation) -> EncodedContinuation:
         """Token ids of a continuation and the token range of each of its phrases.
@@ -122,6 +129,41 @@ class PlainTextTokenizer:
         input_ids, offsets = self.encode_plain(continuation.text)
         spans = [find_token_span(continuation, span, offsets) for span in continuation.spans or ()]
         return EncodedContinuation(input_ids, spans)
+
+
+def _drop_control_tokens(backend: Tokenizer, pre_tokenizer: Any) -> Tokenizer:
+    """The same model and normaliser without added tokens."""
+    plain = Tokenizer(backend.model)
+    if backend.normalizer is not None:
+        plain.normalizer = backend.normalizer
+    if pre_tokenizer is not None:
+        plain.pre_tokenizer = pre_tokenizer
+    return plain
+
+
+def _keep_first_word(pre_tokenizer: Any) -> Any:
+    """A pre-tokenizer that marks no word at the beginning, for text behind a control token."""
+    inside = copy.deepcopy(pre_tokenizer)
+    if isinstance(inside, Metaspace) and inside.prepend_scheme == "first":
+        inside.prepend_scheme = "never"
+    return inside
+
+
+def _find_begin(tokenizer: Any) -> list[int]:
+    """What the tokenizer writes before every text.
+
+    Raises:
+        ValueError: it writes something behind it.
+    """
+    text = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    begin = whole[: len(whole) - len(text)]
+    if begin + text != whole:
+        raise ValueError(
+            f"the tokenizer reads 'a' as the tokens {whole}: what it writes behind a text would "
+            "close it before the answer, give one with add_eos_token=False"
+        )
+    return begin
 
 
 def find_token_span(continuation: Continuation, span: Span, offsets: list[Span]) -> Span:

@@ -128,7 +128,7 @@ class FrozenQwen(FrozenVLM):
         """Token ids of the rendered prompt, image expanded, and where the image tokens are."""
         config = self.model.config
         before, after = self._render_turn(1, is_first=True)
-        ids = self._plain_text.encode_template(before, prompt, after)
+        ids, _ = self._plain_text.encode_template(before, prompt, after)
         if ids.count(config.image_token_id) != 1:
             raise ValueError(
                 f"the rendered prompt holds {ids.count(config.image_token_id)} image placeholders "
@@ -148,7 +148,7 @@ class FrozenQwen(FrozenVLM):
         self, question: str, images: Sequence[ImageInput], is_first: bool
     ) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
         before, after = self._render_turn(len(images), is_first)
-        ids, tokens = self._plain_text.encode_around(before, question, after)
+        ids, tokens = self._plain_text.encode_template(before, question, after, is_first)
         grids = [image.grids[0].size for image in images]
         return expand_images(ids, tokens, grids, self.model.config)
 

@@ -12,7 +12,11 @@ from typing import Any
 from flmm.readers.families.base import Family, Seen
 
 # model_type -> "module:Class" below this package.
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "llava": "llava:Llava",
+    "llava_next": "llava_next:LlavaNext",
+    "internvl": "internvl:InternVL",
+}
 
 
 def find_family(config: Any) -> type[Family]:

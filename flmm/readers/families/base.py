@@ -8,7 +8,6 @@ Not its duty: passes through the model, tokenising, masks.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,20 +41,19 @@ class Seen:
         """The box of the whole picture."""
         return (0.0, 0.0, float(self.size[1]), float(self.size[0]))
 
-    def unfold(self, *sides: int, first: int = 0) -> Tensor:
-        """Columns ``[*sides]`` of the image tokens from the ``first``-th on, row by row.
+    def split(self, *counts: int) -> list[Tensor]:
+        """The columns as consecutive parts of these lengths.
 
         Raises:
-            ValueError: the picture has not so many.
+            ValueError: they are not all columns.
         """
-        count = math.prod(sides)
-        if first + count > len(self.columns):
+        if sum(counts) != len(self.columns):
             raise ValueError(
                 f"the picture of {self.size[1]} x {self.size[0]} px has {len(self.columns)} image "
-                f"tokens, its layout needs {first + count}: load model and processor from the same "
+                f"tokens, its layout needs {sum(counts)}: load model and processor from the same "
                 "folder"
             )
-        return self.columns[first : first + count].view(sides)
+        return list(self.columns.split(counts))
 
 
 class Family(ABC):

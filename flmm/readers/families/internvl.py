@@ -1,0 +1,56 @@
+"""InternVL: the picture squashed onto tiles, and a thumbnail behind them where there are several.
+
+Source: arXiv 2404.16821 (dynamic resolution, pixel shuffle).
+"""
+
+from __future__ import annotations
+
+from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+from flmm.readers.families.base import Family, Seen
+from flmm.records import Grid
+
+
+class InternVL(Family):
+    """InternVL 2.5, 3 and 3.5 as transformers has them."""
+
+    model_types = ("internvl",)
+    num_grids = 2
+
+    def check(self) -> None:
+        """Also refuse tiles of other lengths than the processor's."""
+        super().check()
+        height, width = self._tile_size
+        if height * width != self.processor.image_seq_length:
+            raise ValueError(
+                f"the model makes {height} x {width} tokens of a tile, the processor writes "
+                f"{self.processor.image_seq_length}: load both from the same folder"
+            )
+
+    @property
+    def _tile_size(self) -> tuple[int, int]:
+        """(h, w) in tokens, after the pixel shuffle."""
+        vision, ratio = self.config.vision_config, self.config.downsample_ratio
+        height, width = (
+            int(side // patch * ratio) for side, patch in zip(vision.image_size, vision.patch_size)
+        )
+        return height, width
+
+    def layout(self, seen: Seen) -> list[Grid]:
+        """All tiles as one grid, then the thumbnail; or a single tile."""
+        height, width = self._tile_size
+        cells = height * width
+        if len(seen.columns) == cells:
+            return [Grid(seen.columns.view(height, width), seen.whole)]
+        inner = self.processor.image_processor
+        tile = inner.size["height"], inner.size["width"]
+        across, down = get_optimal_tiled_canvas(
+            seen.size, tile, inner.min_patches, inner.max_patches
+        )
+        tiles, thumbnail = seen.split(across * down * cells, cells)
+        rows = tiles.view(down, across, height, width).transpose(1, 2)
+        fine = rows.reshape(down * height, across * width)
+        return [Grid(fine, seen.whole), Grid(thumbnail.view(height, width), seen.whole)]
+
+
+__all__ = ["InternVL"]

@@ -1,0 +1,250 @@
+"""Layouts: every image token once, over the pixels that it was made of."""
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor
+
+from flmm.readers.families import Seen, find_family
+from flmm.records import Box, Grid
+from tests.small_models import OTHER_FOLDERS, build_small_config, build_small_model, load_processor
+
+TILE = {"patch_size": 14, "image_size": 336}
+CONFIGS = {
+    "llava": {"vision_config": {"model_type": "clip_vision_model", **TILE}},
+    "llava_next": {"vision_config": {"model_type": "clip_vision_model", **TILE}},
+    "internvl": {},
+}
+ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
+SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]
+SIZES += [(int(height), int(width)) for height, width in ODD]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def published(request, data_dir):
+    """The family of a published model, from its processor and sizes."""
+    processor = AutoProcessor.from_pretrained(data_dir / "processors" / request.param)
+    values = CONFIGS[request.param] | {"image_token_id": processor.image_token_id}
+    if request.param == "llava_next":
+        values["image_grid_pinpoints"] = processor.image_processor.image_grid_pinpoints
+    config = AutoConfig.for_model(request.param, **values)
+    return find_family(config)(config, processor)
+
+
+def see(family, size):
+    """What a layout is shown of a picture."""
+    picture = np.zeros((*size, 3), np.uint8)
+    inputs = family.processor(
+        images=[picture], text=[f"x {family.processor.image_token} y"], return_tensors="pt"
+    )
+    columns = (inputs["input_ids"][0] == family.processor.image_token_id).nonzero()[:, 0]
+    return Seen(columns, size, inputs)
+
+
+def test_a_layout_takes_every_image_token_once(published):
+    for size in SIZES:
+        seen = see(published, size)
+        grids = published.layout(seen)
+        taken = np.concatenate([grid.columns.flatten() for grid in grids]).tolist()
+        newlines = grids[0].size[0] if published.config.model_type == "llava_next" else 0
+        assert len(set(taken)) == len(taken) == len(seen.columns) - newlines, size
+        assert set(taken) <= set(seen.columns.tolist())
+        assert len(grids) <= published.num_grids
+        cells = [max(measure_cell(grid)) for grid in grids]
+        assert cells == sorted(cells)  # finest first
+
+
+class _Stop(Exception):
+    """The image tokens are known."""
+
+
+@torch.no_grad()
+def embed(model, inputs):
+    """``[S, D]``: what the language model is fed."""
+    fed = {}
+
+    def keep(_, args, kwargs):
+        fed.update(kwargs)
+        raise _Stop
+
+    hook = model.model.language_model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        model.model(**inputs)
+    except _Stop:
+        return fed["inputs_embeds"][0]
+    finally:
+        hook.remove()
+
+
+def silence_vision_attention(model):
+    """Each patch is then alone; nothing else of a tower mixes them but what forms a token."""
+    for name, module in model.model.named_modules():
+        in_tower = "attn" in name or "attention" in name
+        is_last = name.rpartition(".")[2] in ("out_proj", "proj", "projection_layer")
+        if in_tower and is_last and not name.startswith("language_model"):
+            module.weight.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+class Change(NamedTuple):
+    """A rectangle of a picture was changed; ``moved`` says of which columns the token did."""
+
+    seen: Seen
+    box: Box
+    moved: Tensor
+
+
+@pytest.fixture(scope="module", params=OTHER_FOLDERS)
+def changes(request, data_dir):
+    """Of a family: one change of each of 40 pictures of odd sizes."""
+    processor = load_processor(data_dir, request.param)
+    model = build_small_model(data_dir, request.param)
+    family = find_family(model.config)(model.config, processor)
+    with torch.no_grad():
+        silence_vision_attention(model)
+    random = np.random.default_rng(1)
+    found = []
+    for _ in range(40):
+        height, width = (int(side) for side in random.integers(60, 230, 2))
+        picture = random.integers(0, 256, (height, width, 3), np.uint8)
+        y, x = random.integers(0, height - 30), random.integers(0, width - 30)
+        y1, x1 = y + random.integers(12, 30), x + random.integers(12, 30)
+        changed = picture.copy()
+        changed[y:y1, x:x1] = 255 - changed[y:y1, x:x1]
+        before, after = (
+            processor(images=[item], text=[processor.image_token], return_tensors="pt")
+            for item in (picture, changed)
+        )
+        embeddings = embed(model, before)
+        distance = (embed(model, after) - embeddings).norm(dim=1)
+        columns = (before["input_ids"][0] == processor.image_token_id).nonzero()[:, 0]
+        moved = distance > 1e-4 * embeddings[columns].norm(dim=1).mean()
+        found.append(Change(Seen(columns, (height, width), before), (x, y, x1, y1), moved))
+    return family, found
+
+
+def measure_cell(grid):
+    """(width, height) of a cell in pixels of the picture."""
+    (height, width), (left, top, right, bottom) = grid.size, grid.box
+    return (right - left) / width, (bottom - top) / height
+
+
+def touch(grid, box, margin):
+    """Bool ``[h, w]``: which cells reach into a box that is so much larger."""
+    (height, width), (left, top, right, bottom) = grid.size, grid.box
+    xs, ys = torch.linspace(left, right, width + 1), torch.linspace(top, bottom, height + 1)
+    columns = (xs[1:] > box[0] - margin) & (xs[:-1] < box[2] + margin)
+    rows = (ys[1:] > box[1] - margin) & (ys[:-1] < box[3] + margin)
+    return rows[:, None] & columns
+
+
+def fits(grids, change):
+    """Whether exactly the tokens moved whose cells the layout puts on the change.
+
+    Resizing mixes pixels: cells within its reach of the border may do either.
+    """
+    for grid in grids:
+        moved = change.moved[grid.columns]
+        reach = 3 + 0.15 * max(measure_cell(grid))
+        inside, around = touch(grid, change.box, -3.5), touch(grid, change.box, reach)
+        if (inside & ~moved).any() or (moved & ~around).any():
+            return False
+    return True
+
+
+def test_a_changed_rectangle_moves_the_tokens_of_its_cells_alone(changes):
+    family, found = changes
+    wrong = [item.seen.size for item in found if not fits(family.layout(item.seen), item)]
+    assert len(found) == 40 and not wrong
+
+
+def shift(grid, cells):
+    step = cells * measure_cell(grid)[0]
+    left, top, right, bottom = grid.box
+    return Grid(grid.columns, (left + step, top, right + step, bottom))
+
+
+def ignore_padding(grid):
+    left, top, right, bottom = grid.box
+    if min(left, top) > -max(measure_cell(grid)):
+        return grid
+    return Grid(grid.columns, (max(left, 0), max(top, 0), right + min(left, 0), bottom))
+
+
+def ignore_tiles(grid):
+    return Grid(grid.columns.flatten().sort()[0].view(grid.size), grid.box)
+
+
+WRONG = {
+    "transposed": lambda grid: Grid(grid.columns.T, grid.box),
+    "mirrored": lambda grid: Grid(grid.columns.flip(1), grid.box),
+    "half a cell to the right": lambda grid: shift(grid, 0.5),
+    "without its tiles": ignore_tiles,
+    "without its padding": ignore_padding,
+}
+
+
+@pytest.mark.parametrize("make_wrong", WRONG.values(), ids=WRONG)
+def test_a_wrong_layout_is_found(changes, make_wrong):
+    family, found = changes
+    wrong = [(make_wrong(grid), grid, item) for item in found for grid in family.layout(item.seen)]
+    wrong = [
+        (made, item)
+        for made, grid, item in wrong
+        if made.box != grid.box or not made.columns.equal(grid.columns)
+    ]
+    # Not every layout has tiles, or padding.
+    assert not wrong or not all(fits([made], item) for made, item in wrong)
+
+
+def test_a_picture_that_is_hardly_a_line_has_its_thumbnail_alone(data_dir):
+    """Unpadding leaves no row of the tiles."""
+    processor = load_processor(data_dir, "llava_next")
+    config = build_small_config(data_dir, "llava_next")
+    family = find_family(config)(config, processor)
+    (grid,) = family.layout(see(family, (2, 900)))
+    assert grid.size == (4, 4) and grid.box == (0, 0, 900, 2)
+
+
+@pytest.mark.parametrize(
+    "family, change, message",
+    [
+        (
+            "llava_padded",
+            lambda config, _: setattr(config.vision_config, "model_type", "pixtral"),
+            "sees through a Pixtral tower, whose rows of image tokens flmm does not read",
+        ),
+        (
+            "llava_next",
+            lambda config, _: setattr(config, "image_grid_pinpoints", [[56, 112]]),
+            r"takes tiles of \[\[56, 112\]\], the processor cuts \[\[56, 112\], \[112, 56\]",
+        ),
+        (
+            "internvl",
+            lambda config, _: setattr(config, "downsample_ratio", 1.0),
+            "makes 4 x 4 tokens of a tile, the processor writes 4: load both",
+        ),
+        (
+            "llava_cropped",
+            lambda _, processor: setattr(processor, "vision_feature_select_strategy", "full"),
+            "100 x 50 px has 17 image tokens, its layout needs 16: load model and processor",
+        ),
+    ],
+)
+def test_what_is_not_read_exactly_is_refused(data_dir, family, change, message):
+    config = build_small_config(data_dir, family)
+    processor = copy.copy(load_processor(data_dir, family))
+    change(config, processor)
+    with pytest.raises(ValueError, match=message):
+        reader = find_family(config)(config, processor)
+        reader.layout(see(reader, (50, 100)))
+
+
+def test_a_model_of_no_family_is_refused():
+    with pytest.raises(ValueError, match=r"'fuyu' is not supported: give one of .*llava_next"):
+        find_family(AutoConfig.for_model("fuyu"))
