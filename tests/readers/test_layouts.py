@@ -3,12 +3,14 @@
 import copy
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
+from flmm.geometry import fit_to_picture, join_grid_maps, resample_area, resize_maps
 from flmm.readers.families import Seen, find_family
 from flmm.records import Box, Grid
 from tests.small_models import OTHER_FOLDERS, build_small_config, build_small_model, load_processor
@@ -248,3 +250,47 @@ def test_what_is_not_read_exactly_is_refused(data_dir, family, change, message):
 def test_a_model_of_no_family_is_refused():
     with pytest.raises(ValueError, match=r"'fuyu' is not supported: give one of .*llava_next"):
         find_family(AutoConfig.for_model("fuyu"))
+
+
+def draw_ellipses(random, height, width):
+    """Bool ``[3, H, W]``: true masks, large enough to be seen through cells."""
+    ys, xs = np.ogrid[:height, :width]
+    masks = []
+    for _ in range(3):
+        (y, x), (a, b) = random.uniform(0.2, 0.8, 2), random.uniform(0.25, 0.5, 2)
+        masks.append(((ys / height - y) / a) ** 2 + ((xs / width - x) / b) ** 2 < 1)
+    return torch.from_numpy(np.stack(masks))
+
+
+def measure_distance(mask):
+    """Pixels from each pixel to the border of a mask, on either side."""
+    sides = (mask.numpy(), ~mask.numpy())
+    return sum(cv2.distanceTransform(np.uint8(side), cv2.DIST_L2, 5) for side in sides)
+
+
+@pytest.mark.parametrize("name", OTHER_FOLDERS)
+def test_a_mask_seen_through_a_layout_comes_back_within_a_cell(data_dir, name):
+    """A perfect head: each grid shows how much of a cell is covered, the finest is the answer."""
+    processor = load_processor(data_dir, name)
+    config = build_small_config(data_dir, name)
+    family = find_family(config)(config, processor)
+    random = np.random.default_rng(2)
+    for height, width in random.integers(61, 240, (10, 2)).tolist():
+        masks = draw_ellipses(random, height, width)
+        seen = see(family, (height, width))
+        grids = family.layout(seen)
+        maps = [
+            resample_area(masks[:, None].float(), seen.whole, grid.box, grid.size) for grid in grids
+        ]
+        joined = join_grid_maps(maps, grids, family.num_grids)
+        assert joined.shape == (3, family.num_grids, *grids[0].size)
+        for channel, grid in zip(joined.unbind(1), (grids[0], grids[-1])):
+            logits = fit_to_picture(channel - 0.5, grids[0].box, (height, width), -0.5)
+            found = resize_maps(logits, (height, width)) > 0
+            reach = sum(measure_cell(grids[0])) / 2 + (grid is grids[-1]) * max(measure_cell(grid))
+            left, top, right, bottom = (round(edge) for edge in grids[0].box)
+            visible = torch.zeros(height, width, dtype=torch.bool)
+            visible[max(top, 0) : bottom, max(left, 0) : right] = True
+            for mask, back in zip(masks & visible, found):
+                distance = measure_distance(mask)
+                assert distance[back != mask].max(initial=0) <= reach
