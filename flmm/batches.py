@@ -107,15 +107,34 @@ class Task:
     error: Exception | None = None
 
 
-def prepare_tasks(
-    pairs: Iterable[tuple[Any, Any]], encode: Callable[[Any], ImageInput]
-) -> Iterator[Task]:
-    """Pictures opened one after the other, when they are asked for.
+def run_batch(
+    pairs: Iterable[tuple[Any, Any]],
+    encode: Callable[[Any], ImageInput],
+    run: Callable[[Sequence[Task]], Sequence[Result]],
+    raises: bool,
+) -> Iterator[Result | Exception]:
+    """What ``run`` makes of each picture, in order; it is given as many as are read together.
 
     Args:
-        pairs: of :func:`pair_pictures`.
+        pairs: of :func:`pair_pictures`; one more than those of a window is taken at any time.
         encode: opens a picture.
+        run: makes one result of each task. Where it fails for all together, each is tried alone,
+            so that none is lost for another.
+        raises: raise an error in its result's place, or give it. Both name the picture.
     """
+    for window in _group_tasks(_prepare(pairs, encode)):
+        for task, result in zip(window, _run_window(window, run)):
+            if isinstance(result, Exception):
+                result = _name_picture(result, task)
+                if raises:
+                    raise result
+            yield result
+
+
+def _prepare(
+    pairs: Iterable[tuple[Any, Any]], encode: Callable[[Any], ImageInput]
+) -> Iterator[Task]:
+    """Pictures opened one after the other, when they are asked for."""
     for index, (given, phrases) in enumerate(pairs):
         try:
             if not isinstance(phrases, (list, tuple)):
@@ -127,16 +146,12 @@ def prepare_tasks(
             yield Task(index, given, error=error)
 
 
-def read_ahead(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    """Tasks in order, in windows whose pictures are read together.
-
-    A window holds up to 16 pictures and 8 megapixels of what the reader sees; a larger picture
-    stands alone. One task more than the window's is taken at any time.
-    """
+def _group_tasks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    """Windows of up to 16 pictures and 8 megapixels; a larger picture stands alone."""
     window: list[Task] = []
     total = 0
     for task in tasks:
-        pixels = 0 if task.image is None else task.image.pixel_values[0].numel()
+        pixels = 0 if task.image is None else task.image.pixel_values.numel() // 3
         weight = max(pixels, _MAX_WINDOW_PIXELS // _MAX_WINDOW)
         if window and total + weight > _MAX_WINDOW_PIXELS:
             yield window
@@ -147,31 +162,24 @@ def read_ahead(tasks: Iterable[Task]) -> Iterator[list[Task]]:
         yield window
 
 
-def run_window(
+def _run_window(
     window: Sequence[Task], run: Callable[[Sequence[Task]], Sequence[Result]]
 ) -> Iterator[Result | Exception]:
-    """What ``run`` makes of each task, or what went wrong with it.
-
-    Where it fails for all together, each is tried alone, so that none is lost for another.
-    """
     ready = [task for task in window if task.error is None]
-    done: dict[int, Result | Exception] = {}
+    done: dict[int, Result] = {}
     if len(ready) > 1:
         with contextlib.suppress(Exception):
             done = dict(zip((task.index for task in ready), run(ready)))
     for task in window:
-        outcome = task.error if task.error is not None else done.get(task.index)
-        yield _run_alone(task, run) if outcome is None else outcome
+        try:
+            if task.error is not None:
+                raise task.error
+            yield done[task.index] if task.index in done else run([task])[0]
+        except Exception as error:
+            yield error
 
 
-def _run_alone(task: Task, run: Callable[[Sequence[Task]], Sequence[Result]]) -> Result | Exception:
-    try:
-        return run([task])[0]
-    except Exception as error:
-        return error
-
-
-def name_task(error: Exception, task: Task) -> Exception:
+def _name_picture(error: Exception, task: Task) -> Exception:
     """The same kind of error, its message beginning with the picture that it is about."""
     given = task.given
     name = f" ({str(given)!r:.200})" if isinstance(given, (str, Path)) else ""
@@ -184,12 +192,4 @@ def name_task(error: Exception, task: Task) -> Exception:
     return named
 
 
-__all__ = [
-    "Task",
-    "is_stream",
-    "name_task",
-    "pair_pictures",
-    "prepare_tasks",
-    "read_ahead",
-    "run_window",
-]
+__all__ = ["Task", "is_stream", "pair_pictures", "run_batch"]

@@ -8,6 +8,7 @@ asked and read is the duty of ``flmm.readers.boxes``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,9 @@ from flmm.records import (
     Continuation,
     GroundingSample,
     ImageInput,
-    MaskPrediction,
-    compute_scores,
 )
 from flmm.registry import MODELS
+from flmm.results import GroundingResult, make_result
 
 if TYPE_CHECKING:
     from flmm.masks import SAMRefiner
@@ -88,16 +88,16 @@ class BoxBaseline(BaseModel):
             raise ValueError(f"got {len(inputs)} pictures but {count} data samples: pass one each")
         for image, sample in zip(inputs, data_samples):
             if image is not None:
-                prediction = self.predict_phrases(image, [sample.continuations])[0]
-                sample.pred_masks = prediction.masks
-                sample.scores = prediction.scores
-                sample.problems = prediction.problems
+                result = self.predict_phrases(image, [sample.continuations])[0]
+                sample.pred_masks = torch.tensor(result.masks)
+                sample.scores = torch.tensor(result.scores)
+                sample.problems = [item.problem for item in result]
         return data_samples
 
     @torch.no_grad()
     def predict_phrases(
         self, image: ImageInput, questions: list[list[Continuation]]
-    ) -> list[MaskPrediction]:
+    ) -> list[GroundingResult]:
         """Masks of one picture's phrases, asked in several ways.
 
         Every phrase is asked by its own text alone, also where a continuation holds several, and
@@ -108,23 +108,20 @@ class BoxBaseline(BaseModel):
             questions: lists of continuations.
 
         Returns:
-            one prediction per question, without coarse masks.
+            one result per question, without coarse masks.
         """
         asked = [[text for item in texts for text in item.phrases] for texts in questions]
         rows = {phrase: row for row, phrase in enumerate(dict.fromkeys(chain(*asked)))}
         boxes, problems = self._ask(image, list(rows))
         logits = self._draw(image, boxes)
-        masks, scores = logits > 0, compute_scores(logits)
-        predictions = []
-        for phrases in asked:
-            chosen = [rows[phrase] for phrase in phrases]
-            reasons = [problems[row] for row in chosen]
-            predictions.append(MaskPrediction(masks[chosen], None, scores[chosen], reasons))
-        return predictions
+        result = make_result(list(rows), logits, problems=problems)
+        return [
+            replace(result, found=[result[rows[phrase]] for phrase in phrases]) for phrases in asked
+        ]
 
     def predict_images(
         self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
-    ) -> list[list[MaskPrediction]]:
+    ) -> list[list[GroundingResult]]:
         """Masks of the phrases of several pictures, one after the other."""
         return [self.predict_phrases(*pair) for pair in zip(images, questions)]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,15 +23,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from tqdm import tqdm
 
-from flmm.batches import (
-    Task,
-    is_stream,
-    name_task,
-    pair_pictures,
-    prepare_tasks,
-    read_ahead,
-    run_window,
-)
+from flmm.batches import Task, is_stream, pair_pictures, run_batch
 from flmm.checkpoints.checkpoint import load_weights
 from flmm.checkpoints.chosen_weights import ChosenWeights, choose_weights
 from flmm.config import override
@@ -67,6 +58,9 @@ class GroundingInferencer:
         ValueError: no weights are named anywhere, or they do not fit the model.
     """
 
+    # The picture that was read last, and what it is known by.
+    _last: tuple[Any, Reading] | None = None
+
     def __init__(
         self,
         config: str | Path | Config,
@@ -84,15 +78,17 @@ class GroundingInferencer:
         load_weights(model, self.weights.name)
         self.config: Config | None = config
         self.selectors = config.get("selectors", DEFAULT_SELECTORS)
-        self._set_model(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model: Grounder = model.to(self.device).eval()
 
     @classmethod
     def from_model(cls, model: Grounder, device: str | torch.device = "cpu") -> GroundingInferencer:
         """The same door to a grounder that is built and trained already."""
         inferencer = cls.__new__(cls)
-        inferencer.config, inferencer.selectors = None, DEFAULT_SELECTORS
-        inferencer.weights = None
-        inferencer._set_model(model, device)
+        inferencer.config = inferencer.weights = None
+        inferencer.selectors = DEFAULT_SELECTORS
+        inferencer.device = torch.device(device)
+        inferencer.model = model.to(inferencer.device).eval()
         return inferencer
 
     @classmethod
@@ -144,11 +140,6 @@ class GroundingInferencer:
         config = copy.deepcopy(self.config)
         config.selectors = list(self.selectors)
         save_pretrained(self.model, config, folder, CardOptions(results, **card), overwrite)
-
-    def _set_model(self, model: Grounder, device: str | torch.device) -> None:
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
-        self._last: _LastReading | None = None
 
     @overload
     def __call__(
@@ -212,7 +203,12 @@ class GroundingInferencer:
                 if on_error == "raise":
                     raise
                 return error
-        results = self._ground_batch(pair_pictures(image, phrases), on_error == "raise", keep)
+        results = run_batch(
+            pair_pictures(image, phrases),
+            lambda given: self.model.vlm.image_processor.encode(_load(given)),
+            functools.partial(self._ground_tasks, keep=keep),
+            raises=on_error == "raise",
+        )
         if not (len(image) > 8 if progress is None and is_list else progress):
             return list(results) if is_list else results
         shown = tqdm(results, total=len(image) if is_list else None, unit="image")
@@ -243,53 +239,32 @@ class GroundingInferencer:
             prefix = self.model.vlm.prefill(_load(image), prompt)
         return self.model.vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
-    def _ground_batch(
-        self, pairs: Iterator[tuple[Any, Any]], raises: bool, keep: dict[str, bool]
-    ) -> Iterator[GroundingResult | Exception]:
-        """Results of pictures with their phrases, in order."""
-        encode = self.model.vlm.image_processor.encode
-        tasks = prepare_tasks(pairs, lambda image: encode(_load(image)))
-        for window in read_ahead(tasks):
-            run = functools.partial(self._ground_tasks, keep=keep)
-            for task, result in zip(window, run_window(window, run)):
-                if isinstance(result, Exception):
-                    result = name_task(result, task)
-                    if raises:
-                        raise result
-                yield result
-
-    @torch.inference_mode()
-    def _ground_tasks(self, tasks: Sequence[Task], keep: dict[str, bool]) -> list[GroundingResult]:
-        images = [task.image for task in tasks if task.image is not None]
-        pictures = [ResultPicture.keep(task.given, item.image) for task, item in zip(tasks, images)]
-        readings = read_images(self.model, images)
-        return self._collect(readings, [task.continuations for task in tasks], pictures, keep)
-
     @torch.inference_mode()
     def _ground_one(self, image: Any, phrases: Phrases, keep: dict[str, bool]) -> GroundingResult:
         continuations = as_continuations(phrases)
-        seen = self._read(image)
-        picture = ResultPicture.keep(image, seen.prefix.image_input.image)
-        return self._collect([seen], [continuations], [picture], keep)[0]
+        return self._ground([self._read(image)], [continuations], [image], keep)[0]
 
-    def _collect(
+    @torch.inference_mode()
+    def _ground_tasks(self, tasks: Sequence[Task], keep: dict[str, bool]) -> list[GroundingResult]:
+        readings = read_images(self.model, [task.image for task in tasks if task.image is not None])
+        continuations = [task.continuations for task in tasks]
+        return self._ground(readings, continuations, [task.given for task in tasks], keep)
+
+    def _ground(
         self,
         readings: Sequence[Reading],
         continuations: Sequence[list[Continuation]],
-        pictures: Sequence[ResultPicture],
+        given: Sequence[Any],
         keep: dict[str, bool],
     ) -> list[GroundingResult]:
-        parts = ground_readings(self.model, readings, continuations)
-        return [
-            collect_result(
-                [phrase for item in texts for phrase in item.phrases],
-                outputs,
-                reading.prefix.image_input.original_size,
-                picture,
-                **keep,
-            )
-            for reading, texts, picture, outputs in zip(readings, continuations, pictures, parts)
-        ]
+        """Results of pictures that were read, called as ``given``."""
+        results = []
+        outputs = ground_readings(self.model, readings, continuations)
+        for reading, texts, name, parts in zip(readings, continuations, given, outputs):
+            phrases = [phrase for item in texts for phrase in item.phrases]
+            picture = ResultPicture.keep(name, reading.prefix.image_input.image)
+            results.append(collect_result(phrases, parts, picture, **keep))
+        return results
 
     def _read(self, image: Any) -> Reading:
         """The picture, read and encoded; the last one is kept, known by its pixels.
@@ -298,25 +273,16 @@ class GroundingInferencer:
         """
         picture = _load(image)
         if isinstance(picture, ImageInput):
-            pixels, grid = picture.image, tuple((item.size, item.box) for item in picture.grids)
+            grids = tuple((item.size, item.box) for item in picture.grids)
+            key: Any = (grids, hash_picture(picture.image))
         else:
-            pixels, grid = np.asarray(picture), None
-        key = (grid, hash_picture(pixels))
+            key = (None, hash_picture(np.asarray(picture)))
         last = self._last  # once: another thread may put its own picture there at any time
-        if last is None or last.key != key:
+        if last is None or last[0] != key:
             self._last = last = None  # frees it before the next one is read
             encoded = self.model.vlm.image_processor.encode(picture)
-            (reading,) = read_images(self.model, [encoded])
-            self._last = last = _LastReading(key, reading)
-        return last.reading
-
-
-@dataclass(frozen=True, eq=False)
-class _LastReading:
-    """A reading, and which picture it is of."""
-
-    key: tuple[Any, str]
-    reading: Reading
+            self._last = last = (key, read_images(self.model, [encoded])[0])
+        return last[1]
 
 
 def _load(image: Any) -> ImageInput | Image.Image:

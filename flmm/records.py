@@ -184,24 +184,6 @@ class SkippedExpression:
 
 
 @dataclass
-class MaskPrediction:
-    """The masks of one image's phrases, as an evaluation compares them with the truth.
-
-    Attributes:
-        masks: bool ``[P, H, W]``, original pixels.
-        coarse_masks: the same before the refiner; ``None`` where there is no such stage.
-        scores: float32 ``[P]`` in [0, 1].
-        problems: per phrase ``None``, or why its mask is empty whatever the picture shows (a
-            reply without a readable box).
-    """
-
-    masks: Tensor
-    coarse_masks: Tensor | None
-    scores: Tensor
-    problems: list[str | None]
-
-
-@dataclass
 class GroundingOutput:
     """What the grounder computes for one image, before thresholds.
 
@@ -261,20 +243,6 @@ def as_continuations(
     return items
 
 
-def compute_scores(mask_logits: Tensor) -> Tensor:
-    """Mean foreground probability inside each mask.
-
-    Args:
-        mask_logits: ``[P, H, W]``; a pixel belongs to the mask where its logit is positive.
-
-    Returns:
-        float32 ``[P]`` in [0, 1]; 0 where no pixel is foreground.
-    """
-    masks = mask_logits > 0
-    inside = (mask_logits.float().sigmoid() * masks).flatten(1).sum(1)
-    return inside / masks.flatten(1).sum(1).clamp(min=1)
-
-
 __all__ = [
     "Box",
     "Continuation",
@@ -282,11 +250,9 @@ __all__ = [
     "GroundingOutput",
     "GroundingSample",
     "ImageInput",
-    "MaskPrediction",
     "PhraseAttention",
     "SkippedExpression",
     "Span",
     "as_continuations",
-    "compute_scores",
     "join_attention",
 ]

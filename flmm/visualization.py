@@ -41,11 +41,20 @@ _BEST_CHANNELS = 8
 class Drawable(Protocol):
     """What a panel is drawn from; :class:`flmm.results.GroundingResult` is one."""
 
-    phrases: list[str]
-    scores: np.ndarray
-    boxes_xyxy: np.ndarray
     coarse_mask_logits: np.ndarray | None
     attention_maps: np.ndarray | None
+
+    @property
+    def phrases(self) -> list[str]:
+        """P of them."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Float32 ``[P]``."""
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """Float32 ``[P, 4]``."""
 
     @property
     def masks(self) -> np.ndarray:

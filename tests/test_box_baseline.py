@@ -69,11 +69,11 @@ def test_random_replies_are_problems_and_empty_masks(baseline, photograph):
     image = baseline.vlm.image_processor.encode(photograph)
     (prediction,) = baseline.predict_phrases(image, [as_continuations(PHRASES)])
     assert prediction.masks.shape == (3, *image.original_size)
-    assert prediction.masks.dtype == torch.bool and not prediction.masks.any()
+    assert prediction.masks.dtype == bool and not prediction.masks.any()
     assert prediction.coarse_masks is None
     assert prediction.scores.tolist() == [0, 0, 0]
-    assert all("holds no readable box" in problem for problem in prediction.problems)
-    assert prediction.problems[0] == prediction.problems[2]
+    assert all("holds no readable box" in item.problem for item in prediction)
+    assert prediction[0].problem == prediction[2].problem
 
 
 def test_a_named_box_becomes_segment_anythings_mask(baseline, photograph, data_dir):
@@ -106,12 +106,12 @@ def test_a_named_box_becomes_segment_anythings_mask(baseline, photograph, data_d
     masks, _, _ = predictor.predict(
         box=np.array([x, y, x + width, y + height]), multimask_output=False
     )
-    assert prediction.problems[0] is None and prediction.problems[2] is None
-    assert "holds no readable box: 'nothing of it" in prediction.problems[1]
+    assert prediction[0].problem is None and prediction[2].problem is None
+    assert "holds no readable box: 'nothing of it" in prediction[1].problem
     assert 0 < masks[0].sum() < masks[0].size
-    differing = (prediction.masks[0].numpy() != masks[0]).mean()
+    differing = (prediction.masks[0] != masks[0]).mean()
     assert differing < 1e-3  # the box was said with two decimals
-    assert prediction.masks[0].equal(prediction.masks[2]) and not prediction.masks[1].any()
+    assert prediction[0] == prediction[2] and prediction[1].is_empty
     assert 0.5 < prediction.scores[0] <= 1 and prediction.scores[1] == 0
 
 
@@ -137,8 +137,8 @@ def test_lists_of_questions_share_one_reading_and_one_encoding(baseline, photogr
         for hook in hooks:
             hook.remove()
     assert [len(item.masks) for item in predictions] == [3, 2, 0]
-    assert predictions[1].problems == predictions[0].problems[:2]
-    assert predictions[2].scores.shape == (0,) and predictions[2].problems == []
+    assert [item.problem for item in predictions[1]] == [predictions[0][i].problem for i in (0, 1)]
+    assert predictions[2].scores.shape == (0,)
 
 
 def test_replies_are_those_of_generate(baseline, photograph):

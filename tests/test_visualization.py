@@ -104,6 +104,6 @@ def test_refuses_what_it_cannot_draw():
     with pytest.raises(ValueError, match="ground with return_maps=True"):
         visualization.draw_panels(draw_image(), replace(result, attention_maps=None))
     with pytest.raises(ValueError, match="holds no phrase to draw"):
-        visualization.draw_panels(draw_image(), replace(result, phrases=[]))
+        visualization.draw_panels(draw_image(), replace(result, found=[]))
     with pytest.raises(ValueError, match="got 1 IoUs for 2 phrases"):
         visualization.draw_panels(draw_image(), result, ious=[0.5])

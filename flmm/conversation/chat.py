@@ -5,17 +5,17 @@
     turn.text  # the frozen model's own answer, as without flmm
     turn.phrases  # its words with a mask each
 
-In: a grounder, pictures, questions. Out: turns. The answer is the reader's (see vlms.dialogue), the
+In: a grounder, pictures, questions. Out: turns. The answer is the reader's (its dialogue's), the
 choice of words the selectors', the masks the grounder's; this file joins them. Every picture and
 every token is read once; masks come from the rows of the words that were said.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -28,11 +28,7 @@ from flmm.readers import Prefix
 from flmm.readers.context import ContextFullError
 from flmm.readers.dialogue import Dialogue
 from flmm.readers.guard import ConversationLock
-from flmm.records import (
-    ImageInput,
-    PhraseAttention,
-    Span,
-)
+from flmm.records import ImageInput, PhraseAttention, Span
 from flmm.results import GroundingResult, ResultPicture, collect_result
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets
 
@@ -178,31 +174,29 @@ class Chat:
         encode = self.grounder.vlm.image_processor.encode
         self.dialogue.ask(question, [encode(image) for image in images])
         decoder = TextDecoder(self.grounder.vlm.tokenizer)
-        written = 0
         stopped = False
         try:
             # The beginning is one piece: the reader has all of it, wherever a caller stops.
-            begun = [self.dialogue.begin(begin)]
-            for tokens in chain(begun, ([token] for token in self.dialogue.write(max_new_tokens))):
-                text = decoder.add(*tokens)
-                piece, written = text[written:], len(text)
-                if tokens:
-                    yield piece
+            begun = [decoder.add(token) for token in self.dialogue.begin(begin)]
+            if begun:
+                yield "".join(begun)
+            for token in self.dialogue.write(max_new_tokens):
+                yield decoder.add(token)
         except GeneratorExit:
             stopped = True
         except BaseException:
             self._forget_turn()
             raise
-        text = decoder.finish()
+        rest = decoder.finish()
         with self.lock:
             try:
-                turn = self._finish(question, marked, text, decoder.offsets, selectors)
+                turn = self._finish(question, marked, decoder, selectors)
             except BaseException:
                 self._forget_turn()
                 raise
             self.turns.append(turn)
-        if len(text) > written and not stopped:
-            yield text[written:]
+        if rest and not stopped:
+            yield rest
 
     def undo(self) -> ChatTurn:
         """Take back the last turn, with the pictures it showed.
@@ -239,7 +233,7 @@ class Chat:
         picture = self.images[image]
         outputs = ground_parts(self.grounder, picture, seen, self._encode(image))
         kept = ResultPicture(picture.image)
-        return collect_result(texts, outputs, picture.original_size, kept)
+        return collect_result(texts, outputs, kept)
 
     def _encode(self, image: int) -> ImageEncoding | None:
         """What the refiner sees of a picture; computed once."""
@@ -253,31 +247,28 @@ class Chat:
         self,
         question: str,
         marked: list[Span],
-        text: str,
-        offsets: list[Span],
+        said: TextDecoder,
         selectors: Sequence[PhraseSelector],
     ) -> ChatTurn:
         """The turn that has been said: its tokens, the selectors' choice, masks."""
-        turn = self.dialogue.turns[-1]
+        turn, text = self.dialogue.turns[-1], said.text
+        places = {
+            "question": turn.question_tokens,
+            "answer": list(enumerate(said.offsets, start=turn.answer[0])),
+        }
+        texts = {"question": question, "answer": text}
         tokens = [
-            TurnToken(place, span, question[slice(*span)], "question")
-            for place, span in turn.question_tokens
-        ]
-        tokens += [
-            TurnToken(place, span, text[slice(*span)], "answer")
-            for place, span in enumerate(offsets, start=turn.answer[0])
+            TurnToken(place, span, texts[role][slice(*span)], role)
+            for role, own in places.items()
+            for place, span in own
         ]
         self._notes = []
-        answer = Answer(
-            text,
-            offsets,
-            lambda: self.dialogue.read_hidden_states(turn.answer),
-            self._ask_aside,
-        )
+        hidden_states = functools.partial(self.dialogue.read_hidden_states, turn.answer)
+        answer = Answer(text, said.offsets, hidden_states, self._ask_aside)
         chosen = {span for selector in selectors if text for span in selector.select(answer)}
         wanted = [("question", span) for span in sorted(set(marked))]
         wanted += [("answer", span) for span in sorted(chosen)]
-        phrases = self._point(wanted, tokens, {"question": question, "answer": text})
+        phrases = self._point(wanted, tokens, texts)
         return ChatTurn(question, text, phrases, tokens, turn.end_reason, self._notes)
 
     def _ask_aside(self, question: str) -> str:
@@ -305,15 +296,14 @@ class Chat:
         texts: dict[str, str],
     ) -> list[PointedPhrase]:
         """Masks of character ranges, each in the picture that its words look at most."""
-        places = [find_places(tokens, role, span) for role, span in wanted]
-        rows = [index for index, place in enumerate(places) if place is not None]
-        if not rows:
+        found = [(find_places(tokens, role, span), role, span) for role, span in wanted]
+        pointed = [(place, role, span) for place, role, span in found if place is not None]
+        if not pointed:
             return []
-        seen = self.look([place for place in places if place is not None])
+        seen = self.look([place for place, _, _ in pointed])
         # [images, P]: the attention on each picture, mean over layers and heads.
-        weights = torch.stack(
-            [sum(maps.sum((-1, -2)).mean(1) for maps in item.grid_maps) for item in seen]
-        )
+        sums = [[maps.sum((-1, -2)).mean(1) for maps in item.grid_maps] for item in seen]
+        weights = torch.stack([torch.stack(own).sum(0) for own in sums])
         owners = weights.argmax(0).tolist()
         phrases: dict[int, PointedPhrase] = {}
         for image in sorted(set(owners)):
@@ -323,12 +313,11 @@ class Chat:
                 [seen[image].text_features[index] for index in own],
                 [seen[image].input_ids[index] for index in own],
             )
-            pointed = [wanted[rows[index]] for index in own]
-            words = [texts[role][slice(*span)] for role, span in pointed]
-            for index, place, found in zip(own, pointed, self.ground(part, image, words)):
-                role, span = place
-                phrases[index] = PointedPhrase(**vars(found), span=span, role=role, image=image)
-        return [phrases[index] for index in range(len(rows))]
+            words = [texts[role][slice(*span)] for _, role, span in (pointed[i] for i in own)]
+            for index, phrase in zip(own, self.ground(part, image, words)):
+                _, role, span = pointed[index]
+                phrases[index] = PointedPhrase(**vars(phrase), span=span, role=role, image=image)
+        return [phrases[index] for index in range(len(pointed))]
 
 
 __all__ = ["BRACKETS", "Chat"]

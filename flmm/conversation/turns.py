@@ -13,7 +13,7 @@ from flmm.records import Span
 from flmm.results import GroundedPhrase
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class PointedPhrase(GroundedPhrase):
     """Words of a turn and the pixels they point at.
 

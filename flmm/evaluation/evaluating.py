@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from mmengine import dist
-from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -29,10 +28,9 @@ from flmm.records import (
     Continuation,
     GroundingSample,
     ImageInput,
-    MaskPrediction,
     SkippedExpression,
 )
-from flmm.rle import encode_mask
+from flmm.results import GroundingResult, join_results
 
 Record = dict[str, Any]
 
@@ -186,7 +184,7 @@ def _open_bar(split: EvaluationSplit, chunks: list[range], wanted: set[int]) -> 
 
 @torch.inference_mode()
 def _evaluate_images(
-    predict: Callable[..., list[list[MaskPrediction]]],
+    predict: Callable[..., list[list[GroundingResult]]],
     items: list[tuple[int, dict[str, Any]]],
     protocols: dict[str, Protocol],
     save_predictions: bool,
@@ -217,7 +215,7 @@ def _evaluate_images(
 
 def predict_one_by_one(
     model: Any, images: list[ImageInput], questions: list[list[list[Continuation]]]
-) -> list[list[MaskPrediction]]:
+) -> list[list[GroundingResult]]:
     """What ``predict_images`` gives, with a reading of the picture for every text."""
     return [
         [_predict_texts(model, image, texts) for texts in lists]
@@ -225,19 +223,12 @@ def predict_one_by_one(
     ]
 
 
-def _predict_texts(model: Any, image: ImageInput, texts: list[Continuation]) -> MaskPrediction:
-    parts = [model.predict_images([image], [[[text]]])[0][0] for text in texts]
-    coarse = [part.coarse_masks for part in parts if part.coarse_masks is not None]
-    return MaskPrediction(
-        torch.cat([part.masks for part in parts]),
-        torch.cat(coarse) if coarse else None,
-        torch.cat([part.scores for part in parts]),
-        [problem for part in parts for problem in part.problems],
-    )
+def _predict_texts(model: Any, image: ImageInput, texts: list[Continuation]) -> GroundingResult:
+    return join_results([model.predict_images([image], [[[text]]])[0][0] for text in texts])
 
 
 def _score_question(
-    sample: GroundingSample, question: Question, prediction: MaskPrediction, save_predictions: bool
+    sample: GroundingSample, question: Question, result: GroundingResult, save_predictions: bool
 ) -> Record:
     """The scores of one protocol's expressions and, if asked, their masks."""
     ids = [sample.expression_ids[row] for row in question.rows]
@@ -246,36 +237,27 @@ def _score_question(
     scores = score_masks(
         ids,
         sample.gt_masks[question.rows],
-        prediction.masks,
-        prediction.coarse_masks,
+        torch.tensor(result.masks),
+        None if result.coarse_masks is None else torch.tensor(result.coarse_masks),
         [groups[row] for row in question.rows],
     )
     record: Record = {
         "scores": [score.to_json() for score in scores],
-        "problems": [[key, why] for key, why in zip(ids, prediction.problems) if why is not None],
+        "problems": [[key, item.problem] for key, item in zip(ids, result) if item.problem],
     }
     if save_predictions:
-        record["predictions"] = _build_predictions(sample, question, prediction)
+        record["predictions"] = _build_predictions(sample, question, result)
     return record
 
 
 def _build_predictions(
-    sample: GroundingSample, question: Question, prediction: MaskPrediction
+    sample: GroundingSample, question: Question, result: GroundingResult
 ) -> list[dict[str, Any]]:
     """One COCO-style record per expression; ``segmentation`` is a compressed RLE."""
-    masks = prediction.masks.cpu().numpy()
-    phrases = [phrase for text in question.continuations for phrase in text.phrases]
     records = []
-    for row, phrase, mask, score in zip(question.rows, phrases, masks, prediction.scores.tolist()):
-        segmentation = encode_mask(mask)
-        record = {
-            "expression_id": sample.expression_ids[row],
-            "image_id": sample.image_id,
-            "expression": phrase,
-            "segmentation": segmentation,
-            "bbox": [float(edge) for edge in coco_mask.toBbox(segmentation)],
-            "score": score,
-        }
+    for row, record in zip(question.rows, result.to_coco()):
+        ids = {"expression_id": sample.expression_ids[row], "image_id": sample.image_id}
+        record = {**ids, "expression": record.pop("phrase"), **record}
         if sample.get("ref_ids") is not None:
             record["ref_id"] = sample.ref_ids[row]
         records.append(record)

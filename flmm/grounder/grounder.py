@@ -28,13 +28,12 @@ from flmm.records import (
     GroundingOutput,
     GroundingSample,
     ImageInput,
-    MaskPrediction,
     PhraseAttention,
     Span,
-    compute_scores,
     join_attention,
 )
 from flmm.registry import MODELS
+from flmm.results import GroundingResult, make_result
 from flmm.selectors import compute_keyword_figures, keep_hidden_states
 
 if TYPE_CHECKING:
@@ -256,22 +255,22 @@ class Grounder(BaseModel):
         pairs = [pair for pair in zip(inputs, data_samples) if pair[0] is not None]
         questions = [[sample.continuations] for _, sample in pairs]
         answers = self.predict_images([image for image, _ in pairs], questions)
-        for (_, sample), (prediction,) in zip(pairs, answers):
-            sample.pred_masks = prediction.masks
-            sample.coarse_masks = prediction.coarse_masks
-            sample.scores = prediction.scores
+        for (_, sample), (result,) in zip(pairs, answers):
+            sample.pred_masks = torch.tensor(result.masks)
+            sample.coarse_masks = torch.tensor(result.coarse_masks)
+            sample.scores = torch.tensor(result.scores)
         return data_samples
 
     def predict_phrases(
         self, image: ImageInput, questions: list[list[Continuation]]
-    ) -> list[MaskPrediction]:
+    ) -> list[GroundingResult]:
         """Masks of one picture's phrases, asked in several ways; see :meth:`predict_images`."""
         return self.predict_images([image], [questions])[0]
 
     @torch.no_grad()
     def predict_images(
         self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
-    ) -> list[list[MaskPrediction]]:
+    ) -> list[list[GroundingResult]]:
         """Masks of the phrases of several pictures, each asked in several ways.
 
         Args:
@@ -279,29 +278,19 @@ class Grounder(BaseModel):
             questions: of each picture, lists of continuations that know nothing of each other.
 
         Returns:
-            per picture one prediction per question.
+            per picture one result per question, with its coarse masks.
         """
         asked = [[item for texts in lists for item in texts] for lists in questions]
         seen = self.read_phrases(images, asked)
-        predictions = []
+        results = []
         for image, lists, texts, attention, encoding in zip(
             images, questions, asked, seen, self._encode(images)
         ):
             parts = iter(split_phrases(attention, texts))
-            joined = [
-                join_attention([next(parts) for _ in continuations]) for continuations in lists
-            ]
-            predictions.append([self._predict_seen(image, part, encoding) for part in joined])
-        return predictions
-
-    def _predict_seen(
-        self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
-    ) -> MaskPrediction:
-        output = self.ground_seen(image, seen, encoding)
-        coarse = resize_maps(output.coarse_mask_logits, image.original_size)
-        masks = output.refined_mask_logits > 0
-        scores = compute_scores(output.refined_mask_logits)
-        return MaskPrediction(masks, coarse > 0, scores, [None] * len(masks))
+            joined = [join_attention([next(parts) for _ in texts]) for texts in lists]
+            outputs = [self.ground_seen(image, part, encoding) for part in joined]
+            results.append([_keep_masks(*pair) for pair in zip(lists, outputs)])
+        return results
 
     def compute_loss(
         self, inputs: list[ImageInput], data_samples: list[GroundingSample]
@@ -352,6 +341,11 @@ class Grounder(BaseModel):
 @MODELS.register_module()
 class FrozenQwenSAM(Grounder):
     """:class:`Grounder` under the name F-LMM's users know; same arguments."""
+
+
+def _keep_masks(continuations: list[Continuation], output: GroundingOutput) -> GroundingResult:
+    phrases = [phrase for item in continuations for phrase in item.phrases]
+    return make_result(phrases, output.refined_mask_logits, output.coarse_mask_logits)
 
 
 def _build(module: Any, **defaults: Any) -> Any:

@@ -1,21 +1,18 @@
 """Phrases drawn on their picture: tinted masks, each with its label at its box.
 
-In: a picture and records. Out: PIL pictures, a matplotlib figure, a viewer's window.
+In: a picture and records. Out: a PIL picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageShow
+from PIL import Image, ImageDraw, ImageFont
 
 from flmm.results.phrase import GroundedPhrase
-from flmm.visualization import Color, get_color, overlay_mask, shorten_text
-
-if TYPE_CHECKING:
-    from flmm.results.result import GroundingResult
+from flmm.visualization import Color, overlay_mask, shorten_text
 
 _MIN_FONT_PX = 11
 _FONT_SHARE = 1 / 28  # of the picture's shorter side
@@ -62,31 +59,4 @@ def _draw_label(
     pen.text((x + 3, y), text, fill=(0, 0, 0), font=font)
 
 
-def draw_result(result: GroundingResult) -> Image.Image:
-    """See :meth:`GroundingResult.draw`."""
-    labels = [f"{found.score:.2f} {found.text}" for found in result]
-    colors = [get_color(index) for index in range(len(result))]
-    return draw_phrases(result.image, list(result), labels, colors)
-
-
-def plot_result(result: GroundingResult, axes: Any = None) -> Any:
-    """See :meth:`GroundingResult.plot`."""
-    from matplotlib.figure import Figure
-
-    drawn = draw_result(result)
-    if axes is None:
-        axes = Figure(figsize=(8, 8 * drawn.height / drawn.width), layout="tight").add_subplot()
-    axes.imshow(np.asarray(drawn))
-    axes.set_axis_off()
-    return axes.get_figure()
-
-
-def open_viewer(picture: Image.Image) -> None:
-    """See :meth:`GroundingResult.show`."""
-    if not ImageShow.show(picture):
-        raise RuntimeError(
-            "no program here can show a picture: write it with result.save('masks.png')"
-        )
-
-
-__all__ = ["draw_phrases", "draw_result", "open_viewer", "plot_result"]
+__all__ = ["draw_phrases"]

@@ -1,40 +1,81 @@
-"""One phrase and the pixels it points at: the record that every answer of flmm is made of."""
+"""One phrase and the pixels it points at: the record that every answer of flmm is made of.
+
+A phrase may mean several things, and a thing has a mask in every frame; a picture is one frame.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import functools
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from flmm.geometry import Size
-from flmm.rle import decode_mask, read_runs
+from flmm.rle import decode_mask, encode_mask, read_runs
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class GroundedObject:
+    """One of the things that a phrase means.
+
+    Attributes:
+        segmentations: its mask in each frame as COCO's compressed RLE, JSON ready.
+        score: mean foreground probability inside the mask, in [0, 1].
+    """
+
+    segmentations: tuple[dict[str, Any], ...] = field(repr=False, hash=False)
+    score: float
+
+
+@dataclass(frozen=True)
 class GroundedPhrase:
-    """A phrase and its mask.
-
-    Two are equal where all they hold is equal, empty boxes included.
+    """A phrase and its mask, which is that of all its objects together.
 
     Attributes:
         text: the words.
-        segmentation: the mask as COCO's compressed RLE, JSON ready.
-        box_xyxy: float32 ``[4]``, pixels of the picture as given, right and bottom edge exclusive;
-            NaN where the mask is empty.
-        score: mean foreground probability inside the mask, in [0, 1]; 0 where it is empty.
+        size: (H, W) of the picture.
+        objects: what the words mean; none where the mask is empty.
+        presence: the highest foreground probability of any pixel, in [0, 1]: at most one half
+            where the mask is empty.
+        problem: why the mask is empty whatever the picture shows (a reader's reply without a
+            readable box); ``None``: nothing went wrong.
     """
 
     text: str
-    segmentation: dict[str, Any] = field(repr=False)
-    box_xyxy: np.ndarray
-    score: float
+    size: Size
+    objects: tuple[GroundedObject, ...]
+    presence: float
+    problem: str | None = None
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and are_fields_equal(self, other)
+    @classmethod
+    def from_mask(
+        cls,
+        text: str,
+        mask: np.ndarray,
+        score: float,
+        presence: float | None = None,
+        problem: str | None = None,
+    ) -> GroundedPhrase:
+        """A phrase whose mask, bool ``[H, W]``, is one object; without ``presence`` 0 or 1."""
+        has_pixels = bool(mask.any())
+        objects = (GroundedObject((encode_mask(mask),), float(score)),) if has_pixels else ()
+        shown = float(has_pixels) if presence is None else presence
+        return cls(text, (mask.shape[0], mask.shape[1]), objects, shown, problem)
 
-    def __hash__(self) -> int:
-        return hash((self.text, self.segmentation["counts"]))
+    @property
+    def segmentation(self) -> dict[str, Any]:
+        """The mask (a video's: in its first frame) as COCO's compressed RLE, JSON ready."""
+        return self.merge_objects(0)
+
+    def merge_objects(self, frame: int) -> dict[str, Any]:
+        """The mask in a frame as COCO's compressed RLE."""
+        if not self.objects:
+            return _encode_empty(self.size)
+        parts = [item.segmentations[frame] for item in self.objects]
+        if len(parts) == 1:
+            return parts[0]
+        return encode_mask(np.logical_or.reduce([decode_mask(part) for part in parts]))
 
     @property
     def mask(self) -> np.ndarray:
@@ -42,20 +83,37 @@ class GroundedPhrase:
         return np.ascontiguousarray(decode_mask(self.segmentation))
 
     @property
-    def size(self) -> Size:
-        """(H, W) of the picture."""
-        height, width = self.segmentation["size"]
-        return height, width
+    def score(self) -> float:
+        """The highest of its objects', in [0, 1]; 0 where the mask is empty."""
+        return max((item.score for item in self.objects), default=0.0)
+
+    @property
+    def box_xyxy(self) -> np.ndarray:
+        """Float32 ``[4]``, pixels of the picture as given, right and bottom edge exclusive.
+
+        NaN where the mask is empty. Read off the run lengths, as the area is.
+        """
+        edges, height = np.cumsum(read_runs(self.segmentation)), self.size[0]
+        starts, ends = edges[:-1:2], edges[1::2] - 1  # first and last pixel of each run, downwards
+        is_run = starts <= ends
+        if not is_run.any():
+            return np.full(4, np.nan, np.float32)
+        starts, ends = starts[is_run], ends[is_run]
+        left, right = starts[0] // height, ends[-1] // height + 1
+        top, bottom = 0, height
+        if (starts // height == ends // height).all():  # no run goes on in the next column
+            top, bottom = (starts % height).min(), (ends % height).max() + 1
+        return np.array([left, top, right, bottom], np.float32)
 
     @property
     def area(self) -> int:
-        """Pixels of the mask; read off the run lengths, nothing is decoded."""
+        """Pixels of the mask."""
         return int(read_runs(self.segmentation)[1::2].sum())
 
     @property
     def is_empty(self) -> bool:
         """Whether the mask has no pixel."""
-        return bool(np.isnan(self.box_xyxy).any())
+        return self.area == 0
 
     def to_coco(
         self, image_id: int | str | None = None, annotation_id: int | None = None
@@ -71,7 +129,7 @@ class GroundedPhrase:
             zero where the mask is empty) and ``score``; with an ``image_id`` also ``id``,
             ``image_id``, ``category_id`` (1), ``area`` (pixels) and ``iscrowd`` (0).
         """
-        x0, y0, x1, y1 = (float(edge) for edge in np.nan_to_num(self.box_xyxy))
+        x0, y0, x1, y1 = np.nan_to_num(self.box_xyxy).tolist()
         record: dict[str, Any] = {} if annotation_id is None else {"id": annotation_id}
         if image_id is not None:
             record |= {"image_id": image_id, "category_id": 1, "iscrowd": 0, "area": self.area}
@@ -79,7 +137,7 @@ class GroundedPhrase:
             "phrase": self.text,
             "segmentation": self.segmentation,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "score": float(self.score),
+            "score": self.score,
         }
 
     def to_polygons(self) -> list[np.ndarray]:
@@ -98,16 +156,9 @@ class GroundedPhrase:
         return [contour.reshape(-1, 2) for contour in contours]
 
 
-def are_fields_equal(one: Any, other: Any, without: tuple[str, ...] = ()) -> bool:
-    """Whether two dataclasses of one type hold the same; arrays by value, NaN equal to NaN."""
-    names = [item.name for item in fields(one) if item.name not in without]
-    return all(_are_equal(getattr(one, name), getattr(other, name)) for name in names)
+@functools.lru_cache(maxsize=8)
+def _encode_empty(size: Size) -> dict[str, Any]:
+    return encode_mask(np.zeros(size, dtype=bool))
 
 
-def _are_equal(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return np.array_equal(one, other, equal_nan=True)
-    return type(one) is type(other) and one == other
-
-
-__all__ = ["GroundedPhrase", "are_fields_equal"]
+__all__ = ["GroundedObject", "GroundedPhrase"]

@@ -12,29 +12,32 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import operator
 import reprlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageShow
 
-from flmm.geometry import Size, compute_boxes_xyxy
+from flmm.files import replace_file
+from flmm.geometry import Size, resize_maps
 from flmm.images import load_image
-from flmm.results.conversions import build_data_frame, build_detections
-from flmm.results.drawing import draw_result, open_viewer, plot_result
-from flmm.results.files import encode_picture, save_masks, save_result
-from flmm.results.phrase import GroundedPhrase, are_fields_equal
+from flmm.results import formats
+from flmm.results.drawing import draw_phrases
+from flmm.results.phrase import GroundedPhrase
 from flmm.results.picture import ResultPicture
-from flmm.rle import encode_mask
+from flmm.visualization import get_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_KEPT = ("probs", "coarse_mask_logits", "attention_maps")
 
 
 @dataclass(eq=False, repr=False)
@@ -43,15 +46,11 @@ class GroundingResult:
 
     ``len(result)`` is the number of phrases P; ``result[0]``, ``result["a dog"]`` and a loop give
     :class:`GroundedPhrase`, ``result[:3]`` a result. Two results are equal where all they hold is
-    equal (pictures are not compared).
+    equal (pictures are not compared). Arrays are read-only: a change in one would be missing from
+    every file and format.
 
     Attributes:
-        phrases: the P phrases.
-        segmentations: P masks as COCO's compressed RLE, JSON ready.
-        scores: float32 ``[P]`` in [0, 1]: mean foreground probability inside the mask; 0 where it
-            is empty.
-        boxes_xyxy: float32 ``[P, 4]``, pixels of the original image, right and bottom edge
-            exclusive; NaN where a mask is empty.
+        found: the P phrases and what they mean.
         size: (H, W) pixels of the picture as given.
         picture: where its pixels are; ``None``: nobody kept them.
         probs: float32 ``[P, H, W]`` in [0, 1], foreground probability of every pixel, only with
@@ -60,10 +59,7 @@ class GroundingResult:
         attention_maps: ``[P, L*A, h, w]``, only with ``return_maps=True``.
     """
 
-    phrases: list[str]
-    segmentations: list[dict[str, Any]]
-    scores: np.ndarray
-    boxes_xyxy: np.ndarray
+    found: list[GroundedPhrase]
     size: Size
     picture: ResultPicture | None = None
     probs: np.ndarray | None = None
@@ -83,7 +79,7 @@ class GroundingResult:
         Args:
             phrases: P of them.
             masks: bool ``[P, H, W]``.
-            scores: P of them, in [0, 1].
+            scores: P of them, in [0, 1]; that of an empty mask becomes 0.
             image: the picture: a path, a PIL image or uint8 RGB ``[H, W, 3]``.
 
         Raises:
@@ -108,27 +104,56 @@ class GroundingResult:
                 f"the picture is of size {pixels.shape[:2]}, the masks of size {size} (h, w): give "
                 "the picture that they were made for"
             )
-        return cls(
-            phrases=list(phrases),
-            segmentations=[encode_mask(mask) for mask in masks],
-            scores=np.asarray(scores, dtype=np.float32),
-            boxes_xyxy=compute_boxes_xyxy(torch.from_numpy(np.array(masks))).numpy(),
-            size=size,
-            picture=None if pixels is None else ResultPicture.keep(image, pixels),
-        )
+        found = [GroundedPhrase.from_mask(*row) for row in zip(phrases, masks, scores)]
+        return cls(found, size, None if pixels is None else ResultPicture.keep(image, pixels))
+
+    @property
+    def phrases(self) -> list[str]:
+        """The P phrases."""
+        return [item.text for item in self.found]
+
+    @property
+    def segmentations(self) -> list[dict[str, Any]]:
+        """P masks as COCO's compressed RLE, JSON ready."""
+        return [item.segmentation for item in self.found]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Float32 ``[P]`` in [0, 1]: mean foreground probability inside the mask; 0 where empty."""
+        return _freeze(np.array([item.score for item in self.found], np.float32))
+
+    @property
+    def presence(self) -> np.ndarray:
+        """Float32 ``[P]`` in [0, 1]: the highest foreground probability of any pixel."""
+        return _freeze(np.array([item.presence for item in self.found], np.float32))
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """Float32 ``[P, 4]``, pixels of the picture as given, right and bottom edge exclusive.
+
+        NaN where a mask is empty.
+        """
+        boxes = np.array([item.box_xyxy for item in self.found], np.float32)
+        return _freeze(boxes.reshape(-1, 4))
 
     @functools.cached_property
     def masks(self) -> np.ndarray:
-        """Bool ``[P, H, W]``, original pixels; read-only: make a copy to change one.
+        """Bool ``[P, H, W]``, pixels of the picture as given.
 
         Decoded at the first access and kept: P * H * W bytes (24 GB for 2,000 phrases in 12
         megapixels). A loop over the result has one mask at a time.
         """
         masks = np.zeros((len(self), *self.size), dtype=bool)
-        for index, found in enumerate(self):
-            masks[index] = found.mask
-        masks.flags.writeable = False
-        return masks
+        for index, item in enumerate(self.found):
+            masks[index] = item.mask
+        return _freeze(masks)
+
+    @property
+    def coarse_masks(self) -> np.ndarray | None:
+        """As :attr:`masks`, before the refiner; ``None`` without ``coarse_mask_logits``."""
+        if self.coarse_mask_logits is None:
+            return None
+        return (resize_maps(torch.from_numpy(self.coarse_mask_logits), self.size) > 0).numpy()
 
     @property
     def image(self) -> np.ndarray:
@@ -146,13 +171,13 @@ class GroundingResult:
         return self.picture.load()
 
     def __len__(self) -> int:
-        return len(self.phrases)
+        return len(self.found)
 
     def __iter__(self) -> Iterator[GroundedPhrase]:
-        return (self[index] for index in range(len(self)))
+        return iter(self.found)
 
     def __contains__(self, phrase: object) -> bool:
-        return phrase in (list(self) if isinstance(phrase, GroundedPhrase) else self.phrases)
+        return phrase in (self.found if isinstance(phrase, GroundedPhrase) else self.phrases)
 
     @overload
     def __getitem__(self, key: slice) -> GroundingResult: ...
@@ -162,29 +187,31 @@ class GroundingResult:
 
     def __getitem__(self, key: int | str | slice) -> GroundedPhrase | GroundingResult:
         if isinstance(key, slice):
-            return self._slice(key)
-        index = self._find(key) if isinstance(key, str) else operator.index(key)
-        return GroundedPhrase(
-            self.phrases[index],
-            self.segmentations[index],
-            self.boxes_xyxy[index],
-            float(self.scores[index]),
-        )
+            return _combine([self], self.found[key], lambda parts: parts[0][key])
+        return self.found[self._find(key) if isinstance(key, str) else operator.index(key)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, GroundingResult) and are_fields_equal(self, other, ("picture",))
+        if not isinstance(other, GroundingResult):
+            return False
+        pairs = [(getattr(self, name), getattr(other, name)) for name in _KEPT]
+        if any((one is None) != (two is None) for one, two in pairs):
+            return False
+        known = [(one, two) for one, two in pairs if one is not None and two is not None]
+        return (self.found, self.size) == (other.found, other.size) and all(
+            np.array_equal(one, two, equal_nan=True) for one, two in known
+        )
 
     __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
-        named = ", ".join(f"{reprlib.repr(found.text)} {found.score:.2f}" for found in self[:6])
+        named = ", ".join(f"{reprlib.repr(item.text)} {item.score:.2f}" for item in self.found[:6])
         more = f", and {len(self) - 6} more" if len(self) > 6 else ""
         height, width = self.size
         return f"GroundingResult({len(self)} phrases in {width} x {height} px: {named}{more})"
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the masks on the picture; without a picture, only the text."""
-        return None if self.picture is None else encode_picture(draw_result(self), ".png")
+        return None if self.picture is None else formats.encode_picture(self.draw(), ".png")
 
     def _find(self, phrase: str) -> int:
         """Where a phrase stands."""
@@ -199,29 +226,15 @@ class GroundingResult:
         hint = f"did you mean {close[0]!r}?" if close else f"there are {self.phrases[:8]}"
         raise KeyError(f"{phrase!r} is no phrase of this result: {hint}")
 
-    def _slice(self, part: slice) -> GroundingResult:
-        def cut(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[part]
-
-        return GroundingResult(
-            self.phrases[part],
-            self.segmentations[part],
-            self.scores[part],
-            self.boxes_xyxy[part],
-            self.size,
-            self.picture,
-            cut(self.probs),
-            cut(self.coarse_mask_logits),
-            cut(self.attention_maps),
-        )
-
     def draw(self) -> Image.Image:
         """The picture with every mask, its phrase and its score, in the picture's own size.
 
         Raises:
             ValueError, OSError: see :attr:`image`.
         """
-        return draw_result(self)
+        labels = [f"{item.score:.2f} {item.text}" for item in self.found]
+        colors = [get_color(index) for index in range(len(self))]
+        return draw_phrases(self.image, self.found, labels, colors)
 
     def show(self) -> None:
         """Open :meth:`draw` in the system's picture viewer.
@@ -229,7 +242,10 @@ class GroundingResult:
         Raises:
             RuntimeError: no viewer is installed here.
         """
-        open_viewer(self.draw())
+        if not ImageShow.show(self.draw()):
+            raise RuntimeError(
+                "no program here can show a picture: write it with result.save('masks.png')"
+            )
 
     def plot(self, axes: Axes | None = None) -> Figure:
         """The same as a matplotlib figure.
@@ -237,7 +253,14 @@ class GroundingResult:
         Args:
             axes: to draw into; ``None``: a new figure, which pyplot does not keep.
         """
-        return plot_result(self, axes)
+        from matplotlib.figure import Figure
+
+        drawn = self.draw()
+        if axes is None:
+            axes = Figure(figsize=(8, 8 * drawn.height / drawn.width), layout="tight").add_subplot()
+        axes.imshow(np.asarray(drawn))
+        axes.set_axis_off()
+        return axes.get_figure()  # type: ignore[return-value]  # of a figure's own axes
 
     def save(self, path: str | Path) -> Path:
         """Write the result; the ending says as what.
@@ -250,7 +273,21 @@ class GroundingResult:
             ValueError: another ending.
             OSError: it cannot be written.
         """
-        return save_result(self, Path(path))
+        path = Path(path)
+        ending = path.suffix.lower()
+        if ending in formats.PICTURES:
+            content = formats.encode_picture(self.draw(), ending)
+        elif ending == ".json":
+            dataset = build_coco_dataset([self])
+            content = (json.dumps(dataset, ensure_ascii=False, indent=1) + "\n").encode()
+        else:
+            raise ValueError(
+                f"{str(path)!r} ends with {ending!r}: save takes {', '.join(formats.PICTURES)} "
+                "(the picture with its masks) or .json (a COCO data set); save_masks writes a PNG "
+                "per mask"
+            )
+        replace_file(path, content)
+        return path
 
     def save_masks(self, folder: str | Path) -> list[Path]:
         """One 8-bit PNG per phrase (255 inside, 0 outside), such as ``001_the_red_circle.png``.
@@ -261,32 +298,35 @@ class GroundingResult:
         Raises:
             OSError: it cannot be written.
         """
-        return save_masks(self, Path(folder))
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        named = {
+            folder / formats.build_mask_name(number, item.text): item
+            for number, item in enumerate(self.found, start=1)
+        }
+        for path, item in named.items():
+            replace_file(path, formats.encode_mask_file(item.mask))
+        return list(named)
 
     def to_coco(self, image_id: int | str | None = None, first_id: int = 1) -> list[dict[str, Any]]:
-        """One COCO-style record per phrase.
+        """One COCO-style record per phrase, see :meth:`GroundedPhrase.to_coco`.
 
         Args:
             image_id: of the picture in a data set: ``COCO.loadRes`` takes the list, and it is the
                 ``annotations`` of :func:`flmm.results.build_coco_dataset`; ``None``: records
                 outside any data set.
             first_id: of the first phrase; they count up. Only with ``image_id``.
-
-        Returns:
-            list of ``{"phrase", "segmentation", "bbox", "score"}`` and, with an ``image_id``,
-            ``id``, ``image_id``, ``category_id``, ``area`` and ``iscrowd``, see
-            :meth:`GroundedPhrase.to_coco`.
         """
         if image_id is None:
-            return [found.to_coco() for found in self]
-        return [found.to_coco(image_id, number) for number, found in enumerate(self, first_id)]
+            return [item.to_coco() for item in self.found]
+        return [item.to_coco(image_id, number) for number, item in enumerate(self.found, first_id)]
 
     def to_polygons(self) -> list[list[np.ndarray]]:
         """Per phrase the outer rims of its mask, int32 ``[N, 2]`` px; holes are not kept.
 
         See :meth:`GroundedPhrase.to_polygons`.
         """
-        return [found.to_polygons() for found in self]
+        return [item.to_polygons() for item in self.found]
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``, one row per phrase.
@@ -297,7 +337,7 @@ class GroundingResult:
         Raises:
             ImportError: pandas is not installed.
         """
-        return build_data_frame(self)
+        return formats.build_data_frame(self.found)
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` of the phrases whose mask is not empty.
@@ -308,7 +348,42 @@ class GroundingResult:
         Raises:
             ImportError: supervision is not installed.
         """
-        return build_detections(self)
+        return formats.build_detections(self.found, self.size)
 
 
-__all__ = ["GroundingResult"]
+def join_results(parts: Sequence[GroundingResult]) -> GroundingResult:
+    """Results of phrases of one picture, at least one, as one result."""
+    found = [item for part in parts for item in part.found]
+    return _combine(parts, found, np.concatenate)
+
+
+def build_coco_dataset(results: Sequence[GroundingResult]) -> dict[str, Any]:
+    """A data set of results: their pictures are numbered from 1, and so are all their phrases."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, result in enumerate(results, start=1):
+        name = "picture" if result.picture is None else result.picture.name
+        images.append(formats.build_coco_image(image_id, name, result.size))
+        annotations += result.to_coco(image_id, first_id=len(annotations) + 1)
+    return formats.join_coco(images, annotations)
+
+
+def _combine(
+    results: Sequence[GroundingResult],
+    found: list[GroundedPhrase],
+    change: Callable[[list[np.ndarray]], np.ndarray],
+) -> GroundingResult:
+    """A result of ``found``, with what ``change`` makes of each array that was kept."""
+    combined = replace(results[0], found=found)
+    for name in _KEPT:
+        arrays = [getattr(result, name) for result in results]
+        setattr(combined, name, None if arrays[0] is None else change(arrays))
+    return combined
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+__all__ = ["GroundingResult", "build_coco_dataset", "join_results"]

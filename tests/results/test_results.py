@@ -1,6 +1,7 @@
 """A result is a thing to use: read back with pycocotools, OpenCV, pandas, supervision, Pillow."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -10,11 +11,14 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageShow
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from flmm.results import GroundingResult, build_coco_dataset
+from flmm.geometry import compute_boxes_xyxy
+from flmm.results import GroundedObject, GroundedPhrase, GroundingResult, build_coco_dataset
+from flmm.rle import decode_mask, encode_mask
 
 SIZE = (40, 60)
 PHRASES = ["the red circle", "a dog", "nothing", "../../a dog/" + "x" * 300]
@@ -49,6 +53,32 @@ def test_masks_come_back_as_they_went_in(result):
     assert [found.is_empty for found in result] == [False, False, True, False]
     with pytest.raises(ValueError, match="read-only"):
         result.masks[0, 0, 0] = True  # a change would be lost in every other form
+    with pytest.raises(ValueError, match="read-only"):
+        result.scores[0] = 1
+
+
+def test_boxes_are_those_of_the_arrays(result):
+    rng = np.random.default_rng(0)
+    masks = [*draw_masks(), *(rng.random((60, *SIZE)) > rng.choice([0.5, 0.999], (60, 1, 1)))]
+    masks += [np.ones(SIZE, bool), *np.eye(40, 60, k=30, dtype=bool)[None]]
+    found = GroundingResult.from_masks([""] * len(masks), np.array(masks), [1.0] * len(masks))
+    expected = compute_boxes_xyxy(torch.from_numpy(np.array(masks))).numpy()
+    np.testing.assert_array_equal(found.boxes_xyxy, expected)
+    assert found.boxes_xyxy.dtype == np.float32 and np.isnan(expected).any()
+
+
+def test_a_phrase_of_several_objects_in_several_frames_is_the_same_record():
+    masks = draw_masks()
+    frames = [tuple(map(encode_mask, (mask, mask[::-1]))) for mask in (masks[0], masks[3])]
+    dogs = tuple(GroundedObject(own, score) for own, score in zip(frames, (0.6, 0.9)))
+    phrase = GroundedPhrase("the dogs", SIZE, dogs, presence=0.95)
+    result = GroundingResult([phrase, GroundedPhrase("nothing", SIZE, (), presence=0.1)], SIZE)
+    assert np.array_equal(result.masks, [masks[0] | masks[3], masks[2]])
+    assert np.array_equal(decode_mask(phrase.merge_objects(1)), (masks[0] | masks[3])[::-1])
+    assert result.scores == pytest.approx([0.9, 0]) and result.presence == pytest.approx(
+        [0.95, 0.1]
+    )
+    assert result.to_coco()[0]["bbox"] == coco_mask.toBbox(encode_mask(result.masks[0])).tolist()
 
 
 def test_phrases_are_found_by_number_words_and_range(result):
@@ -78,9 +108,11 @@ def test_a_phrase_asked_twice_is_told_apart_by_number(image):
 
 def test_equality_is_by_value_and_never_raises(result, image):
     again = pickle.loads(pickle.dumps(result))
-    assert again == result
-    again.scores[0] += 0.01
-    assert again != result and result != "a dog" and result != None  # noqa: E711
+    assert again == result and result != "a dog" and result != None  # noqa: E711
+    again.found[0] = dataclasses.replace(again[0], presence=0.7)
+    assert again != result
+    kept = dataclasses.replace(result, probs=np.zeros((4, *SIZE), np.float32))
+    assert kept != result and kept == dataclasses.replace(kept, probs=kept.probs.copy())
     other = GroundingResult.from_masks(PHRASES, ~draw_masks(), result.scores, image)
     assert other != result and {result[0], result[0]} == {result[0]}
 

@@ -16,7 +16,7 @@ from flmm.benchmarks.pointing import (
 )
 from flmm.config import load_config
 from flmm.conversation import PointedPhrase
-from flmm.rle import encode_mask
+from flmm.results import GroundedPhrase
 from flmm.toy.shapes import Scene, ShapeObject, render_scene
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
@@ -129,7 +129,9 @@ def test_names_are_counted_by_what_they_fit():
     def point(words, mask, start=0):
         first = text.index(words, start)
         span = (first, first + len(words))
-        return PointedPhrase(words, encode_mask(mask), np.zeros(4), 1.0, span, "answer", 0)
+        return PointedPhrase(
+            **vars(GroundedPhrase.from_mask(words, mask, 1.0)), span=span, role="answer", image=0
+        )
 
     nothing = np.zeros((90, 90), bool)
     phrases = [

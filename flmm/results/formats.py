@@ -1,0 +1,129 @@
+"""Phrases in the field's formats: COCO, pandas, supervision, mask files; pictures as files.
+
+In: records. Out: JSON-ready dicts, other libraries' objects (each imported when it is asked for),
+bytes of files. In a COCO data set, which ``pycocotools.coco.COCO`` loads, every phrase is an
+annotation of the one category "phrase"; the words stand in ``phrase``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flmm.geometry import Size
+from flmm.results.phrase import GroundedPhrase
+
+PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 92, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 92, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 92}),
+}
+_NAME_LETTERS = 40  # of a phrase, in a file's name
+
+
+def build_coco_image(image_id: int | str, name: str, size: Size) -> dict[str, Any]:
+    """The entry of a picture.
+
+    Args:
+        image_id: its id.
+        name: of its file.
+        size: (H, W) px.
+    """
+    return {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
+
+
+def join_coco(
+    images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """A data set of entries that are ready.
+
+    Args:
+        images: of :func:`build_coco_image`.
+        annotations: of ``to_coco(image_id=...)``, their ids unique.
+
+    Returns:
+        dict with ``images``, ``categories`` and ``annotations``, JSON ready.
+    """
+    return {
+        "images": list(images),
+        "categories": [{"id": 1, "name": "phrase"}],
+        "annotations": list(annotations),
+    }
+
+
+def build_data_frame(phrases: Sequence[GroundedPhrase]) -> Any:
+    """A ``pandas.DataFrame``, one row per phrase."""
+    pandas = _import("pandas", "to_pandas")
+    rows = [[item.text, item.score, *item.box_xyxy, item.area] for item in phrases]
+    columns = ["phrase", "score", "x0", "y0", "x1", "y1", "area"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def build_detections(phrases: Sequence[GroundedPhrase], size: Size) -> Any:
+    """``supervision.Detections`` of the phrases whose mask is not empty, in a picture of a size."""
+    supervision = _import("supervision", "to_supervision")
+    kept = [item for item in phrases if not item.is_empty]
+    masks = np.zeros((len(kept), *size), dtype=bool)
+    for row, item in enumerate(kept):
+        masks[row] = item.mask
+    texts = [item.text for item in phrases]
+    return supervision.Detections(
+        xyxy=np.array([item.box_xyxy for item in kept], np.float32).reshape(-1, 4),
+        mask=masks,
+        confidence=np.array([item.score for item in kept], np.float32),
+        class_id=np.array([texts.index(item.text) for item in kept], dtype=np.int64),
+        data={"class_name": np.array([item.text for item in kept], dtype=np.str_)},
+    )
+
+
+def _import(name: str, method: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"{method}() needs {name}: pip install 'flmm[results]', or pip install {name}"
+        ) from error
+
+
+def build_mask_name(number: int, phrase: str, note: str = "") -> str:
+    """Name of a mask's file: letters, digits and underlines alone, told apart by its number.
+
+    Args:
+        number: of the phrase.
+        phrase: any text.
+        note: stands between the two, such as ``"turn1_answer"``.
+    """
+    words = re.sub(r"\W+", "_", phrase).strip("_")[:_NAME_LETTERS]
+    return "_".join(part for part in (f"{number:03d}", note, words) if part) + ".png"
+
+
+def encode_mask_file(mask: np.ndarray) -> bytes:
+    """A mask ``[H, W]`` as a PNG file, 8 bits: 255 inside, 0 outside."""
+    return encode_picture(Image.fromarray(mask.astype(np.uint8) * 255), ".png")
+
+
+def encode_picture(image: Image.Image, ending: str) -> bytes:
+    """A picture as the file that ``ending``, one of ``PICTURES``, names."""
+    kind, options = PICTURES[ending]
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+__all__ = [
+    "PICTURES",
+    "build_coco_image",
+    "build_data_frame",
+    "build_detections",
+    "build_mask_name",
+    "encode_mask_file",
+    "encode_picture",
+    "join_coco",
+]

@@ -1,0 +1,101 @@
+"""From logits to a result: thresholds, scores, run lengths. Every result of a model is made here.
+
+In: logits of the phrases of one picture, a part after the other. Out: one result. Only one part's
+logits are in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from flmm.records import GroundingOutput
+from flmm.results.phrase import GroundedPhrase
+from flmm.results.picture import ResultPicture
+from flmm.results.result import GroundingResult, join_results
+
+
+def compute_scores(mask_logits: Tensor) -> Tensor:
+    """Mean foreground probability inside each mask.
+
+    Args:
+        mask_logits: ``[P, H, W]``; a pixel belongs to the mask where its logit is positive.
+
+    Returns:
+        float32 ``[P]`` in [0, 1]; 0 where no pixel is foreground.
+    """
+    masks = mask_logits > 0
+    inside = (mask_logits.float().sigmoid() * masks).flatten(1).sum(1)
+    return inside / masks.flatten(1).sum(1).clamp(min=1)
+
+
+def make_result(
+    phrases: Sequence[str],
+    mask_logits: Tensor,
+    coarse_mask_logits: Tensor | None = None,
+    attention_maps: Tensor | None = None,
+    return_probs: bool = False,
+    problems: Sequence[str | None] | None = None,
+) -> GroundingResult:
+    """Threshold logits at probability one half and keep what is given, as numpy.
+
+    Args:
+        phrases: P of them.
+        mask_logits: ``[P, H, W]``, pixels of the picture as given.
+        coarse_mask_logits: ``[P, h', w']``, to be kept.
+        attention_maps: ``[P, L*A, h, w]``, to be kept.
+        return_probs: keep ``probs``.
+        problems: per phrase why its mask is empty, or ``None``.
+    """
+    logits = mask_logits.detach()
+    masks = (logits > 0).cpu().numpy()
+    scores = compute_scores(logits).tolist()
+    presence = logits.flatten(1).amax(1).float().sigmoid().tolist()
+    found = [
+        GroundedPhrase.from_mask(*row)
+        for row in zip(phrases, masks, scores, presence, problems or [None] * len(phrases))
+    ]
+    return GroundingResult(
+        found,
+        (logits.shape[1], logits.shape[2]),
+        probs=_to_numpy(logits.float().sigmoid()) if return_probs else None,
+        coarse_mask_logits=_to_numpy(coarse_mask_logits),
+        attention_maps=_to_numpy(attention_maps),
+    )
+
+
+def collect_result(
+    phrases: Sequence[str],
+    outputs: Iterable[GroundingOutput],
+    picture: ResultPicture | None = None,
+    return_maps: bool = False,
+    return_probs: bool = False,
+) -> GroundingResult:
+    """One result of a grounder's outputs.
+
+    Args:
+        phrases: P of them, at least one.
+        outputs: of parts of the phrases, in order; together of all P.
+        picture: for drawing.
+        return_maps: keep ``coarse_mask_logits`` and ``attention_maps``.
+        return_probs: keep ``probs``.
+    """
+    parts: list[GroundingResult] = []
+    for output in outputs:
+        start = sum(map(len, parts))
+        own = phrases[start : start + len(output.refined_mask_logits)]
+        coarse = output.coarse_mask_logits if return_maps else None
+        maps = output.attention_maps if return_maps else None
+        parts.append(make_result(own, output.refined_mask_logits, coarse, maps, return_probs))
+    result = join_results(parts)
+    result.picture = picture
+    return result
+
+
+def _to_numpy(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.detach().float().cpu().numpy()
+
+
+__all__ = ["collect_result", "compute_scores", "make_result"]
