@@ -21,7 +21,7 @@ setup(
     packages=[*find_packages(include=["flmm", "flmm.*"]), "flmm.configs"],
     package_dir={"flmm": "flmm", "flmm.configs": "configs"},
     package_data={
-        "flmm": ["assets/**/*", "assets/*", "**/*.css", "**/*.html", "**/*.js"],
+        "flmm": ["assets/**/*", "assets/*", "sharing/*.md", "**/*.css", "**/*.html", "**/*.js"],
         "flmm.configs": ["**/*.py"],
     },
     install_requires=[

@@ -19,39 +19,18 @@ from flmm.config.signatures import Signature, find_signature
 
 # What flmm reads of a config's top level, beside mmengine's runner.
 FLMM_KEYS = {
-    "compile_mask_head",
-    "data_root",
-    "eval_datasets",
-    "eval_png_datasets",
-    "feature_cache",
-    "reader",
-    "selectors",
-    "visual_cot",
-    "weights",
+    *("compile_mask_head", "data_root", "eval_datasets", "eval_png_datasets", "feature_cache"),
+    *("reader", "selectors", "visual_cot", "weights"),
 }
 # What mmengine's runner reads of its config, beside its constructor's arguments.
 RUNNER_KEYS = {
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "env_cfg",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "runner_type",
-    "sync_bn",
-    "vis_backends",
+    *("activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval", "env_cfg"),
+    *("find_unused_parameters", "model_wrapper_cfg", "runner_type", "sync_bn", "vis_backends"),
 }
 # What builders take out of a dict before its class sees the rest.
 _BUILDER_KEYS = {
-    "_delete_",
-    "_scope_",
-    "by_epoch",
-    "constructor",
-    "convert_to_iter_based",
-    "paramwise_cfg",
-    "priority",
-    "type",
+    *("_delete_", "_scope_", "by_epoch", "constructor", "convert_to_iter_based"),
+    *("paramwise_cfg", "priority", "type"),
 }
 _LOADER_KEYS = {"num_batch_per_epoch", "collate_fn", "sampler", "batch_sampler", "dataset"}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -70,6 +49,8 @@ _DEFAULT_TYPES = {"optim_wrapper": "OptimWrapper", "log_processor": "LogProcesso
 # Docstrings, comments, and strings that fill in no variable.
 _NO_CODE = re.compile(r"(\"{3}|'{3})[\s\S]*?\1|#.*|(?<![fF])([\"'])(?!\{\{)[^\"'\n]*\2")
 CLOSE = 0.8  # of difflib: one wrong, missing or swapped letter in a name of five
+_FAR = 0.6  # where the name is wrong for certain
+Modules = tuple[str, ...]
 
 
 def list_top_level_keys() -> set[str]:
@@ -85,19 +66,17 @@ def check_config(config: Config) -> None:
         ValueError: a dict has a key that its class does not take, a value is of a kind that it
             does not take, or a variable that nothing reads looks like a key.
     """
-    known = list_top_level_keys()
-    variables = [name for name in config if name not in known]
-    for name in variables:
+    known, modules = list_top_level_keys(), _list_custom_modules(config)
+    for name in config:
+        if name in known:
+            _check_node(config[name], name, modules)
+            continue
         near = find_nearest(name, known)
-        if near and not is_read(name, config.text) and is_alike(config[name], near):
+        if near and not is_read(name, config.text) and _is_alike(config[name], near):
             raise ValueError(
                 f"{config.filename}: nobody reads {name!r}: did you mean {near!r}? (a variable "
                 "of your own may be called anything that the file reads somewhere)"
             )
-    modules = list_custom_modules(config)
-    for name in config:
-        if name in known:
-            _check_node(config[name], name, modules)
 
 
 def check_overrides(config: Config, options: Mapping[str, Any]) -> None:
@@ -111,54 +90,45 @@ def check_overrides(config: Config, options: Mapping[str, Any]) -> None:
         ValueError: a key is not known, is a variable that the file has read already, or would
             replace a dict by a value of another kind.
     """
-    known = list_top_level_keys()
+    known, modules = list_top_level_keys(), _list_custom_modules(config)
     for key, value in options.items():
         first, *rest = str(key).split(".")
-        if first not in known:
-            _refuse_top_level(config, str(key), first, known)
-        _check_path(config, first, rest, value, list_custom_modules(config))
+        if first not in known and first not in config:
+            near = find_nearest(first, known, _FAR)
+            advice = (
+                f"did you mean {near!r}?" if near else "a key of your own belongs into the config"
+            )
+            raise ValueError(f"unknown setting {key!r}, which nothing reads: {advice}")
+        if first not in known and is_read(first, config.text):
+            raise ValueError(
+                f"{first!r} is a variable of {config.filename}, which was read before {key!r} "
+                "could override it: override what is made of it"
+            )
+        _check_path(config.get(first), first, rest, value, modules)
 
 
-def _refuse_top_level(config: Config, key: str, first: str, known: set[str]) -> None:
-    if first not in config:
-        near = find_nearest(first, known, cutoff=0.6)
-        advice = f"did you mean {near!r}?" if near else "a key of your own belongs into the config"
-        raise ValueError(f"unknown setting {key!r}, which nothing reads: {advice}")
-    if is_read(first, config.text):
-        raise ValueError(
-            f"{first!r} is a variable of {config.filename}, which was read before {key!r} could "
-            "override it: override what is made of it"
-        )
-
-
-def _check_path(
-    config: Config, first: str, rest: Sequence[str], value: Any, modules: tuple[str, ...]
-) -> None:
+def _check_path(node: Any, place: str, rest: Sequence[str], value: Any, modules: Modules) -> None:
     """Follow a dotted key into the config as far as it goes."""
-    node, place = config.get(first), first
     for name in rest:
         if isinstance(node, (list, tuple)):
             node = node[int(name)] if name.isdigit() and int(name) < len(node) else None
         elif isinstance(node, dict):
-            if name not in node:
-                signature = _find_signature(node, place, modules)
-                names = {*node} | _KNOWN_PLACES.get(place, set())
-                near = find_nearest(name, names) if signature is None else None
+            if name not in node and _find_signature(node, place, modules) is None:
+                near = find_nearest(name, {*node} | _KNOWN_PLACES.get(place, set()))
                 if near not in (None, name):
                     raise ValueError(f"unknown setting '{place}.{name}': did you mean {near!r}?")
             node = node.get(name)
         else:
-            break
+            return
         place = f"{place}.{name}"
-    else:
-        if isinstance(node, dict) and "type" in node and not isinstance(value, (dict, type(None))):
-            raise ValueError(
-                f"{place}={value!r} would replace all settings of {node['type']}: name one of "
-                f"them ({place}.NAME=VALUE), or give None"
-            )
+    if isinstance(node, dict) and "type" in node and not isinstance(value, (dict, type(None))):
+        raise ValueError(
+            f"{place}={value!r} would replace all settings of {node['type']}: name one of them "
+            f"({place}.NAME=VALUE), or give None"
+        )
 
 
-def _check_node(node: Any, place: str, modules: tuple[str, ...]) -> None:
+def _check_node(node: Any, place: str, modules: Modules) -> None:
     """Check every dict from ``place`` on."""
     if isinstance(node, (list, tuple)):
         for number, item in enumerate(node):
@@ -175,21 +145,25 @@ def _check_node(node: Any, place: str, modules: tuple[str, ...]) -> None:
 def _check_setting(signature: Signature, node: dict, place: str, name: str) -> None:
     """One key of a dict and its value, against what the dict's class takes."""
     if name not in signature.names | _BUILDER_KEYS:
-        near = find_nearest(name, signature.names, CLOSE if signature.is_open else 0.6)
+        near = find_nearest(name, signature.names, CLOSE if signature.is_open else _FAR)
         if near or not signature.is_open:
             of = f" of {node['type']}" if "type" in node else ""
             known = f"known are {', '.join(sorted(signature.names))}"
             advice = f"did you mean {near!r}?" if near else known
             raise ValueError(f"unknown setting '{place}.{name}'{of}: {advice}")
-    elif not _is_of(node[name], signature.kinds.get(name)):
-        wanted = sorted({kind.__name__ for kind in signature.kinds[name]})
+        return
+    kinds, value = signature.kinds.get(name), node[name]
+    if kinds is None or not isinstance(value, (bool, int, float, str, list, tuple, dict)):
+        return
+    if not (bool in kinds if isinstance(value, bool) else isinstance(value, kinds)):
+        wanted = sorted({kind.__name__ for kind in kinds})
         raise ValueError(
-            f"{place}.{name} is {node[name]!r}, a {type(node[name]).__name__}: give "
+            f"{place}.{name} is {value!r}, a {type(value).__name__}: give "
             + " or ".join("None" if kind == "NoneType" else kind for kind in wanted)
         )
 
 
-def _find_signature(node: dict, place: str, modules: tuple[str, ...]) -> Signature | None:
+def _find_signature(node: dict, place: str, modules: Modules) -> Signature | None:
     kind = node.get("type", _DEFAULT_TYPES.get(place))
     if place in _LOADERS:
         loader = find_signature("torch.DataLoader")
@@ -199,15 +173,7 @@ def _find_signature(node: dict, place: str, modules: tuple[str, ...]) -> Signatu
     return find_signature(kind, modules) if isinstance(kind, str) else None
 
 
-def _is_of(value: Any, kinds: tuple[type, ...] | None) -> bool:
-    if kinds is None or not isinstance(value, (bool, int, float, str, list, tuple, dict)):
-        return True
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds)
-
-
-def list_custom_modules(config: Config) -> tuple[str, ...]:
+def _list_custom_modules(config: Config) -> Modules:
     """The user's own modules, which register types that flmm does not know."""
     imports = (config.get("custom_imports") or {}).get("imports", [])
     return (imports,) if isinstance(imports, str) else tuple(imports)
@@ -227,13 +193,14 @@ def is_read(name: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(name)}\b(?!\s*=(?!=))", code) is not None
 
 
-def is_alike(value: Any, key: str) -> bool:
+def _is_alike(value: Any, key: str) -> bool:
     """Whether a value is of the kind that a key of the top level holds; ``weight = 0.5`` is not."""
+    kinds: tuple[type, ...] = (dict, list, tuple)
     if key in ("weights", "reader", "data_root", "work_dir", "load_from"):
-        return value is None or isinstance(value, str)
-    if key in ("resume", "compile_mask_head", "find_unused_parameters"):
+        kinds = (str,)
+    elif key in ("resume", "compile_mask_head", "find_unused_parameters"):
         return isinstance(value, (bool, dict))
-    return value is None or isinstance(value, (dict, list, tuple))
+    return value is None or isinstance(value, kinds)
 
 
 __all__ = ["check_config", "check_overrides", "find_nearest", "is_read", "list_top_level_keys"]

@@ -2,8 +2,7 @@
 
 In: what a person wrote. Out: a config's file, a head's folder, or a hub id. Configs are found by
 path or bare name from any working directory, also where flmm was installed without its repository
-(the wheel carries them). Reading what was found is the part of
-:mod:`flmm.config.reading` and :mod:`flmm.sharing.sharing`.
+(the wheel carries them).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ TINY_CONFIG = "tiny_unet_sam_shapes"
 _PACKAGE = Path(flmm.__file__).resolve().parent
 TINY_HEAD = _PACKAGE / "assets" / "tiny_head"
 # No YAML: it looks like data, and mmengine's reader of it runs what it names.
-CONFIG_SUFFIXES = (".py", ".json")
+_SUFFIXES = (".py", ".json")
 # Beside the package in the repository, within it in a wheel.
 _CONFIG_ROOTS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
 
@@ -41,19 +40,18 @@ def resolve_name(name: str | Path) -> Path | str:
     if str(name) == TINY:
         return TINY_HEAD
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_file() and path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"{name} is no config (these are Python files): trained weights are given as the "
+            "checkpoint of a config"
+        )
+    if path.exists():
         return path
-    if path.is_file():
-        if path.suffix not in CONFIG_SUFFIXES:
-            raise ValueError(
-                f"{name} is no config (these are Python files): trained weights are given as the "
-                "checkpoint of a config"
-            )
-        return path
-    found = _find_own_config(path)
-    if found is not None:
-        return found
-    if is_hub_id(str(name)) and path.suffix not in CONFIG_SUFFIXES:
+    wanted = path.with_name(path.name.removesuffix(".py")).parts if path.name else ()
+    for config in list_configs() if wanted and not path.is_absolute() else []:
+        if ("configs", config.parent.name, config.stem)[-len(wanted) :] == wanted:
+            return config
+    if is_hub_id(str(name)) and path.suffix not in _SUFFIXES:
         return str(name)
     raise FileNotFoundError(
         f"there is no config and no head {name}{suggest(name)}; a config is named by its path or "
@@ -103,20 +101,9 @@ def list_configs() -> list[Path]:
     """flmm's own configs, without the parts that others are made of."""
     for root in _CONFIG_ROOTS:
         if (root / "_base_").is_dir():
-            return sorted(
-                path for path in root.rglob("*.py") if "_base_" not in path.relative_to(root).parts
-            )
+            paths = sorted(root.rglob("*.py"))
+            return [path for path in paths if "_base_" not in path.relative_to(root).parts]
     return []
-
-
-def _find_own_config(path: Path) -> Path | None:
-    """One of flmm's own, by its bare name or the end of its path."""
-    wanted = path.with_name(path.name.removesuffix(".py")).parts if path.name else ()
-    for config in list_configs():
-        known = ("configs", config.parent.name, config.stem)
-        if wanted and not path.is_absolute() and known[-len(wanted) :] == wanted:
-            return config
-    return None
 
 
 __all__ = [

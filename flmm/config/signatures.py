@@ -2,7 +2,6 @@
 
 In: the name that a config's ``type`` gives. Out: its parameters and, where they can be told, the
 kinds of values they take. What cannot be found is ``None``; what takes any keyword says so.
-Not its duty: what a config may hold besides.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import ast
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +24,7 @@ _CLASS = re.compile(r"^(?P<marks>(?:@.*\n)*)class (?P<name>\w+)\b", re.MULTILINE
 _REGISTERED = re.compile(r"register_module\(\s*(?:name=)?[\"'](\w+)[\"']")
 _BELIEVED = ("flmm", "torch")  # whose annotations are true
 _EMPTY_BASES = {"object", "ABC", "Module", "Generic", "Protocol"}
+_READER_ARGUMENTS = ("name_or_path", "processor")
 # Annotations whose values a config can hold, and their types; others say nothing here.
 _KINDS: dict[str, tuple[type, ...]] = {
     "None": (type(None),),
@@ -40,6 +39,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "tuple": (list, tuple),
     "Sequence": (list, tuple),
 }
+Place = tuple[Path, str]  # of a class: its file, and its name there
 
 
 @dataclass
@@ -57,12 +57,15 @@ class Signature:
     is_open: bool = False
 
 
-def find_signature(type_name: str, modules: tuple[str, ...] = ()) -> Signature | None:
+def find_signature(
+    type_name: str, modules: tuple[str, ...] = (), is_base: bool = False
+) -> Signature | None:
     """The settings of the class that a config's ``type`` names.
 
     Args:
         type_name: a registered name, with or without a scope (``mmdet.DiceLoss``).
         modules: dotted names of the user's own modules (``custom_imports``), which come first.
+        is_base: it is a class's own name, not one that it is registered under.
 
     Returns:
         ``None`` where the class is not found.
@@ -70,34 +73,29 @@ def find_signature(type_name: str, modules: tuple[str, ...] = ()) -> Signature |
     scope, _, name = type_name.rpartition(".")
     if scope and scope not in _FOLDERS:
         return None
-    for places in _list_places(scope, modules, name):
-        # Two classes of one name: what either takes is no mistake.
-        return functools.reduce(_join, [_read_class(*place, modules) for place in places])
+    packages = [scope] if scope else [*_FOLDERS]
+    for files in (_list_module_files(modules), *map(_list_files, packages)):
+        places = _index(files).get(name, [])
+        found = [
+            _read_class(*place, modules, is_base)
+            for place in places
+            if not is_base or place[1] == name
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:  # classes of one name: what either takes is no mistake
+            names = set().union(*(item.names for item in found))
+            return Signature(names, {}, any(item.is_open for item in found))
     return None
 
 
-def _find_base(name: str, modules: tuple[str, ...]) -> Signature | None:
-    """The settings of a class by its own name, not by one that it is registered under."""
-    for places in _list_places("", modules, name):
-        own = [place for place in places if place[1] == name]
-        if own:
-            return functools.reduce(
-                _join, [_read_class(*place, modules, is_base=True) for place in own]
-            )
+def find_reader_argument(type_name: str) -> str | None:
+    """The argument that names the frozen reader, of a reader or an image processor of flmm's."""
+    for path, name in _index(_list_files("flmm")).get(type_name.rpartition(".")[2], []):
+        if "readers" in path.parts:
+            names = _read_class(path, name, (), False).names
+            return next((item for item in _READER_ARGUMENTS if item in names), None)
     return None
-
-
-def _list_places(
-    scope: str, modules: tuple[str, ...], name: str
-) -> Iterator[list[tuple[Path, str]]]:
-    """(file, name in the file) of the classes of a name; the user's own, then by package."""
-    for files in (_list_module_files(modules), *map(_list_files, [scope] if scope else _FOLDERS)):
-        if name in _index(files):
-            yield _index(files)[name]
-
-
-def _join(one: Signature, other: Signature) -> Signature:
-    return Signature(one.names | other.names, {}, one.is_open or other.is_open)
 
 
 @functools.cache
@@ -116,9 +114,9 @@ def _list_module_files(modules: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 @functools.cache
-def _index(files: tuple[Path, ...]) -> dict[str, list[tuple[Path, str]]]:
-    """Registered or own name -> (file, name in the file) of every class."""
-    index: dict[str, list[tuple[Path, str]]] = {}
+def _index(files: tuple[Path, ...]) -> dict[str, list[Place]]:
+    """Registered or own name -> where every class of it is."""
+    index: dict[str, list[Place]] = {}
     for path in files:
         for match in _CLASS.finditer(path.read_text(encoding="utf-8")):
             for name in {match["name"], *_REGISTERED.findall(match["marks"])}:
@@ -132,9 +130,7 @@ def _parse(path: Path) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _read_class(
-    path: Path, name: str, modules: tuple[str, ...], is_base: bool = False
-) -> Signature:
+def _read_class(path: Path, name: str, modules: tuple[str, ...], is_base: bool) -> Signature:
     """The settings of a class of a file; with those of its bases where it hands them on."""
     node = _parse(path).get(name)
     if node is None:  # a class within an if
@@ -147,20 +143,23 @@ def _read_class(
         own = _read_parameters(constructor.args, is_believed)
         if constructor.args.kwarg is None:
             return own
-        own.is_open = not _hands_keywords_on(constructor)
         # Those of a base without bases go to the next base of the class that was asked for.
-        own.is_open |= not node.bases and not is_base
+        is_last = not node.bases and not is_base
+        own.is_open = is_last or not _hands_keywords_on(constructor)
     elif any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
-        own.names |= {
-            ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)
-        }
+        fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+        own.names |= {ast.unparse(item) for item in fields}
     for base in [] if own.is_open else node.bases:
         base_name = ast.unparse(base).partition("[")[0].rpartition(".")[2]
-        if base_name not in _EMPTY_BASES:
-            inherited = None if base_name == name else _find_base(base_name, modules)
-            inherited = inherited or Signature(is_open=True)
-            kinds = {**inherited.kinds, **own.kinds}
-            own = Signature(own.names | inherited.names, kinds, own.is_open or inherited.is_open)
+        if base_name in _EMPTY_BASES:
+            continue
+        inherited = None if base_name == name else find_signature(base_name, modules, is_base=True)
+        inherited = inherited or Signature(is_open=True)
+        own = Signature(
+            own.names | inherited.names,
+            {**inherited.kinds, **own.kinds},
+            own.is_open or inherited.is_open,
+        )
     return own
 
 
@@ -186,22 +185,23 @@ def _read_parameters(arguments: ast.arguments, is_believed: bool) -> Signature:
 
 def read_kinds(annotation: ast.expr | None) -> tuple[type, ...] | None:
     """The types of values that an annotation allows; ``None``: it does not say."""
-    if annotation is None:
-        return None
     if isinstance(annotation, ast.BinOp):
-        left, right = read_kinds(annotation.left), read_kinds(annotation.right)
-        return None if left is None or right is None else (*left, *right)
+        return _join_kinds([annotation.left, annotation.right])
     if isinstance(annotation, ast.Subscript):
         name = ast.unparse(annotation.value).rpartition(".")[2]
-        if name in ("Optional", "Union"):
+        if name == "Optional":
+            return _join_kinds([annotation.slice, ast.Constant(None)])
+        if name == "Union":
             inner = annotation.slice
-            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            kinds = [read_kinds(part) for part in parts]
-            extra = (type(None),) if name == "Optional" else ()
-            return None if None in kinds else sum(filter(None, kinds), extra)
+            return _join_kinds(inner.elts if isinstance(inner, ast.Tuple) else [inner])
         return read_kinds(annotation.value)
     name = getattr(annotation, "id", None) or str(getattr(annotation, "value", ""))
     return _KINDS.get(name)
 
 
-__all__ = ["Signature", "find_signature", "read_kinds"]
+def _join_kinds(annotations: list[ast.expr]) -> tuple[type, ...] | None:
+    kinds = [read_kinds(item) for item in annotations]
+    return None if None in kinds else sum(filter(None, kinds), ())
+
+
+__all__ = ["Signature", "find_reader_argument", "find_signature", "read_kinds"]

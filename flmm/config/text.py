@@ -30,11 +30,8 @@ def _evaluate(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
         return {str(item.arg): _evaluate(item.value) for item in node.keywords}
     if isinstance(node, ast.Dict):
-        return {
-            ast.literal_eval(key): _evaluate(value)
-            for key, value in zip(node.keys, node.values)
-            if key is not None
-        }
+        pairs = zip(node.keys, node.values)
+        return {ast.literal_eval(key): _evaluate(value) for key, value in pairs if key is not None}
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_evaluate(item) for item in node.elts]
     return ast.literal_eval(node)
@@ -47,28 +44,28 @@ def list_changes(before: str, now: str, keys: set[str]) -> dict[str, tuple[Any, 
         before, now: the texts; one that cannot be read differs in nothing.
         keys: of the top level, to be compared; a setting that is not there is ``None``.
     """
-    old, new = read_literals(before), read_literals(now)
-    if not old or not new:
+    texts = [read_literals(before), read_literals(now)]
+    if not all(texts):
         return {}
-    olds = {name: value for key in keys & old.keys() for name, value in _flatten(old[key], key)}
-    news = {name: value for key in keys & new.keys() for name, value in _flatten(new[key], key)}
-    return {
-        name: (olds.get(name), news.get(name))
-        for name in sorted(olds.keys() | news.keys())
-        if olds.get(name) != news.get(name)
-    }
+    old, new = (
+        {name: value for key in keys & text.keys() for name, value in flatten(text[key], key)}
+        for text in texts
+    )
+    names = sorted(old.keys() | new.keys())
+    pairs = {name: (old.get(name), new.get(name)) for name in names}
+    return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
 
 
-def _flatten(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+def flatten(node: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Dotted names and values; of a list, the places of its dicts."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _flatten(value, f"{place}.{key}")
+            yield from flatten(value, f"{place}.{key}")
     elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
         for index, item in enumerate(node):
-            yield from _flatten(item, f"{place}.{index}")
+            yield from flatten(item, f"{place}.{index}")
     else:
         yield place, node
 
 
-__all__ = ["list_changes", "read_literals"]
+__all__ = ["flatten", "list_changes", "read_literals"]

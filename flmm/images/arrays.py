@@ -7,6 +7,8 @@ range alone; where two readings are possible the array is refused, with what to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,15 @@ _OVERSHOOT = 0.45
 # Fractions whose greatest value lies between the two ranges may be either, or neither.
 _LEAST_OF_255 = 64.0
 _RANGES = "give whole numbers in [0, 255] or fractions in [0, 1]"
+_CHANNELS = (1, 3, 4)
+# Dimension of the channels -> what has them there, and the way out where they are at the other end.
+_LAYOUTS = {
+    2: ("an array", "array.transpose(1, 2, 0), or a torch tensor, whose channels come first"),
+    0: (
+        "a tensor",
+        "tensor.permute(2, 0, 1), or tensor.numpy(), since the channels of an array come last",
+    ),
+}
 
 
 def convert_array(array: np.ndarray) -> np.ndarray:
@@ -33,23 +44,10 @@ def convert_array(array: np.ndarray) -> np.ndarray:
         raise TypeError(f"an array of dtype {array.dtype} is not an image: {_RANGES}")
     if np.ma.is_masked(array):
         raise TypeError("some values of the array are masked: fill them first, array.filled(0)")
-    shape = list(array.shape)
-    if array.ndim == 4:
-        raise ValueError(
-            f"an array of shape {shape} is several images: give them as a list, list(array)"
-        )
-    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
-        if array.ndim == 3 and shape[0] in (1, 3, 4):
-            raise ValueError(
-                f"an array of shape {shape} has its channels first: give "
-                "array.transpose(1, 2, 0), or a torch tensor, whose channels come first"
-            )
-        raise ValueError(
-            f"an array of shape {shape} is not an image: give [H, W], [H, W, 3] or [H, W, 4]"
-        )
-    if 0 in shape:
-        raise ValueError(f"the image has no pixels (array of shape {shape})")
-    if shape[2:] == [1]:
+    _check_shape(array.shape, channels=2)
+    if 0 in array.shape:
+        raise ValueError(f"the image has no pixels (array of shape {list(array.shape)})")
+    if array.shape[2:] == (1,):
         array = array[:, :, 0]
     return np.ascontiguousarray(convert_values(np.asarray(array)))
 
@@ -69,24 +67,28 @@ def convert_tensor(tensor: Tensor) -> np.ndarray:
     if not is_plain or tensor.is_complex():
         kind = "one without values" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
         raise TypeError(f"this tensor ({kind}) is not an image: give a dense one of real numbers")
-    shape = list(tensor.shape)
-    if tensor.ndim == 4:
-        raise ValueError(
-            f"a tensor of shape {shape} is several images: give them as a list, list(tensor)"
-        )
-    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and shape[0] not in (1, 3, 4)):
-        if tensor.ndim == 3 and shape[2] in (1, 3, 4):
-            raise ValueError(
-                f"a tensor of shape {shape} has its channels last: give tensor.permute(2, 0, 1), "
-                "or tensor.numpy(), since the channels of an array come last"
-            )
-        raise ValueError(
-            f"a tensor of shape {shape} is not an image: give [3, H, W], [4, H, W] or [H, W]"
-        )
+    _check_shape(tensor.shape, channels=0)
     if tensor.is_floating_point() and tensor.dtype != torch.float64:
         tensor = tensor.float()  # numpy has no bfloat16
     array = tensor.numpy(force=True)
     return convert_array(array if array.ndim == 2 else array.transpose(1, 2, 0))
+
+
+def _check_shape(shape: Sequence[int], channels: int) -> None:
+    """Refuse what is no picture whose channels, if it has any, are in dimension 0 or 2."""
+    kind, way_out = _LAYOUTS[channels]
+    if len(shape) == 4:
+        raise ValueError(
+            f"{kind} of shape {list(shape)} is several images: give them as a list, "
+            f"list({kind.partition(' ')[2]})"
+        )
+    if len(shape) == 2 or (len(shape) == 3 and shape[channels] in _CHANNELS):
+        return
+    if len(shape) == 3 and shape[2 - channels] in _CHANNELS:
+        where = "last" if channels == 0 else "first"
+        raise ValueError(f"{kind} of shape {list(shape)} has its channels {where}: give {way_out}")
+    wanted = "[H, W], [H, W, 3] or [H, W, 4]" if channels else "[3, H, W], [4, H, W] or [H, W]"
+    raise ValueError(f"{kind} of shape {list(shape)} is not an image: give {wanted}")
 
 
 def convert_values(array: np.ndarray) -> np.ndarray:

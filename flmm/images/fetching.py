@@ -72,8 +72,7 @@ def _build_opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        _HttpHandler(deadline),
-        _HttpsHandler(deadline),
+        _Handler(deadline),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
     ):
@@ -155,33 +154,30 @@ class _Deadline:
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-class _HttpHandler(urllib.request.HTTPHandler):
+class _Handler(urllib.request.HTTPSHandler):
+    """http and https, whose connections end when the time is over."""
+
+    http_request = urllib.request.HTTPHandler.http_request
+
     def __init__(self, deadline: _Deadline) -> None:
         super().__init__()
         self._deadline = deadline
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_watch(http.client.HTTPConnection, self._deadline), req)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, deadline: _Deadline) -> None:
-        super().__init__()
-        self._deadline = deadline
+        return self.do_open(self._watch(http.client.HTTPConnection), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_watch(http.client.HTTPSConnection, self._deadline), req)
+        return self.do_open(self._watch(http.client.HTTPSConnection), req)
 
+    def _watch(self, kind: type[http.client.HTTPConnection]) -> Any:
+        deadline = self._deadline
 
-def _watch(kind: type[http.client.HTTPConnection], deadline: _Deadline) -> Any:
-    """Connections of a kind that end when the time is over."""
+        class Watched(kind):  # type: ignore[valid-type, misc]
+            def connect(self) -> None:
+                super().connect()
+                deadline.watch(self.sock)
 
-    class Watched(kind):  # type: ignore[valid-type, misc]
-        def connect(self) -> None:
-            super().connect()
-            deadline.watch(self.sock)
-
-    return Watched
+        return Watched
 
 
 def check_type(kind: str, address: str) -> None:

@@ -39,13 +39,7 @@ def keep_hidden_states(
     seen: PhraseAttention,
     continuations: Sequence[Continuation],
 ) -> PhraseAttention:
-    """What was read, with the hidden states that a selector learns from and no others.
-
-    Args:
-        selector: that is trained; none is kept for a frozen one.
-        seen: of one picture.
-        continuations: of it.
-    """
+    """What was read of one picture, with the hidden states that a selector learns from alone."""
     learns = selector is not None and not selector.is_frozen
     wanted = [learns and find_keywords(item) is not None for item in continuations]
     states = [own if keep else None for own, keep in zip(seen.hidden_states, wanted)]
@@ -77,8 +71,8 @@ def compute_keyword_figures(
     """
     if selector is None or selector.is_frozen:
         return {}
-    states = [selector.linear.weight.new_zeros(0, selector.linear.in_features)]
-    labels = [states[0].new_zeros(0)]
+    weight = selector.linear.weight
+    states, labels = [weight.new_zeros(0, weight.shape[1])], [weight.new_zeros(0)]
     for attention, items in zip(seen, continuations):
         for item, own in zip(items, attention.hidden_states or [None] * len(items)):
             keywords = find_keywords(item)
@@ -90,17 +84,12 @@ def compute_keyword_figures(
                     "cache, which was filled without a keyword selector: give another "
                     "feature_cache.dir, or train without one (model.keyword_selector.frozen=True)"
                 )
-            states.append(own.to(states[0]))
-            labels.append(mark_tokens(locate(item.text, keywords), len(own)).to(labels[0]))
+            marks = weight.new_zeros(len(own))
+            for start, end in locate(item.text, keywords):
+                marks[start:end] = 1
+            states.append(own.to(weight))
+            labels.append(marks)
     return _average(_sum_errors(selector, torch.cat(states), torch.cat(labels)))
-
-
-def mark_tokens(spans: Sequence[Span], length: int) -> Tensor:
-    """Float32 ``[R]``: 1 at the tokens of half-open ranges, which may overlap; 0 elsewhere."""
-    marks = torch.zeros(length)
-    for start, end in spans:
-        marks[start:end] = 1
-    return marks
 
 
 def _sum_errors(selector: KeywordSelector, states: Tensor, labels: Tensor) -> Tensor:
@@ -127,4 +116,4 @@ def _average(sums: Tensor) -> dict[str, Tensor]:
     return figures
 
 
-__all__ = ["compute_keyword_figures", "find_keywords", "keep_hidden_states", "mark_tokens"]
+__all__ = ["compute_keyword_figures", "find_keywords", "keep_hidden_states"]

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from flmm.records import Span
 from flmm.registry import MODELS
-from flmm.selectors.base import Answer
-from flmm.selectors.clean import CJK, drop_unpointable
+from flmm.selectors.base import CJK, Answer, drop_unpointable
 
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:['’-][^\W{CJK}]+)*")
 
@@ -79,15 +78,12 @@ class KeywordSelector(nn.Module):
 def join_keywords(
     text: str, tokens: list[Span], probabilities: list[float], threshold: float
 ) -> list[Span]:
-    """Character ranges of the runs of keywords.
-
-    A word's probability is the mean of those of its tokens; only blanks may stand between the words
-    of a run.
+    """Character ranges of the runs of keywords, with nothing but blanks between their words.
 
     Args:
         text: the answer.
         tokens: per token the half-open range of its characters.
-        probabilities: per token, in [0, 1].
+        probabilities: per token, in [0, 1]; a word's is the mean of those of its tokens.
         threshold: of a keyword.
     """
     spans: list[Span] = []

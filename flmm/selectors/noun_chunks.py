@@ -6,8 +6,7 @@ import functools
 from typing import Any
 
 from flmm.records import Span
-from flmm.selectors.base import Answer
-from flmm.selectors.clean import drop_unpointable
+from flmm.selectors.base import Answer, drop_unpointable
 
 DEFAULT_MODEL = "en_core_web_sm"
 
@@ -31,25 +30,21 @@ class NounChunkSelector:
         Raises:
             ValueError: the pipeline parses nothing, or its language has no noun chunks.
         """
-        parsed = self.pipeline(answer.text)
+        parsed, meta = self.pipeline(answer.text), self.pipeline.meta
+        name = f"{meta['lang']}_{meta['name']}"
         if not parsed.has_annotation("DEP"):
             raise ValueError(
-                f"the spaCy pipeline {self._name} has no parser, so it finds no noun chunks: give "
-                f"one with a parser, such as {DEFAULT_MODEL}"
+                f"the spaCy pipeline {name} has no parser, so it finds no noun chunks: give one "
+                f"with a parser, such as {DEFAULT_MODEL}"
             )
         try:
             spans = [(chunk.start_char, chunk.end_char) for chunk in parsed.noun_chunks]
         except NotImplementedError as error:
             raise ValueError(
-                f"spaCy knows no noun chunks in the language of the pipeline {self._name}: choose "
-                "the selector 'reader'"
+                f"spaCy knows no noun chunks in the language of the pipeline {name}: choose the "
+                "selector 'reader'"
             ) from error
         return drop_unpointable(answer.text, spans)
-
-    @property
-    def _name(self) -> str:
-        meta = self.pipeline.meta
-        return f"{meta['lang']}_{meta['name']}"
 
 
 @functools.lru_cache(maxsize=4)  # a selector is built for every turn

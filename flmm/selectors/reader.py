@@ -1,7 +1,7 @@
 """The frozen model itself says which objects its answer names.
 
 In: the answer, and the reader's reply to one more question. Out: where the answer says the names
-of the reply. Replies come as readers please: lines, bullets, a sentence, JSON; see ``parse_names``.
+of the reply. Replies come as readers please: lines, bullets, a sentence, JSON.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from flmm.records import Span
-from flmm.selectors.base import Answer
-from flmm.selectors.clean import CJK, drop_unpointable
+from flmm.selectors.base import CJK, Answer, drop_unpointable
 
 QUESTION = (
     "List every object that your last answer names and that can be seen in the image. Copy the "
     "exact words of the answer, one object per line, and write nothing else."
 )
 MAX_WORDS = 6  # a longer sentence of the answer, said once more, is no name
+_OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```\w*")
 _BULLET = re.compile(r"^\s*(?:[-*•·–—]+|#+|\(?(?:\d{1,3}|[a-z])[.):])\s+", re.IGNORECASE)
 _BORDERS = " \t\"'`*_.,;:!?()[]{}“”‘’«»、，。；：（）"
@@ -79,28 +79,26 @@ def parse_names(reply: str, said: str = "") -> list[list[str]]:
         if len(items) == 1:
             items = _COMMA.split(items[0])
     parts = (part.strip(_BORDERS) for item in items for part in _AND_ANOTHER.split(item))
-    return [[name, *_cut(name)] for name in dict.fromkeys(parts) if name]
+    return [_list_readings(name) for name in dict.fromkeys(parts) if name]
 
 
-def _cut(name: str) -> list[str]:
+def _list_readings(name: str) -> list[str]:
     pieces = [name]
     for border in (_REMARK, _COMMA, _AND):
         pieces = [part for piece in pieces for part in border.split(piece)]
-    pieces = [piece.strip(_BORDERS) for piece in pieces]
-    return [piece for piece in dict.fromkeys(pieces) if piece and piece != name]
+    return [piece for piece in dict.fromkeys([name, *(p.strip(_BORDERS) for p in pieces)]) if piece]
 
 
 def _list_json_strings(text: str) -> list[str]:
     """The names in all JSON lists and objects of a text, also of a list that breaks off."""
     names: list[str] = []
     start = 0
-    while match := re.compile(r"[\[{]").search(text, start):
+    while match := _OPENING.search(text, start):
         try:
             content, start = json.JSONDecoder().raw_decode(text, match.start())
+            names += _walk(content)
         except ValueError:
             start = match.end()
-        else:
-            names += _walk(content)
     return names
 
 
@@ -122,10 +120,6 @@ def find_names(text: str, names: list[list[str]]) -> list[Span]:
 
     A name inside a longer one is left out where both mean one thing ("cup" in "the red cup"), and
     kept where it is a thing of its own ("a hat" in "a man with a hat").
-
-    Args:
-        text: the answer.
-        names: as :func:`parse_names` gives them.
     """
     found: set[Span] = set()
     for whole, *pieces in names:
@@ -166,4 +160,4 @@ def find_words(text: str, words: str) -> list[Span]:
     return []
 
 
-__all__ = ["MAX_WORDS", "QUESTION", "ReaderSelector", "find_names", "find_words", "parse_names"]
+__all__ = ["QUESTION", "ReaderSelector", "find_names", "find_words", "parse_names"]

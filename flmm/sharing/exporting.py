@@ -7,9 +7,7 @@ takes seconds and no GPU. A config with which the checkpoint was not trained is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -17,21 +15,21 @@ from mmengine.registry import init_default_scope
 
 from flmm.checkpoints.checkpoint import load_checkpoint, load_trainable
 from flmm.checkpoints.checkpoint_files import find_latest_checkpoint
-from flmm.config.text import read_literals
+from flmm.config.text import flatten, read_literals
 from flmm.grounder import Grounder
 from flmm.registry import MODELS
 from flmm.sharing.model_card import CardOptions
 from flmm.sharing.sharing import encode_model, save_pretrained
 
 # These may differ from the training: where frozen models lie, how fast they run, what was trained.
-_FREE_SETTINGS = (
+_FREE_SETTINGS = {
     "name_or_path",
     "processor",
     "checkpoint",
     "device_map",
     "attn_implementation",
     "frozen",
-)
+}
 
 
 def export_checkpoint(
@@ -41,16 +39,13 @@ def export_checkpoint(
     card: CardOptions | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Share what a training has written.
+    """Share what a training has written; gives the folder.
 
     Args:
         config: of the training.
         checkpoint: its file (``best_*.pth``, ``iter_*.pth``, ``.safetensors``) or its work folder,
             of which the best checkpoint is taken, else the latest; or embedded weights ("tiny").
         folder, card, overwrite: see :func:`flmm.sharing.sharing.save_pretrained`.
-
-    Returns:
-        the folder.
 
     Raises:
         OSError: a file does not exist, or the folder holds a head already.
@@ -102,31 +97,18 @@ def _check_settings(config: Config, text: str, path: str) -> None:
     trained = read_literals(text).get("model")
     if not isinstance(trained, dict):
         return
-    now = dict(_flatten(encode_model(config.model), "model"))
+    now = dict(flatten(encode_model(config.model), "model"))
     try:
         then = encode_model(trained)
     except ValueError as error:
         raise ValueError(f"checkpoint {path}, in the config it holds: {error}") from error
-    for name, value in _flatten(then, "model"):
-        if now.get(name, value) != value:
+    for name, value in flatten(then, "model"):
+        is_free = not _FREE_SETTINGS.isdisjoint(name.split("."))
+        if not is_free and now.get(name, value) != value:
             raise ValueError(
                 f"checkpoint {path} was trained with {name}={value!r}, this config has "
                 f"{now[name]!r}: give its own config, or --cfg-options {name}={value}"
             )
 
 
-def _flatten(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested settings."""
-    if not isinstance(node, dict):
-        yield place, node
-        return
-    for key, value in node.items():
-        if key not in _FREE_SETTINGS:
-            yield from _flatten(value, f"{place}.{key}")
-
-
-__all__ = [
-    "build_without_reader_weights",
-    "export_checkpoint",
-    "find_checkpoint",
-]
+__all__ = ["build_without_reader_weights", "export_checkpoint", "find_checkpoint"]

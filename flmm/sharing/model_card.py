@@ -1,30 +1,31 @@
 """The model card of a shared head: what it is, how it is used, what was measured.
 
 In: the record of a head and the reports of the evaluation tools. Out: Markdown with the hub's YAML
-front matter. A figure stands in it only if a report gives it, the report measured these very
-weights, and data set, split, protocol and command stand beside it; else the card says "not
-measured" and how to measure.
+front matter, by the template ``model_card.md``. A figure stands in it only if a report gives it,
+the report measured these very weights, and data set, split, protocol and command stand beside it;
+else the card says "not measured" and how to measure.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from flmm.fingerprints import sample_weights_hash
-from flmm.sharing.shared_reader import format_reader
-from flmm.sharing.shared_refiner import DOWNLOADS
+from flmm.sharing.reader_record import format_reader
+from flmm.sharing.refiner_record import DOWNLOADS
 from flmm.tables import format_markdown
 
 TASK = "image-segmentation"
-TAGS = ["flmm", "referring-image-segmentation", "visual-grounding", "qwen-vl"]
+TAGS = ["flmm", "referring-image-segmentation", "visual-grounding"]
+# Title of a report -> the tool that writes it.
 TOOLS = {
     "Referring segmentation": "tools/eval_refcoco.py",
     "Panoptic narrative grounding": "tools/eval_png.py",
@@ -34,11 +35,11 @@ PROTOCOLS = {
     "flmm": "the first sentence of each object, an image's sentences joined into one text",
     "narrative": "the noun phrases of a caption, each after the words before it",
 }
+_TEMPLATE = Path(__file__).with_name("model_card.md")
 _NAMES = ("dataset", "split", "protocol", "group", "mask")
 _COUNTS = ("expressions", "images", "skipped", "empty_truths", "no_box")
 _SPEED = "expressions_per_second"
 _USUAL_FOLDERS = ("configs", "work_dirs", "checkpoints")
-_PAPER = "https://arxiv.org/abs/2406.05821"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,62 @@ class Results:
         tool: that wrote it.
         rows: as the tool's table has them.
         run: config, checkpoint, hashes, device, versions.
+        weights: the file of the head, for the command.
     """
 
     tool: str
     rows: list[dict[str, Any]]
     run: dict[str, Any]
+    weights: str
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures in a row."""
+        return [name for name in self.rows[0] if name not in (*_NAMES, *_COUNTS, _SPEED)]
+
+    @property
+    def table(self) -> str:
+        """As Markdown; groups of phrases only where the tool's own table shows them."""
+        has_groups = self.tool == TOOLS["Panoptic narrative grounding"]
+        rows = [row for row in self.rows if has_groups or row["group"] == "all"]
+        names = [name for name in _NAMES if has_groups or name != "group"]
+        counts = [name for name in _COUNTS if any(row.get(name) for row in rows)]
+        titles = [name.replace("precision@", "P@") for name in [*self.figures, *counts]]
+        table = [[*names, *(title.replace("_", " ") for title in titles)]]
+        for row in rows:
+            cells = ["-" if row.get(name) is None else f"{row[name]:.2f}" for name in self.figures]
+            table.append(
+                [*(row[name] for name in names), *cells, *(str(row[name]) for name in counts)]
+            )
+        return format_markdown(table)
+
+    @property
+    def command(self) -> str:
+        """What makes the rows, with the shared weights (their hash is that of the report)."""
+        words = ["python", self.tool, _shorten(self.run.get("config")), self.weights]
+        for option, key in (("--datasets", "dataset"), ("--splits", "split")):
+            words += [option, *dict.fromkeys(row[key] for row in self.rows)]
+        protocols = list(dict.fromkeys(row["protocol"] for row in self.rows))
+        if self.tool == TOOLS["Referring segmentation"]:
+            words += ["--protocol", protocols[0] if len(protocols) == 1 else "both"]
+        if self.run.get("limit"):
+            words += ["--limit", str(self.run["limit"])]
+        return " ".join(words)
+
+    @property
+    def origin(self) -> str:
+        """Under what the figures were made."""
+        run = self.run
+        where = [
+            f"checkpoint `{_shorten(run.get('checkpoint'))}`, SHA-256 `{run.get('sha256')}`",
+            f"reader `{_shorten(run.get('reader'))}`",
+            f"device {run.get('device')}",
+            f"seed {run.get('seed')}",
+            *(f"{name} {version}" for name, version in dict(run.get("versions") or {}).items()),
+        ]
+        if run.get("limit"):
+            where.insert(0, f"**only the first {run['limit']} images of each split**")
+        return ", ".join(where)
 
 
 def build_card(
@@ -93,28 +145,50 @@ def build_card(
         FileNotFoundError: a report does not exist.
         ValueError: a report is none, or measured other weights.
     """
-    weights_hash = sample_weights_hash(model)
-    results = [read_results(path, weights_hash) for path in options.results]
     source = options.repo_id or name
+    name = source.rpartition("/")[2]
+    weights, weights_hash = f"{name}/model.safetensors", sample_weights_hash(model)
+    results = [read_results(path, weights_hash, weights) for path in options.results]
     config = _shorten(config_name) if str(config_name).endswith(".py") else "CONFIG"
-    parts = [
-        f"---\n{_build_front_matter(record, source, options, results)}\n---",
-        f"# {_get_name(source)}",
-        _describe(model, record),
-        _describe_use(source),
-        _describe_needs(record, options),
-        _describe_figures(results, config, source),
-        _describe_files(),
-    ]
-    return "\n\n".join(parts) + "\n"
+    measure = f"python {TOOLS['Referring segmentation']} {config} {weights} --protocol both"
+    is_of_hub = record["reader"]["source"] == "hub"
+    data = ModelCardData(
+        license=options.license,
+        library_name="flmm",
+        base_model=options.base_model or (record["reader"]["name"] if is_of_hub else None),
+        pipeline_tag=TASK,
+        tags=[*TAGS, record["reader"]["sizes"]["model_type"]],
+        model_name=name,
+        eval_results=[figure for result in results for figure in _list_figures(result)] or None,
+    )
+    sizes: Counter[str] = Counter()
+    for key, tensor in model.state_dict().items():
+        sizes[key.partition(".")[0]] += tensor.numel()
+    measured = {row["protocol"] for result in results for row in result.rows}
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        name=name,
+        source=source,
+        record=record,
+        reader=format_reader(record["reader"]),
+        base_model=options.base_model,
+        downloads=DOWNLOADS,
+        parts=", ".join(f"{part} {count:,}" for part, count in sizes.items()),
+        results=results,
+        protocols={key: text for key, text in PROTOCOLS.items() if key in measured},
+        measure=measure,
+    )
+    return card.content + "\n"
 
 
-def read_results(path: str | Path, weights_hash: str) -> Results:
+def read_results(path: str | Path, weights_hash: str, weights: str) -> Results:
     """A report of the evaluation tools.
 
     Args:
         path: the JSON file.
         weights_hash: ``sample_weights_hash`` of the weights that it must have measured.
+        weights: the file of the head, for the command.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -141,167 +215,27 @@ def read_results(path: str | Path, weights_hash: str) -> Results:
             f"{path} measured {what}, whose weights are not those of this head: evaluate the head "
             "that is shared"
         )
-    return Results(tool, rows, run)
+    return Results(tool, rows, run, weights)
 
 
-def _build_front_matter(
-    record: dict[str, Any], source: str, options: CardOptions, results: Sequence[Results]
-) -> str:
-    """YAML that the hub reads: licence, base model, task, and the figures of whole splits."""
-    base_model = record["reader"]["name"] if record["reader"]["source"] == "hub" else None
-    figures = [
-        _build_figure(row, name)
-        for result in results
-        if not result.run.get("limit")
-        for row in result.rows
-        if row["group"] == "all" and row["mask"] != "coarse"
-        for name in _list_figures(row)
-        if row[name] is not None
-    ]
-    data = ModelCardData(
-        license=options.license,
-        library_name="flmm",
-        base_model=options.base_model or base_model,
-        pipeline_tag=TASK,
-        tags=TAGS,
-        model_name=_get_name(source),
-        eval_results=figures or None,
-    )
-    return data.to_yaml()
-
-
-def _build_figure(row: dict[str, Any], name: str) -> EvalResult:
-    return EvalResult(
-        task_type=TASK,
-        dataset_type=row["dataset"],
-        dataset_name=f"{row['dataset']} ({row['protocol']} protocol)",
-        dataset_config=row["protocol"],  # without it the hub's library would mix the protocols
-        dataset_split=row["split"],
-        metric_type=name,
-        metric_name=f"{name}, percent (protocol {row['protocol']}, {row['mask']} masks)",
-        metric_value=round(row[name], 2),
-    )
-
-
-def _describe(model: nn.Module, record: dict[str, Any]) -> str:
-    parts: Counter[str] = Counter()
-    for key, tensor in model.state_dict().items():
-        parts[key.partition(".")[0]] += tensor.numel()
-    sizes = ", ".join(f"{name} {count:,}" for name, count in parts.items())
-    return (
-        "Masks for words, from the attention of a frozen vision-language model: "
-        f"{format_reader(record['reader'])}. The model itself is neither changed nor in this "
-        "repository. Made with flmm, after F-LMM ([Grounding Frozen Large Multimodal Models]"
-        f"({_PAPER})).\n\nTrained values: {sizes}."
-    )
-
-
-def _describe_use(source: str) -> str:
-    return f"""## Use
-
-```python
-from flmm import GroundingInferencer
-
-grounder = GroundingInferencer.from_pretrained("{source}")
-result = grounder("photo.jpg", ["the dog on the left", "the red ball"])
-
-result.masks  # bool [P, H, W], pixels of the picture
-result.scores  # float [P], mean foreground probability of the mask
-```"""
-
-
-def _describe_needs(record: dict[str, Any], options: CardOptions) -> str:
-    reader, refiner = record["reader"], record["refiner"]
-    lines = [f"- The reader: {format_reader(reader)}, under its own licence."]
-    if reader["source"] == "folder":
-        origin = f" (base model {options.base_model})" if options.base_model else ""
-        lines[0] += (
-            f" It was loaded from a folder{origin}: put it into `checkpoints/{reader['name']}`, or "
-            'give `cfg_options={"reader": FOLDER}`.'
-        )
-    if refiner is not None and refiner["source"] == "file":
-        lines.append(
-            f"- SAM's published weights `{refiner['file']}` (SHA-256 `{refiner['sha256']}`) in "
-            f"`checkpoints/`, from <{DOWNLOADS}>: its image encoder was not trained."
-        )
-    if refiner is not None and refiner["source"] == "embedded":
-        lines.append("- SAM: the tiny one embedded in flmm.")
-    return "## What it needs\n\n" + "\n".join(lines)
-
-
-def _describe_figures(results: Sequence[Results], config: str, source: str) -> str:
-    if not results:
-        weights = f"{_get_name(source)}/model.safetensors"
-        command = f"python {TOOLS['Referring segmentation']} {config} {weights} --protocol both"
-        return (
-            "## Figures\n\nNot measured. With the config of the training, this folder and data "
-            f"laid out as flmm's docs/data.md says:\n\n```\n{command}\n```"
-        )
-    tables = [_describe_results(result, source) for result in results]
-    named = {row["protocol"] for result in results for row in result.rows}
-    legend = [f"- protocol `{name}`: {text}" for name, text in PROTOCOLS.items() if name in named]
-    return "\n\n".join(["## Figures", "Percent.", *tables, "\n".join(legend)])
-
-
-def _describe_results(result: Results, source: str) -> str:
-    run = result.run
-    table = format_markdown(_build_table(result))
-    where = [
-        f"checkpoint `{_shorten(run.get('checkpoint'))}`, SHA-256 `{run.get('sha256')}`",
-        f"reader `{_shorten(run.get('reader'))}`",
-        f"device {run.get('device')}",
-        f"seed {run.get('seed')}",
-        *(f"{name} {version}" for name, version in dict(run.get("versions") or {}).items()),
-    ]
-    if run.get("limit"):
-        where.insert(0, f"**only the first {run['limit']} images of each split**")
-    command = f"```\n{_rebuild_command(result, source)}\n```"
-    return f"{table}\n\n{command}\n\n{', '.join(where)}."
-
-
-def _build_table(result: Results) -> list[list[str]]:
-    """Header and rows; groups of phrases only where the tool's own table shows them."""
-    has_groups = result.tool == TOOLS["Panoptic narrative grounding"]
-    rows = [row for row in result.rows if has_groups or row["group"] == "all"]
-    names = [name for name in _NAMES if has_groups or name != "group"]
-    figures = _list_figures(rows[0])
-    counts = [name for name in _COUNTS if any(row.get(name) for row in rows)]
-    titles = [name.replace("precision@", "P@").replace("_", " ") for name in [*figures, *counts]]
-    table = [[*names, *titles]]
+def _list_figures(result: Results) -> Iterator[EvalResult]:
+    """Figures of whole splits, as the hub reads them from the front matter."""
+    rows = [] if result.run.get("limit") else result.rows
     for row in rows:
-        cells = ["-" if row.get(name) is None else f"{row[name]:.2f}" for name in figures]
-        table.append([*(row[name] for name in names), *cells, *(str(row[name]) for name in counts)])
-    return table
-
-
-def _rebuild_command(result: Results, source: str) -> str:
-    """The command that makes the report's rows, with the shared weights (their hash is equal)."""
-    run, rows = result.run, result.rows
-    weights = f"{_get_name(source)}/model.safetensors"
-    words = ["python", result.tool, _shorten(run.get("config")), weights]
-    for option, key in (("--datasets", "dataset"), ("--splits", "split")):
-        words += [option, *dict.fromkeys(row[key] for row in rows)]
-    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
-    if result.tool == TOOLS["Referring segmentation"]:
-        words += ["--protocol", protocols[0] if len(protocols) == 1 else "both"]
-    if run.get("limit"):
-        words += ["--limit", str(run["limit"])]
-    return " ".join(words)
-
-
-def _describe_files() -> str:
-    return (
-        "## Files\n\n`model.safetensors` holds all that was trained, `config.json` every setting "
-        "(reader, its revision, prompt, mask head, refiner). Neither holds code."
-    )
-
-
-def _get_name(source: str) -> str:
-    return source.rpartition("/")[2]
-
-
-def _list_figures(row: dict[str, Any]) -> list[str]:
-    return [name for name in row if name not in (*_NAMES, *_COUNTS, _SPEED)]
+        of = f"protocol {row['protocol']}, {row['mask']} masks"
+        for name in result.figures:
+            if row["group"] == "all" and row["mask"] != "coarse" and row[name] is not None:
+                yield EvalResult(
+                    task_type=TASK,
+                    dataset_type=row["dataset"],
+                    dataset_name=f"{row['dataset']} ({row['protocol']} protocol)",
+                    # Without it the hub's library would mix the protocols.
+                    dataset_config=row["protocol"],
+                    dataset_split=row["split"],
+                    metric_type=name,
+                    metric_name=f"{name}, percent ({of})",
+                    metric_value=round(row[name], 2),
+                )
 
 
 def _shorten(path: Any) -> str:

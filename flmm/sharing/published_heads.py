@@ -23,7 +23,7 @@ from flmm.checkpoints.checkpoint import describe_error, load_trainable, save_tra
 from flmm.config.text import read_literals
 from flmm.grounder import Grounder
 from flmm.sharing.exporting import build_without_reader_weights
-from flmm.sharing.shared_settings import show
+from flmm.sharing.settings import show
 
 # F-LMM's names of what it trained, and flmm's.
 RENAMED = {
@@ -32,14 +32,6 @@ RENAMED = {
     "text_layer_weights": "text_layer_weights",
     "sam.model.prompt_encoder.": "sam.sam.prompt_encoder.",
     "sam.model.mask_decoder.": "sam.sam.mask_decoder.",
-}
-# Attention maps and width of the readers that heads were published for: their files name none.
-PUBLISHED = {
-    (384, 2048): "DeepSeek-VL-1.3B",
-    (960, 4096): "DeepSeek-VL-7B",
-    (144, 2048): "MiniGemini-2B",
-    (1024, 4096): "a model of 32 layers and 32 heads (LLaVA-1.5-7B, LLaVA-Next-7B, "
-    "MiniGemini-7B, HPT-Air)",
 }
 _FIRST = "mask_head.encoder.0.0.convs.0.conv.weight"
 
@@ -68,14 +60,6 @@ class PublishedHead:
             None if layers is None else layers.numel(),
             None if width is None else width.shape[-1],
         )
-
-    @property
-    def reader(self) -> str:
-        """For which model it was made, in words."""
-        inner = self.settings.get("model")
-        name = inner.get("pretrained_model_name_or_path") if isinstance(inner, dict) else None
-        maps, _, width = self.sizes
-        return show(name) if isinstance(name, str) else PUBLISHED.get((maps, width or 0), "a model")
 
 
 class _Inert:
@@ -171,10 +155,14 @@ def _check_reader(
     found = head.sizes
     wanted = (model.vlm.num_maps, model.vlm.num_layers, model.vlm.hidden_size)
     if any(size not in (None, other) for size, other in zip(found, wanted)):
+        inner = head.settings.get("model")
+        name = inner.get("pretrained_model_name_or_path") if isinstance(inner, dict) else None
+        made_for = show(name) if isinstance(name, str) else "a model"
         raise ValueError(
-            f"F-LMM checkpoint {checkpoint} was made for {head.reader} ({_format(found)}), and "
+            f"F-LMM checkpoint {checkpoint} was made for {made_for} ({_format(found)}), and "
             f"{config.model.model.get('name_or_path')} has {_format(wanted)}: a head serves the "
-            "reader of its training alone; train one for this reader with tools/train.py"
+            "reader of its training alone (docs/sharing.md lists those of the published heads); "
+            "train one for this reader with tools/train.py"
         )
     merge = head.settings.get("merge", model.vlm.token_merge)
     if merge != model.vlm.token_merge:
@@ -186,8 +174,7 @@ def _check_reader(
 
 def _format(sizes: tuple[int | None, ...]) -> str:
     names = ("attention maps", "layers", "width")
-    words = [f"{size} {name}" for size, name in zip(sizes, names) if size is not None]
-    return ", ".join(words)
+    return ", ".join(f"{size} {name}" for size, name in zip(sizes, names) if size is not None)
 
 
-__all__ = ["PUBLISHED", "RENAMED", "PublishedHead", "convert_head", "read_published"]
+__all__ = ["RENAMED", "PublishedHead", "convert_head", "read_published"]

@@ -3,8 +3,7 @@
 In: a grounder and its config. Out: ``model.safetensors`` (all that was trained), ``config.json``
 (every setting, and which frozen reader and SAM belong to it) and ``README.md`` (the model card);
 and from such a folder or hub id the config that builds the same grounder again. No file holds code:
-see :mod:`flmm.sharing.shared_settings`. The frozen models stay where they were published; see
-:mod:`flmm.sharing.shared_reader` and :mod:`flmm.sharing.shared_refiner`.
+see :mod:`flmm.sharing.settings`. The frozen models stay where they were published.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from flmm.config.names import is_hub_id, resolve_name, suggest
 from flmm.files import replace_file
 from flmm.fingerprints import hash_bytes
 from flmm.grounder import Grounder
-from flmm.sharing.model_card import CardOptions, build_card
-from flmm.sharing.shared_head import (
+from flmm.sharing.guard import check_grounder
+from flmm.sharing.head_files import (
     CONFIG_FILE,
     FILES,
     FORMAT,
@@ -33,16 +32,14 @@ from flmm.sharing.shared_head import (
     find_head,
     read_head,
 )
-from flmm.sharing.shared_model import check_grounder
-from flmm.sharing.shared_reader import choose_reader, describe_reader
-from flmm.sharing.shared_refiner import choose_checkpoint, describe_refiner
-from flmm.sharing.shared_settings import decode_settings, encode_settings
+from flmm.sharing.model_card import CardOptions, build_card
+from flmm.sharing.reader_record import choose_reader, record_reader
+from flmm.sharing.refiner_record import choose_checkpoint, record_refiner
+from flmm.sharing.settings import decode_settings, encode_settings
 from flmm.weights import find_not_finite
 
 # Of the grounder: what serves its training alone.
 _TRAINING_SETTINGS = ("loss_mask", "loss_dice", "data_preprocessor")
-# Of its reader and refiner: what is in their records, or is the machine's affair.
-_READER_SETTINGS, _REFINER_SETTINGS = ("name_or_path", "device_map"), ("checkpoint",)
 
 
 def save_pretrained(
@@ -52,7 +49,7 @@ def save_pretrained(
     card: CardOptions | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write all that was trained, with what rebuilds it.
+    """Write all that was trained, with what rebuilds it; gives the folder.
 
     Args:
         model: the grounder.
@@ -61,9 +58,6 @@ def save_pretrained(
         card: what the model card says beside the settings.
         overwrite: replace the files of a head, its card included, that lie there.
 
-    Returns:
-        the folder.
-
     Raises:
         FileExistsError: one of the three files is there, and ``overwrite`` is not set.
         TypeError: a setting is an object that no JSON can name.
@@ -71,13 +65,12 @@ def save_pretrained(
     """
     folder = Path(folder).expanduser()
     _check_target(folder, overwrite)
-    weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    state = model.state_dict()
+    weights = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     damaged = find_not_finite(weights)
     if damaged is not None:
         raise ValueError(f"{damaged} holds NaN or infinite values: a head is not shared with them")
-    content = serialise(
-        {key: value.contiguous() for key, value in weights.items()}, metadata={"format": "pt"}
-    )
+    content = serialise(weights, metadata={"format": "pt"})
     record = describe_head(model, config)
     record["weights"] = {"file": WEIGHTS_FILE, "sha256": hash_bytes(content)}
     text = build_card(model, record, folder.resolve().name, card or CardOptions(), config.filename)
@@ -95,22 +88,21 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
         TypeError, ValueError: see :func:`save_pretrained`.
     """
     settings = encode_model(config.model)
-    reader = settings["model"]
-    dropped = {name: reader.pop(name, None) for name in _READER_SETTINGS}
-    reader.update((name, value) for name, value in _read_live(model.vlm).items() if name in reader)
-    _check_processor(reader)
-    name, is_random = str(dropped["name_or_path"]), bool(reader.get("random_init"))
-    refiner = None
+    reader, refiner = settings["model"], None
+    name = str(reader.pop("name_or_path", None))
+    reader.pop("device_map", None)
+    reader.update((key, value) for key, value in _read_live(model.vlm).items() if key in reader)
+    _check_processor(reader.get("processor"))
     if settings.get("sam") is not None:
-        checkpoint = {name: settings["sam"].pop(name, None) for name in _REFINER_SETTINGS}
-        refiner = describe_refiner(settings["sam"]["model_name"], checkpoint["checkpoint"])
+        checkpoint = settings["sam"].pop("checkpoint", None)
+        refiner = record_refiner(settings["sam"]["model_name"], checkpoint)
     check_grounder(decode_settings(settings, "model"))
-    selectors = config.get("selectors")
+    has_weights, selectors = not reader.get("random_init"), config.get("selectors")
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "flmm_version": flmm.__version__,
-        "reader": describe_reader(name, model.vlm.model.config, has_weights=not is_random),
+        "reader": record_reader(name, model.vlm.model.config, has_weights),
         "refiner": refiner,
         "weights": {},
         "selectors": None if selectors is None else encode_settings(selectors, "selectors"),
@@ -122,7 +114,7 @@ def encode_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config's ``model`` as JSON, defaults written out, without what serves training alone.
 
     Raises:
-        TypeError, ValueError: see :func:`flmm.sharing.shared_settings.encode_settings`.
+        TypeError, ValueError: see :func:`flmm.sharing.settings.encode_settings`.
     """
     encoded = encode_settings({**settings, **dict.fromkeys(_TRAINING_SETTINGS)}, "model")
     return {key: value for key, value in encoded.items() if key not in _TRAINING_SETTINGS}
@@ -195,13 +187,10 @@ def _check_target(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _check_processor(reader: dict[str, Any]) -> None:
-    processor = reader.get("processor")
-    if processor in (None, "tiny"):
-        return
-    if not is_hub_id(processor) or Path(processor).exists():
+def _check_processor(name: Any) -> None:
+    if name not in (None, "tiny") and (not is_hub_id(name) or Path(name).exists()):
         raise ValueError(
-            f"model.model.processor is {processor}, a folder that only this machine has: put its "
+            f"model.model.processor is {name}, a folder that only this machine has: put its "
             "files into the reader's folder, or name a hub id"
         )
 
@@ -218,10 +207,5 @@ def _read_live(vlm: Any) -> dict[str, Any]:
     }
 
 
-__all__ = [
-    "describe_head",
-    "encode_model",
-    "load_config_or_head",
-    "load_pretrained",
-    "save_pretrained",
-]
+__all__ = ["describe_head", "encode_model", "load_config_or_head", "load_pretrained"]
+__all__ += ["save_pretrained"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from flmm.config import load_config
 from flmm.config.names import TINY_CONFIG
 from flmm.sharing.exporting import export_checkpoint
-from flmm.sharing.shared_head import CARD_FILE
+from flmm.sharing.head_files import CARD_FILE
 from flmm.toy.reader_training import load_reader
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flmm.selectors.clean import drop_unpointable
+from flmm.selectors.base import drop_unpointable
 
 NO_THINGS = (
     "it|It|they|something|nobody|this|these|the other|both|one|his|themselves|who|there|"

@@ -2,7 +2,6 @@
 
 In: a folder, or the id of a repository on the Hugging Face hub. Out: the head's config.json as a
 checked record. It may come from anybody, so everything that is built later is looked up here first.
-Not its duty: the frozen models (see :mod:`flmm.sharing.shared_reader`).
 """
 
 from __future__ import annotations
@@ -21,15 +20,14 @@ from flmm.checkpoints.checkpoint import describe_error
 from flmm.fingerprints import hash_file
 from flmm.readers.hub import is_out_of_reach
 from flmm.selectors import SELECTORS
-from flmm.sharing.shared_model import check_grounder, check_size
-from flmm.sharing.shared_reader import check_record
-from flmm.sharing.shared_refiner import check_refiner
-from flmm.sharing.shared_settings import decode_settings, show
+from flmm.sharing.guard import check_grounder, check_size
+from flmm.sharing.reader_record import check_reader_record
+from flmm.sharing.refiner_record import check_refiner_record
+from flmm.sharing.settings import decode_settings, show
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 FILES = (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE)  # in the order in which they are written
 FORMAT, FORMAT_VERSION = "flmm", 1
-_SECTIONS = ("model", "reader", "weights")
 _GREATEST_JSON_BYTES = 2**20
 
 
@@ -45,7 +43,6 @@ def find_head(folder_or_hub_id: str | Path, revision: str | None = None) -> Path
         if revision is not None:
             raise ValueError(f"{folder} is a folder: revision={revision!r} is for a hub id")
         return folder
-    head = str(folder_or_hub_id) + ("" if revision is None else f" at revision {revision}")
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -57,25 +54,31 @@ def find_head(folder_or_hub_id: str | Path, revision: str | None = None) -> Path
                 library_version=flmm.__version__,
             )
         )
-    except errors.HFValidationError as error:
-        raise FileNotFoundError(
-            f"there is no folder {folder_or_hub_id}, and it is no hub id such as owner/name"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise OSError(f"{folder_or_hub_id} on the hub has no revision {revision!r}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise OSError(
-            f"there is no folder {folder_or_hub_id} and no such repository on the hub that this "
-            "account may read: check the name, or log in with `hf auth login`"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise OSError(
+    except Exception as error:  # the hub's client raises many kinds
+        raise _explain(error, str(folder_or_hub_id), revision) from error
+
+
+def _explain(error: Exception, name: str, revision: str | None) -> OSError:
+    """Why the hub does not give a head, and what to do."""
+    head = name if revision is None else f"{name} at revision {revision}"
+    if isinstance(error, errors.HFValidationError):
+        return FileNotFoundError(
+            f"there is no folder {name}, and it is no hub id such as owner/name"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return OSError(f"{name} on the hub has no revision {revision!r}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return OSError(
+            f"there is no folder {name} and no such repository on the hub that this account may "
+            "read: check the name, or log in with `hf auth login`"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return OSError(
             f"{head} is neither a folder nor in the hub's cache, and the hub cannot be reached "
             "(HF_HUB_OFFLINE, or no connection): download it where there is one with `hf "
-            f"download {folder_or_hub_id}`, and name the folder"
-        ) from error
-    except Exception as error:  # the hub's client raises many kinds
-        raise OSError(f"{head} cannot be fetched: {describe_error(error)}") from error
+            f"download {name}`, and name the folder"
+        )
+    return OSError(f"{head} cannot be fetched: {describe_error(error)}")
 
 
 def read_head(folder: Path) -> dict[str, Any]:
@@ -87,26 +90,30 @@ def read_head(folder: Path) -> dict[str, Any]:
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _check_file(folder, name)
-    path = folder / CONFIG_FILE
+    path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     record = _parse(path)
     _check_format(record, path)
     try:
-        check_record(record["reader"])
-        record["model"] = decode_settings(record["model"], "model")
-        check_grounder(record["model"])
-        _check_refiner(record.get("refiner"), record["model"].get("sam"))
-        _check_reader_name(record["model"]["model"], record["reader"])
-        _check_selectors(record.get("selectors"))
-        if record["weights"].get("sha256") != hash_file(folder / WEIGHTS_FILE):
+        check_reader_record(record["reader"])
+        settings = record["model"] = decode_settings(record["model"], "model")
+        check_grounder(settings)
+        check_refiner_record(record["refiner"], settings.get("sam"))
+        name = settings["model"].pop("name_or_path", None)  # the record alone says which reader
+        if name not in (None, record["reader"]["name"]):
             raise ValueError(
-                f"{folder / WEIGHTS_FILE} is cut off, damaged, or not of this {CONFIG_FILE} "
-                "(SHA-256 differs): export or download both again"
+                f"model.model.name_or_path is {show(name)}, but reader.name "
+                f"{show(record['reader']['name'])}"
             )
-        greatest = count_values(folder / WEIGHTS_FILE)
-        check_size(record["model"], record["reader"]["sizes"], greatest)
+        _check_selectors(record["selectors"])
+        if record["weights"].get("sha256") != hash_file(weights):
+            raise ValueError(
+                f"{weights} is cut off, damaged, or not of this {CONFIG_FILE} (SHA-256 differs): "
+                "export or download both again"
+            )
+        check_size(settings, record["reader"]["sizes"], _count_values(weights))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return {"refiner": None, "selectors": None, **record}
+    return record
 
 
 def _check_file(folder: Path, name: str) -> None:
@@ -143,11 +150,11 @@ def _parse(path: Path) -> Any:
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    built = dict(pairs)
-    if len(built) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {show(double)} stands there twice")
+    built: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in built:
+            raise ValueError(f"the key {show(name)} stands there twice")
+        built[name] = value
     return built
 
 
@@ -155,12 +162,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def count_values(path: Path) -> int:
-    """How many numbers a safetensors file holds; their bytes are not read.
-
-    Raises:
-        ValueError: its header is damaged.
-    """
+def _count_values(path: Path) -> int:
+    """How many numbers a safetensors file holds; their bytes are not read."""
     try:
         with safe_open(path, "pt") as file:
             return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
@@ -183,32 +186,12 @@ def _check_format(record: Any, path: Path) -> None:
             f"{show(record.get('flmm_version'))}, and this is flmm {flmm.__version__}, which reads "
             f"format {FORMAT_VERSION}: update flmm"
         )
-    for name in _SECTIONS:
+    for name in ("model", "reader", "weights"):
         if not isinstance(record.get(name), dict):
             raise ValueError(f"{path} is damaged: {name!r} is missing or no object")
-    if not isinstance(record.get("refiner"), (dict, type(None))):
+    if not isinstance(record.setdefault("refiner", None), (dict, type(None))):
         raise ValueError(f"{path} is damaged: 'refiner' is no object")
-
-
-def _check_refiner(record: dict[str, Any] | None, sam: dict[str, Any] | None) -> None:
-    if (record is None) != (sam is None):
-        raise ValueError("of 'refiner' and 'model.sam' one is missing: they belong together")
-    if record is None or sam is None:
-        return
-    check_refiner(record)
-    if record["source"] == "embedded" and sam.get("model_name") != "tiny":
-        raise ValueError(
-            f"model.sam.model_name is {show(sam.get('model_name'))}, and only 'tiny' is embedded"
-        )
-
-
-def _check_reader_name(settings: dict[str, Any], record: dict[str, Any]) -> None:
-    """The record alone says which reader it is."""
-    name = settings.pop("name_or_path", None)
-    if name not in (None, record["name"]):
-        raise ValueError(
-            f"model.model.name_or_path is {show(name)}, but reader.name {show(record['name'])}"
-        )
+    record.setdefault("selectors", None)
 
 
 def _check_selectors(selectors: Any) -> None:
@@ -221,13 +204,5 @@ def _check_selectors(selectors: Any) -> None:
         raise ValueError(f"selectors has {len(selectors)} entries, there are {len(names)}")
 
 
-__all__ = [
-    "CARD_FILE",
-    "CONFIG_FILE",
-    "FILES",
-    "FORMAT",
-    "FORMAT_VERSION",
-    "WEIGHTS_FILE",
-    "find_head",
-    "read_head",
-]
+__all__ = ["CARD_FILE", "CONFIG_FILE", "FILES", "FORMAT", "FORMAT_VERSION", "WEIGHTS_FILE"]
+__all__ += ["find_head", "read_head"]

@@ -12,17 +12,17 @@ from typing import Any
 
 from flmm.fingerprints import hash_file
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
-from flmm.sharing.shared_reader import is_digest, is_plain_name
-from flmm.sharing.shared_settings import show
+from flmm.sharing.reader_record import is_digest, is_plain_name
+from flmm.sharing.settings import show
 
 DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-PLACE = Path("checkpoints")
+_PLACE = Path("checkpoints")
 _WAY_OUT = (
     "cfg_options={'model.sam.checkpoint': PATH} (tools: --cfg-options model.sam.checkpoint=PATH)"
 )
 
 
-def describe_refiner(model_name: str, checkpoint: str | Path | None) -> dict[str, Any]:
+def record_refiner(model_name: str, checkpoint: str | Path | None) -> dict[str, Any]:
     """The record of SAM's weights.
 
     Args:
@@ -44,37 +44,40 @@ def describe_refiner(model_name: str, checkpoint: str | Path | None) -> dict[str
             f"SAM checkpoint {path} does not exist (any more), and a head is shared with its "
             f"SHA-256: name the file with {_WAY_OUT}"
         )
-    return {
-        "source": "embedded" if checkpoint is None else "file",
-        "file": path.name,
-        "sha256": hash_file(path),
-    }
+    source = "embedded" if checkpoint is None else "file"
+    return {"source": source, "file": path.name, "sha256": hash_file(path)}
 
 
-def check_refiner(record: dict[str, Any]) -> None:
-    """Whether a record of any origin can be used.
+def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | None) -> None:
+    """Whether a record of any origin can be used with the settings of a refiner.
 
     Raises:
-        ValueError: a field is missing, or the file is a path that leads elsewhere.
+        ValueError: a field is missing, the file is a path that leads elsewhere, or record and
+            settings do not belong together.
     """
+    if (record is None) != (sam is None):
+        raise ValueError("of 'refiner' and 'model.sam' one is missing: they belong together")
+    if record is None or sam is None:
+        return
     source, file, digest = record.get("source"), record.get("file"), record.get("sha256")
     if source not in ("embedded", "file") or not is_plain_name(file) or not is_digest(digest, 64):
         raise ValueError(
             f"the refiner is {show(record)}: source, sha256 and the file's plain name must be there"
         )
+    if source == "embedded" and sam.get("model_name") != "tiny":
+        raise ValueError(
+            f"model.sam.model_name is {show(sam.get('model_name'))}, and only 'tiny' is embedded"
+        )
 
 
 def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -> str | None:
-    """What to load SAM from.
+    """What to load SAM from; ``None``: the embedded weights.
 
     Args:
-        record: of :func:`describe_refiner`.
+        record: of :func:`record_refiner`.
         given: the user's own choice; ``None``: the file of the name in ``checkpoints`` or in
             ``folder``, or the embedded one.
         folder: of the head.
-
-    Returns:
-        a path; ``None``: the embedded weights.
 
     Raises:
         FileNotFoundError: the file is in neither place; the message says where it belongs.
@@ -87,15 +90,14 @@ def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -
     if record["source"] == "embedded":
         _compare(record, TINY_WEIGHTS, is_given=False)
         return None
-    for place in (PLACE, folder):
-        path = place / record["file"]
+    for path in (_PLACE / record["file"], folder / record["file"]):
         if path.is_file():
             _compare(record, path, is_given=False)
             return str(path)
     raise FileNotFoundError(
-        f"SAM's published weights {record['file']} are neither in {PLACE}/ nor in {folder}, and "
+        f"SAM's published weights {record['file']} are neither in {_PLACE}/ nor in {folder}, and "
         f"its image encoder is not part of a shared head: download them from {DOWNLOADS} into "
-        f"{PLACE}/, or name your copy with {_WAY_OUT}"
+        f"{_PLACE}/, or name your copy with {_WAY_OUT}"
     )
 
 
@@ -112,4 +114,4 @@ def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
     warnings.warn(f"{difference}: masks may differ", stacklevel=4)
 
 
-__all__ = ["DOWNLOADS", "check_refiner", "choose_checkpoint", "describe_refiner"]
+__all__ = ["DOWNLOADS", "check_refiner_record", "choose_checkpoint", "record_refiner"]

@@ -24,10 +24,10 @@ from flmm.masks import UNetHead
 from flmm.readers.loading import TINY_FOLDER
 from flmm.registry import MODELS
 from flmm.sharing.exporting import export_checkpoint
-from flmm.sharing.shared_head import read_head
-from flmm.sharing.shared_settings import decode_settings, encode_settings
+from flmm.sharing.head_files import read_head
+from flmm.sharing.settings import decode_settings, encode_settings
 from flmm.sharing.sharing import load_pretrained
-from tests.training.test_sharing import TINY, change
+from tests.sharing.test_sharing import TINY, change
 
 
 @pytest.fixture(scope="module")

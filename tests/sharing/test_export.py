@@ -24,7 +24,7 @@ from flmm.sharing.model_card import CardOptions
 from flmm.toy.shape_files import write_dataset
 from tests.training.toy_training import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs/tiny/tiny_unet_sam_shapes.py"
 SCENE = ROOT / "docs/images/scene.png"
 PHRASES = ["the red triangle", "the small blue square"]

@@ -25,7 +25,7 @@ from flmm.masks import SAMRefiner
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.selectors import KeywordSelector
-from flmm.sharing.shared_settings import LAYER_TYPES, list_allowed_types, show
+from flmm.sharing.settings import LAYER_TYPES, find_type, show
 
 # Slot of a grounder -> the kind of part that belongs there; every other slot stays empty.
 SLOTS: dict[str, type] = {
@@ -34,6 +34,7 @@ SLOTS: dict[str, type] = {
     "sam": SAMRefiner,
     "keyword_selector": KeywordSelector,
 }
+_PLACES = ["model", *(f"model.{slot}" for slot in SLOTS)]
 # They read files, so that they belong into their slots alone.
 _READING = (FrozenVLM, SAMRefiner, Grounder)
 _HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
@@ -52,23 +53,24 @@ def check_grounder(settings: dict[str, Any]) -> None:
         ValueError: they are not; the message names the key.
     """
     _check_kind(settings, "model", Grounder)
+    for name in ("model", "mask_head"):
+        if name not in settings:
+            raise ValueError(f"model.{name} is missing")
     for name, part in settings.items():
         if name in SLOTS and (part is not None or name in ("model", "mask_head")):
             _check_kind(part, f"model.{name}", SLOTS[name])
         elif name != "type" and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
-    missing = [name for name in ("model", "mask_head") if name not in settings]
-    if missing:
-        raise ValueError(f"model.{missing[0]} is missing")
-    if (settings.get("sam") or {}).get("checkpoint") is not None:
+    checkpoint = (settings.get("sam") or {}).get("checkpoint")
+    if checkpoint is not None:
         raise ValueError(
-            f"model.sam.checkpoint is {show(settings['sam']['checkpoint'])}, and a shared head "
-            "names no file of SAM's there (its refiner record does): give your own with "
+            f"model.sam.checkpoint is {show(checkpoint)}, and a shared head names no file of SAM's "
+            "there (its refiner record does): give your own with "
             "cfg_options={'model.sam.checkpoint': PATH}"
         )
     if settings["model"].get("device_map") is not None:
         raise ValueError("model.model.device_map is the affair of whoever loads the head")
-    _check_values(settings, "model")
+    _check_part(settings, "model")
 
 
 def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -> None:
@@ -102,18 +104,13 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
             )
 
 
-def is_path(text: str) -> bool:
-    """Whether a text could be read as a path or an address, on any system."""
-    return bool(set(text) & set("/\\~:\0")) or text in (".", "..")
-
-
 def _check_kind(settings: Any, place: str, kind: type) -> None:
     """Whether settings build a registered class of a kind."""
     name = settings.get("type") if isinstance(settings, dict) else settings
-    found = list_allowed_types().get(name) if isinstance(name, str) else None
-    taken = kind is nn.Module and found is not None and _reads_files(found)
-    if found is None or not issubclass(found, kind) or taken:
-        wanted = "part of this kind" if kind is nn.Module else kind.__name__
+    found = find_type(name)
+    is_any = kind is nn.Module
+    if found is None or not issubclass(found, kind) or (is_any and _reads_files(found)):
+        wanted = "part of this kind" if is_any else kind.__name__
         raise ValueError(f"{place}.type is {show(name)}, which is no registered {wanted}")
 
 
@@ -121,25 +118,31 @@ def _reads_files(part: type) -> bool:
     return issubclass(part, _READING) or part in IMAGE_PROCESSORS.module_dict.values()
 
 
-def _check_values(part: dict[str, Any], place: str) -> None:
+def _check_part(part: dict[str, Any], place: str) -> None:
     """Types and ranges of a part's own settings, then those of the parts in it."""
-    name = part.get("type")
-    kind = list_allowed_types().get(name) if isinstance(name, str) else None
+    kind = find_type(part.get("type"))
     hints = {} if kind is None else _read_hints(kind)
+    is_inner = kind is not None and part["type"] not in LAYER_TYPES and place not in _PLACES
+    if is_inner and _reads_files(kind):
+        raise ValueError(f"{place}.type is {show(part['type'])}, which has no place there")
     for key, value in part.items():
-        inner = f"{place}.{key}"
-        if key != "type" and not _fits(value, hints.get(key, Any)):
-            raise ValueError(f"{inner} is {show(value)}, which is no {_name_hint(hints[key])}")
-        _check_value(value, inner)
+        hint = hints.get(key, Any)
+        if key != "type" and not _fits(value, hint):
+            name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else hint
+            raise ValueError(f"{place}.{key} is {show(value)}, which is no {name}")
+        _check_value(value, f"{place}.{key}")
 
 
 def _check_value(value: Any, place: str) -> None:
     key = place.rpartition(".")[2]
     if place in _HUB_KEYS and value is not None:
-        _check_source(value, place)
+        if value != "tiny" and not is_hub_id(value):  # never a path that a stranger wrote
+            raise ValueError(
+                f"{place} is {show(value)}, neither a hub id (owner/name) nor 'tiny': a shared "
+                f"head leads to no file; give your own with cfg_options={{{place!r}: FOLDER}}"
+            )
     elif isinstance(value, dict):
-        _check_inner(value, place)
-        _check_values(value, place)
+        _check_part(value, place)
     elif isinstance(value, list):
         if len(value) > _LONGEST_LIST:
             raise ValueError(f"{place} has {len(value)} entries, and {_LONGEST_LIST} are the most")
@@ -149,27 +152,13 @@ def _check_value(value: Any, place: str) -> None:
             _check_value(item, f"{place}[{index}]")
     elif isinstance(value, int) and key in _GREATEST and not 0 <= value <= _GREATEST[key]:
         raise ValueError(f"{place} is {show(value)}, not in 0..{_GREATEST[key]}")
-    elif isinstance(value, str) and place not in _FREE_TEXTS and is_path(value):
+    elif isinstance(value, str) and place not in _FREE_TEXTS and _is_path(value):
         raise ValueError(f"{place} is {show(value)}, and a shared head leads to no file")
 
 
-def _check_inner(settings: dict[str, Any], place: str) -> None:
-    """A part within a part of the grounder; those that read files stand in their slots alone."""
-    name = settings.get("type")
-    found = list_allowed_types().get(name) if isinstance(name, str) else None
-    if name in LAYER_TYPES or found is None or place in [f"model.{slot}" for slot in SLOTS]:
-        return
-    if _reads_files(found):
-        raise ValueError(f"{place}.type is {show(name)}, which has no place there")
-
-
-def _check_source(name: Any, place: str) -> None:
-    """What transformers would load from: never a path that a stranger wrote."""
-    if name != "tiny" and not is_hub_id(name):
-        raise ValueError(
-            f"{place} is {show(name)}, neither a hub id (owner/name) nor 'tiny': a shared head "
-            f"leads to no file; give your own with cfg_options={{{place!r}: FOLDER}}"
-        )
+def _is_path(text: str) -> bool:
+    """Whether a text could be read as a path or an address, on any system."""
+    return bool(set(text) & set("/\\~:\0")) or text in (".", "..")
 
 
 def _read_hints(kind: type) -> dict[str, Any]:
@@ -190,19 +179,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, dict)
     if isinstance(origin, type):  # Sequence[int], tuple[int, ...], list[str]
-        items = [item for item in arguments if item is not Ellipsis]
-        return isinstance(value, list) and all(_fits(one, items[0]) for one in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is Path:
-        return isinstance(value, str)
-    return isinstance(hint, type) and isinstance(value, hint)
+        return isinstance(value, list) and all(_fits(one, arguments[0]) for one in value)
+    if hint in (int, float):
+        numbers = int if hint is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, str if hint is Path else hint)
 
 
-def _name_hint(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-__all__ = ["SLOTS", "check_grounder", "check_size", "is_path"]
+__all__ = ["SLOTS", "check_grounder", "check_size"]

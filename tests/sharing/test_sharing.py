@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +25,9 @@ from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
 from flmm.readers.loading import TINY_FOLDER
 from flmm.registry import MODELS
 from flmm.sharing.exporting import build_without_reader_weights
-from flmm.sharing.shared_head import find_head
+from flmm.sharing.head_files import find_head
 from flmm.sharing.sharing import load_pretrained, save_pretrained
+from tests.forks import run_fork
 from tests.hub_stand_in import compute_commit, serve_hub
 from tests.small_models import save_small_folder
 
@@ -40,13 +39,17 @@ PHRASES = ["the red triangle", "the small blue square"]
 PROCESS = f"""
 import json, sys, warnings
 import numpy as np
+from huggingface_hub import constants
 from flmm import GroundingInferencer
-jobs, out = json.loads(sys.argv[1]), sys.argv[2]
+jobs, folder, constants.ENDPOINT = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+constants.HUGGINGFACE_CO_URL_TEMPLATE = (
+    constants.ENDPOINT + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+)
+constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = folder + "/hub", False
 masks = {{}}
 for name, (door, arguments, saved) in jobs.items():
     if door == "offline":
-        import huggingface_hub.constants
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        constants.HF_HUB_OFFLINE = True
         continue
     make = GroundingInferencer.from_pretrained if door == "load" else GroundingInferencer
     with warnings.catch_warnings():
@@ -55,21 +58,14 @@ for name, (door, arguments, saved) in jobs.items():
     masks[name] = inferencer({str(SCENE)!r}, {PHRASES!r}).masks
     if saved:
         inferencer.save_pretrained(saved)
-np.savez(out, **masks)
+np.savez(folder + "/masks.npz", **masks)
 """
 
 
 def run_process(folder: Path, endpoint: str, jobs: dict[str, tuple]) -> dict[str, np.ndarray]:
     """Masks of each job, from a process that has never heard of this one."""
     folder.mkdir()
-    environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESS, json.dumps(jobs), str(folder / "masks.npz")],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        cwd=ROOT,
-    )
+    done = run_fork(PROCESS, json.dumps(jobs), folder, endpoint)
     assert done.returncode == 0, done.stderr
     return dict(np.load(folder / "masks.npz"))
 

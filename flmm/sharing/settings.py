@@ -1,7 +1,7 @@
 """Settings of a model as plain JSON and back, so that a stranger's file can run no code.
 
 In: the ``model`` part of a config. Out: numbers, strings, lists and dicts, every default written
-out; and the same read back. A registered class is its registered name; another callable or type is
+out; and the same read back. A registered class is its registered name; another type is
 ``{"__python__": "torch.bfloat16"}``, where the name is a key of a fixed table. Nothing is imported
 because a file names it: mmengine's registries import any dotted ``type`` they do not know, so every
 name is looked up here before they see it.
@@ -13,7 +13,6 @@ import inspect
 import math
 import reprlib
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,11 @@ LAYER_TYPES = ("GN", "GroupNorm", "InterpConv")
 # transformers also takes the name of a hub repository here, whose kernels it would run.
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
-_SHOWN_CHARACTERS = 120
+# Types that are no registered classes but may stand in a file.
+PYTHON_NAMES: dict[str, Any] = {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
+PYTHON_NAMES["torch.nn.GroupNorm"] = nn.GroupNorm
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 
 
 def encode_settings(value: Any, place: str) -> Any:
@@ -55,13 +58,15 @@ def encode_settings(value: Any, place: str) -> Any:
         encoded = {key: encode_settings(item, f"{place}.{key}") for key, item in settings.items()}
         decode_settings(encoded, place)
         return encoded
-    if callable(value) or isinstance(value, torch.dtype):
-        for name, known in list_python_names().items():
-            if known == value:
-                return {PYTHON_KEY: name}
+    for name, known in PYTHON_NAMES.items():
+        if known is value:
+            return {PYTHON_KEY: name}
+    what = f"a {type(value).__name__}"
+    if hasattr(value, "__qualname__"):
+        what = f"{value.__module__}.{value.__qualname__}"
     raise TypeError(
-        f"{place} is {_name(value)}, which cannot be written into a JSON: give a name, a folder "
-        "or a dict of settings in its place"
+        f"{place} is {what}, which cannot be written into a JSON: give a name, a folder or a dict "
+        "of settings in its place"
     )
 
 
@@ -81,7 +86,9 @@ def decode_settings(value: Any, place: str) -> Any:
         return value
     if PYTHON_KEY in value:
         return _decode_python(value, place)
-    _check_names(value, place)
+    for key in value:  # mmengine takes keys such as _scope_ for orders; no setting begins like this
+        if not key.isidentifier() or key.startswith("_"):
+            raise ValueError(f"{place} has the setting {show(key)}, which is no name of a setting")
     decoded = {key: decode_settings(item, f"{place}.{key}") for key, item in value.items()}
     if "type" in decoded:
         _check_type(decoded["type"], set(decoded) - {"type"}, place)
@@ -97,8 +104,17 @@ def decode_settings(value: Any, place: str) -> Any:
     return decoded
 
 
-def list_allowed_types() -> dict[str, type]:
-    """Classes that a ``type`` may name, by name: those registered as parts of a model."""
+def find_type(name: Any) -> type | None:
+    """The class that a ``type`` may name: one that is registered as a part of a model."""
+    return _list_types().get(name) if isinstance(name, str) else None
+
+
+def show(value: Any) -> str:
+    """A value of any origin for a message: one line, and not a long one."""
+    return _SHORT.repr(value)
+
+
+def _list_types() -> dict[str, type]:
     found: dict[str, type] = {}
     for registry in (MODELS, IMAGE_PROCESSORS):
         registry.import_from_location()
@@ -106,88 +122,53 @@ def list_allowed_types() -> dict[str, type]:
     return found
 
 
-@cache
-def list_python_names() -> dict[str, Any]:
-    """Types that are no registered classes but may stand in a file, by name."""
-    names: dict[str, Any] = {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
-    return names | {"torch.nn.GroupNorm": nn.GroupNorm}
-
-
-def show(value: Any) -> str:
-    """A value of any origin for a message: one line, and not a long one."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = _SHOWN_CHARACTERS
-    return short.repr(value)
-
-
 def _complete(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with the registered name of their type, and with its defaults."""
-    kind, allowed = settings.get("type"), list_allowed_types()
+    kind, types = settings.get("type"), _list_types()
     if isinstance(kind, str):  # perhaps dotted, as lazy configs write it
         bare = kind.rpartition(".")[2]
         if bare in LAYER_TYPES:
             return settings | {"type": bare}
-        kind = allowed.get(bare)
-    name = next((name for name, known in allowed.items() if known is kind), None)
+        name = bare if bare in types else None
+    else:
+        name = next((name for name, known in types.items() if known is kind), None)
     if name is None:
         return settings
-    parameters = inspect.signature(allowed[name]).parameters.values()
+    parameters = inspect.signature(types[name]).parameters.values()
     defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
     return {"type": name, **defaults, **settings} | {"type": name}
-
-
-def _check_names(settings: dict[str, Any], place: str) -> None:
-    """mmengine takes keys such as ``_scope_`` for orders; no setting begins like this."""
-    for key in settings:
-        if not key.isidentifier() or key.startswith("_"):
-            raise ValueError(f"{place} has the setting {show(key)}, which is no name of a setting")
 
 
 def _check_type(kind: Any, arguments: set[str], place: str) -> None:
     """Only what is registered or in a table may be called, and only with what it knows."""
     if kind is nn.GroupNorm or (isinstance(kind, str) and kind in LAYER_TYPES):
         return
-    allowed = list_allowed_types()
-    if isinstance(kind, str) and kind in allowed:
-        parameters = inspect.signature(allowed[kind]).parameters
-        if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
-            return
-        unknown, name = sorted(arguments - set(parameters)), kind
-    else:
+    found = find_type(kind)
+    if found is None:
         raise ValueError(
             f"{place}.type is {show(kind)}, which is no part of a model that a file may name "
-            f"(these are {', '.join(sorted(allowed))}): it is not loaded; a head with a class of "
-            "somebody's own needs the module that registers it imported before"
+            f"(these are {', '.join(sorted(_list_types()))}): it is not loaded; a head with a "
+            "class of somebody's own needs the module that registers it imported before"
         )
+    parameters = inspect.signature(found).parameters
+    if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        return
+    unknown = sorted(arguments - set(parameters))
     if unknown:
         raise ValueError(
-            f"{place} has the setting {show(unknown[0])}, which {name} does not take: the file is "
+            f"{place} has the setting {show(unknown[0])}, which {kind} does not take: the file is "
             "damaged, or of a newer flmm than this"
         )
 
 
 def _decode_python(value: dict[str, Any], place: str) -> Any:
-    name, names = value[PYTHON_KEY], list_python_names()
-    if len(value) != 1 or not isinstance(name, str) or name not in names:
+    name = value[PYTHON_KEY]
+    if len(value) != 1 or not isinstance(name, str) or name not in PYTHON_NAMES:
         raise ValueError(
             f"{place} names {show(name)}, which is none of the Python names that a file may give "
-            f"({', '.join(sorted(names))}): it is not loaded"
+            f"({', '.join(sorted(PYTHON_NAMES))}): it is not loaded"
         )
-    return names[name]
+    return PYTHON_NAMES[name]
 
 
-def _name(value: Any) -> str:
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return f"a {type(value).__name__}"
-
-
-__all__ = [
-    "ATTENTIONS",
-    "PYTHON_KEY",
-    "decode_settings",
-    "encode_settings",
-    "list_allowed_types",
-    "list_python_names",
-    "show",
-]
+__all__ = ["LAYER_TYPES", "decode_settings", "encode_settings", "find_type", "show"]

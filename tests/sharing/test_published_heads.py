@@ -18,7 +18,7 @@ from flmm.masks import SAMRefiner
 from flmm.sharing.published_heads import convert_head, read_published
 from tests.masks.reference_unet import ReferenceHead
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCENE = ROOT / "docs/images/scene.png"
 SIZES: dict[str, Any] = dict(
     base_channels=8,
@@ -123,7 +123,7 @@ def test_a_head_of_another_reader_is_refused(config, tmp_path):
     sizes = r"\(1024 attention maps, 32 layers, 4096 width\), and tiny has 30 attention maps, 5"
     for path, name in [
         (named, "'llava-hf/llava-1.5-7b-hf'"),
-        (tmp_path / "bare.pth", r"a model of 32 layers and 32 heads \(LLaVA-1\.5-7B.*\)"),
+        (tmp_path / "bare.pth", "a model"),
     ]:
         with pytest.raises(ValueError, match=f"was made for {name} {sizes}.* train one") as caught:
             convert_head(config, path, tmp_path / "out.pth")
