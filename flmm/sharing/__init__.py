@@ -2,7 +2,8 @@
 
 from flmm.lazy_exports import export_lazily
 
-__all__ = [  # noqa: F822: imported when they are asked for
+# Imported when they are asked for.
+__all__ = [
     "CardOptions",
     "convert_head",
     "export_checkpoint",
