@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from flmm import files as atomic_files
-from flmm.files import DiskFullError, is_disk_full, replace_file
 from flmm.checkpoints.checkpoint import describe_error, register_safe_globals
+from flmm.files import DiskFullError, is_disk_full, replace_file
 
 TRAINING_STATE = "training_state"
 RESUMABLE_KEYS = ("meta", "state_dict", "message_hub", "optimizer", TRAINING_STATE)

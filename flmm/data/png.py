@@ -19,8 +19,8 @@ from flmm.data.bad_records import BadRecordsMixin
 from flmm.data.narratives import GroundedPhrase, Narrative, parse_narrative
 from flmm.data.panoptic import PanopticImage, load_json, load_panoptic
 from flmm.data.transforms import build_pipeline
-from flmm.registry import DATASETS
 from flmm.records import Continuation
+from flmm.registry import DATASETS
 
 # One grounded phrase as the loaded records hold it: plain, for pickling.
 Phrase = tuple[str, int, int, tuple[int, ...], tuple[str, str]]

@@ -24,8 +24,8 @@ from flmm.data.bad_records import BadRecordsMixin
 from flmm.data.refer_files import load_instances, load_refs, paused_collector
 from flmm.data.refer_records import Expression, JoinedRef, join_refs
 from flmm.data.transforms import build_pipeline
-from flmm.registry import DATASETS
 from flmm.records import Continuation
+from flmm.registry import DATASETS
 
 mmcv_ops.install()
 

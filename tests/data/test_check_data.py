@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flmm.data.published import PublishedSplit
+from flmm.data.refer_files import load_refs
 from flmm.data_checks.check_report import DataReport, decide, format_report
 from flmm.data_checks.data_check import check_data_root
 from flmm.data_checks.picture_check import SAMPLE_SIZE, PictureCheck
-from flmm.data.published import PublishedSplit
 from flmm.data_checks.refer_check import ReferFiles, check_refer_dataset
-from flmm.data.refer_files import load_refs
 from flmm.toy.shape_files import write_dataset
 from tests.data.conftest import make_annotations, make_refs
 from tests.forks import run_fork

@@ -13,15 +13,15 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from transformers.image_transforms import rgb_to_id
 
+from flmm.config import load_config
 from flmm.data.bad_records import BadRecordError, MissingFileError
 from flmm.data.panoptic import encode_segment_ids
 from flmm.data.png import PanopticNarrativeDataset
 from flmm.data.refcoco import RefCocoGroundingDataset
 from flmm.data.sampler import EpochSampler
-from flmm.toy.shape_files import write_dataset
-from flmm.config import load_config
-from flmm.registry import DATASETS, MODELS
 from flmm.records import Continuation, SkippedExpression
+from flmm.registry import DATASETS, MODELS
+from flmm.toy.shape_files import write_dataset
 from tests.toy_image_processor import ToyImageProcessor
 
 CONFIGS = Path(__file__).parents[2] / "configs"

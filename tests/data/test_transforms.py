@@ -184,9 +184,7 @@ def test_one_processor_per_config_and_process() -> None:
             def preprocess(self) -> None: ...
 
             def encode(self, image: Image.Image) -> ImageInput:
-                return ImageInput(
-                    torch.zeros(3, 1, 1), {}, torch.zeros(1), [], np.asarray(image)
-                )
+                return ImageInput(torch.zeros(3, 1, 1), {}, torch.zeros(1), [], np.asarray(image))
 
         built.append(name)
         return Processor()
