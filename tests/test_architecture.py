@@ -11,7 +11,7 @@ LEVELS = [
     {
         *("rle", "registry", "geometry", "images", "files", "mmcv_ops"),
         *("weights", "config", "command_line", "lazy_exports", "moved"),
-        *("distributed", "fingerprints", "tables"),
+        *("distributed", "fingerprints", "tables", "meters"),
     },
     {"readers", "masks", "data", "provenance", "selectors", "visualization"},
     {"checkpoints", "features", "data_checks", "results"},

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from flmm import Continuation, GroundingInferencer
-from flmm.benchmarks.memory import LargestTensor
 from flmm.grounder import readings
+from flmm.meters import LargestTensor
 from flmm.results import GroundingResult
 from flmm.toy.shape_sentences import render_samples
 

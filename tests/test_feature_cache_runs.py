@@ -13,14 +13,11 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from flmm.benchmarks.caching import measure_caching
 from flmm.config import load_config
-from flmm.readers.layouts import LAYOUTS
 from flmm.registry import DATASETS, HOOKS
 from flmm.toy.shape_files import write_dataset
 from flmm.training.feature_caching import open_cache, warn_of_redraws
 from flmm.training.feature_filling import fill_cache
-from tests.benchmarks.conftest import SMALL
 from tests.features.conftest import listening
 from tests.forks import Fork, finish_ranks, start_ranks
 from tests.test_training_runs import read_losses
@@ -212,15 +209,6 @@ def test_data_sets_that_draw_anew_are_found_in_any_wrapper(config):
     assert len(messages) == 2
     assert "(text_mode='random', max_expressions=3)" in messages[0]
     assert "(max_phrases=1)" in messages[1]
-
-
-def test_the_benchmark_measures_all_three_epochs(monkeypatch):
-    monkeypatch.setitem(LAYOUTS, "small", SMALL)
-    rows = measure_caching("small", 1, "tiny", image_tokens=40, images=1, repeats=1)
-    assert [row["case"].split()[1] for row in rows] == ["without", "that", "with"]
-    for row in rows:
-        assert 0 < row["low_s"] <= row["median_s"] <= row["high_s"]
-        assert row["ratio"] == row["median_s"] / rows[0]["median_s"]
 
 
 @pytest.mark.parametrize(

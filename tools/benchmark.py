@@ -26,14 +26,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="name", default=[], help="of those above (default: all)"
     )
-    parser.add_argument("--model", help="layout, of flmm/readers/layouts.py")
+    parser.add_argument("--model", help="published size, of flmm/assets/published_sizes.json")
     parser.add_argument("--layers", type=int, help="of the language model (default: all)")
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--expressions", type=int, nargs="+")
     parser.add_argument(
         "--every-pair", action="store_true", help="all sizes with all numbers (always on a GPU)"
     )
-    parser.add_argument("--ways", nargs="+", help="of reading, see flmm/benchmarks/reading_ways.py")
+    parser.add_argument("--ways", nargs="+", help="of reading: floor, flmm, flmm joined, ours, ...")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--max-passes", type=int)
     parser.add_argument("--sam", help="refiner: tiny, vit_b, vit_l, vit_h")
@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Run the chosen benchmarks, or all."""
-    from flmm.benchmarks.suites import BENCHMARKS, BenchmarkSettings, run_benchmarks
+    from flmm.benchmarks import BENCHMARKS, BenchmarkSettings, run_benchmarks
 
     values = {key: value for key, value in vars(args).items() if key not in ("names", "debug")}
     run_benchmarks(args.names or list(BENCHMARKS), BenchmarkSettings(**values))

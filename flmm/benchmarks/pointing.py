@@ -13,11 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
+from flmm.benchmarks.harness import BenchmarkSettings, Row
+from flmm.benchmarks.inputs import TINY_CONFIG
 from flmm.conversation import BRACKETS, Chat, PointedPhrase
 from flmm.inferencer import GroundingInferencer
 from flmm.records import Span
@@ -25,12 +25,9 @@ from flmm.selectors import build_selector
 from flmm.toy.shape_sentences import pick_sentences
 from flmm.toy.shapes import COLORS, SHAPES, SIZES, Scene, render_scene
 
-Row = dict[str, Any]
 PROMPT, BEGIN = "Please give me a description of the image.", "a"
-QUESTION = "Where is [{}]?"
 SELECTORS = (BRACKETS, "keywords", "reader", "noun_chunks")
 MIN_IOU = 0.5
-SEED = 2024
 # In which order the counts stand in a row.
 COUNTS = ("phrases", "name_one", "hit", "name_nothing", "name_several", "no_name", "missed")
 _MENTION = re.compile(
@@ -52,47 +49,39 @@ class Mention:
     objects: list[int]
 
 
-def measure_pointing(
-    config: str,
-    device: torch.device,
-    scenes: int = 200,
-    seed: int = SEED,
-    selectors: Sequence[str] = SELECTORS,
+def point(
+    settings: BenchmarkSettings, scenes: int = 200, selectors: Sequence[str] = SELECTORS
 ) -> list[Row]:
-    """One row per selector.
-
-    Args:
-        config: of the tiny model.
-        device: of the model.
-        scenes: how many are drawn.
-        seed: scenes of two seeds have nothing in common.
-        selectors: names.
+    """One row per selector; what is not installed has a ``note`` instead of figures.
 
     Returns:
-        per selector how many ``phrases`` it chose; of these ``name_one`` object, ``name_nothing``
-        in the scene, ``name_several`` things, or hold ``no_name`` at all; ``hit``: of those that
-        name one, how many masks have an IoU above 0.5 with it, and ``hit_fraction``; ``missed``:
-        names of one object that no phrase covers. What is not installed has a ``note`` instead.
+        how many ``phrases`` it chose; of these ``name_one`` object, ``name_nothing`` in the scene,
+        ``name_several`` things, or hold ``no_name`` at all; ``hit``: of those that name one, how
+        many masks have an IoU above 0.5 with it, and ``hit_fraction``; ``missed``: names of one
+        object that no phrase covers.
     """
-    inferencer = GroundingInferencer(config, device=device)
+    inferencer = GroundingInferencer(TINY_CONFIG, device=settings.torch_device)
     counts: dict[str, Counter[str]] = {}
-    notes: dict[str, str] = {}
+    rows: dict[str, Row] = {name: {"selector": name, "scenes": scenes} for name in selectors}
     for name in selectors:
         try:
             if name != BRACKETS:
                 build_selector(name, inferencer.model)
             counts[name] = Counter()
         except ImportError as error:
-            notes[name] = str(error)
+            rows[name]["note"] = str(error)
     for index in range(scenes):
-        rng = random.Random(f"flmm pointing {seed} {index}")
+        rng = random.Random(f"flmm pointing 2024 {index}")
         scene = render_scene(rng)
         chat = inferencer.chat(scene.image, [])
         for name, counter in counts.items():
-            counter.update(
-                _ask_typed(rng, chat, scene) if name == BRACKETS else _ask(chat, scene, name)
-            )
-    return [_build_row(name, scenes, counts.get(name), notes.get(name)) for name in selectors]
+            is_typed = name == BRACKETS
+            counter.update(_ask_typed(rng, chat, scene) if is_typed else _ask(chat, scene, name))
+    for name, counter in counts.items():
+        named = counter["name_one"]
+        rows[name]["hit_fraction"] = counter["hit"] / named if named else None
+        rows[name] |= {key: counter[key] for key in COUNTS}
+    return list(rows.values())
 
 
 def find_mentions(text: str, scene: Scene) -> list[Mention]:
@@ -150,11 +139,10 @@ def _ask_typed(rng: random.Random, chat: Chat, scene: Scene) -> Counter[str]:
     counts: Counter[str] = Counter()
     for item in scene.objects:
         for sentence in pick_sentences(rng, scene, item, 1):
-            question = QUESTION.format(sentence.text)
+            question = f"Where is [{sentence.text}]?"
             (phrase,) = chat.ask(question, select=[BRACKETS], max_new_tokens=1).phrases
             chat.undo()
-            hit = _is_hit(phrase.mask, item.mask)
-            counts.update(phrases=1, name_one=1, hit=int(hit))
+            counts.update(phrases=1, name_one=1, hit=int(_is_hit(phrase.mask, item.mask)))
     return counts
 
 
@@ -162,12 +150,4 @@ def _is_hit(mask: np.ndarray, truth: np.ndarray) -> bool:
     return bool((mask & truth).sum() > MIN_IOU * (mask | truth).sum())
 
 
-def _build_row(name: str, scenes: int, counts: Counter[str] | None, note: str | None) -> Row:
-    if counts is None:
-        return {"selector": name, "scenes": scenes, "note": note}
-    fraction = counts["hit"] / counts["name_one"] if counts["name_one"] else None
-    own = {key: counts[key] for key in COUNTS}
-    return {"selector": name, "scenes": scenes, "hit_fraction": fraction, **own}
-
-
-__all__ = ["COUNTS", "Mention", "count_hits", "find_mentions", "measure_pointing"]
+__all__ = ["COUNTS", "Mention", "count_hits", "find_mentions", "point"]

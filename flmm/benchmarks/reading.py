@@ -1,63 +1,76 @@
 """Cost of reading attention: F-LMM's way, ours and the bare prefill, as ratios of one run.
 
-In: a layout, numbers of image tokens and expressions. Out: rows with median seconds, spread, where
-the seconds go, peak extra memory, the largest tensor, and ratios against ours and the floor. Every
-case runs in a process of its own. Not its duty: tables and plots of the rows.
+In: sizes, numbers of image tokens and expressions. Out: rows with median seconds, spread, where the
+seconds go, peak extra memory, the largest tensor, and ratios against ours and the floor; curves.
+Every case runs in a process of its own; speed is only ever compared between equal maps.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from flmm.benchmarks.memory import read_available_bytes
-from flmm.benchmarks.reading_ways import ReadingCase
-from flmm.benchmarks.timing import describe_seconds
-from flmm.readers.layouts import build_layout_config
+from flmm.benchmarks.harness import TOLERANCES, BenchmarkSettings, Row, run_apart
+from flmm.benchmarks.reading_ways import ReadingCase, measure_case
+from flmm.meters import read_available_bytes
+from flmm.readers.published_sizes import PUBLISHED_SIZES
 
-Row = dict[str, Any]
-# The same results within float32's rounding; half precision rounds far coarser.
-TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
-_OUT_OF_MEMORY = "ran out of memory"
+PANELS = (
+    ("image_tokens", "median_s", "seconds"),
+    ("image_tokens", "extra_mb", "extra memory, MB"),
+    ("expressions", "median_s", "seconds"),
+)
 
 
-def measure_reading(cases: Iterable[ReadingCase]) -> list[Row]:
-    """Run cases, one process each, and compare those with the same inputs.
+def read(settings: BenchmarkSettings) -> list[Row]:
+    """One row per case, see :func:`flmm.benchmarks.reading_ways.measure_case`; ``read.png``.
 
-    Returns:
-        one row per case, see :func:`build_row`; of a case that did not run, its fields and
-        ``why_not``, the reason; where ours is there too, with the ratios of
-        :func:`compare_rows`.
+    A case that did not run has ``why_not``, the reason, in place of figures.
 
     Raises:
-        RuntimeError: a case failed; its own message is told.
         ValueError: two ways disagree about the maps.
     """
     rows: list[Row] = []
-    maps: dict[int, np.ndarray] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for index, case in enumerate(tqdm(list(cases), desc="reading", unit="case")):
-            why_not = find_obstacle(case)
-            result = None
-            if why_not is None:
-                result, found = _run_case(case, Path(folder) / str(index))
-                why_not = _OUT_OF_MEMORY if result is None else None
-                if found is not None:
-                    maps[index] = found
-            rows.append(build_row(case, result, why_not))
+    maps: list[np.ndarray | None] = []
+    for case in tqdm(list_cases(settings), desc="reading", unit="case"):
+        row, found = {**asdict(case), "why_not": find_obstacle(case)}, None
+        if row["why_not"] is None:
+            try:
+                row, found = run_apart(measure_case, case)
+            except MemoryError as error:
+                row["why_not"] = str(error)
+        rows.append(row)
+        maps.append(found)
     compare_rows(rows, maps)
+    if any("median_s" in row for row in rows):
+        path = Path(settings.out) / "read.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_reading(rows).savefig(path, dpi=110)
     return rows
+
+
+def list_cases(settings: BenchmarkSettings) -> list[ReadingCase]:
+    """Every way at the first size and every number of expressions, then at the other sizes."""
+    pairs = [(settings.tokens[0], count) for count in settings.expressions]
+    is_full = settings.every_pair or settings.torch_device.type == "cuda"
+    others = settings.expressions if is_full else settings.expressions[:1]
+    pairs += [(tokens, count) for tokens in settings.tokens[1:] for count in others]
+    names = ("model", "layers", "repeats", "max_passes", "device", "dtype")
+    common = {name: getattr(settings, name) for name in names}
+    return [
+        ReadingCase(way, image_tokens=tokens, expressions=count, **common)
+        for tokens, count in pairs
+        for way in settings.ways
+        # The floor has no expressions; one expression joined is one isolated.
+        if not (way == "floor" and count != settings.expressions[0])
+        and not ("joined" in way and count == 1)
+    ]
 
 
 def find_obstacle(case: ReadingCase) -> str | None:
@@ -68,114 +81,47 @@ def find_obstacle(case: ReadingCase) -> str | None:
     available = read_available_bytes(torch.device(case.device))
     if not case.way.startswith("flmm") or available is None:
         return None
-    text = build_layout_config(case.layout, case.layers).get_text_config()
+    text = PUBLISHED_SIZES[case.model]["text_config"]
     value_bytes = 4 if case.dtype == "float32" else 2
-    matrix = text.num_attention_heads * case.image_tokens**2 * value_bytes
+    matrix = text["num_attention_heads"] * case.image_tokens**2 * value_bytes
     # The vision tower's own matrices, 4 patches per token and side, exist one layer at a time.
     patches = 16 * (4 * case.image_tokens) ** 2 * value_bytes * 2
-    needed = matrix * (text.num_hidden_layers + 3) + patches
+    needed = matrix * ((case.layers or text["num_hidden_layers"]) + 3) + patches
     if needed < 0.8 * available:
         return None
     return f"needs about {needed / 2**30:.0f} GiB, {available / 2**30:.0f} GiB are free"
 
 
-def build_row(
-    case: ReadingCase, result: Mapping[str, Any] | None, why_not: str | None = None
-) -> Row:
-    """What a case cost.
-
-    Args:
-        case: what was run.
-        result: the plain values of :func:`flmm.benchmarks.reading_ways.measure_case`.
-        why_not: the reason, where there is no result.
-
-    Returns:
-        the case's fields (``image_tokens`` as they really were), ``median_s``, ``low_s``,
-        ``high_s``; of one run ``vision_s``, ``layers_s``, ``head_s`` and ``rest_s``;
-        ``images_per_s``, ``expressions_per_s`` (``None`` for the floor), ``gpu_percent``,
-        ``extra_mb``, ``largest_mb``, ``largest_shape``, ``extrapolated`` and ``why_not``.
-    """
-    if result is None:
-        return {**asdict(case), "why_not": why_not}
-    times = describe_seconds(result["seconds"])
-    extra = result["extra_bytes"]
-    asks = case.way != "floor"
-    return {
-        **asdict(case),
-        "image_tokens": result["image_tokens"],
-        **times,
-        **{f"{part}_s": value for part, value in result["parts"].items()},
-        "images_per_s": 1 / times["median_s"],
-        "expressions_per_s": case.expressions / times["median_s"] if asks else None,
-        "gpu_percent": result["gpu_percent"],
-        "extra_mb": None if extra is None else extra / 2**20,
-        "largest_mb": result["largest_bytes"] / 2**20,
-        "largest_shape": result["largest_shape"],
-        "extrapolated": result["extrapolated"],
-        "why_not": None,
-    }
-
-
-def _run_case(case: ReadingCase, path: Path) -> tuple[Row | None, np.ndarray | None]:
-    """The result and the maps of a case; nothing of one that ran out of memory."""
-    case_path, result_path = path.with_suffix(".case.json"), path.with_suffix(".result.json")
-    case_path.write_text(json.dumps(asdict(case)))
-    command = [sys.executable, "-m", "flmm.benchmarks.reading_ways", case_path, result_path]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    lines = done.stderr.strip().splitlines() or ["no message"]
-    # The kernel kills a process that takes too much, torch raises on a GPU and where malloc fails.
-    if done.returncode == -signal.SIGKILL or any(
-        word in lines[-1] for word in ("OutOfMemoryError", "can't allocate memory")
-    ):
-        return None, None
-    if done.returncode:
-        raise RuntimeError(f"{case} failed: {lines[-1]}")
-    maps_path = result_path.with_suffix(".npy")
-    maps = np.load(maps_path) if maps_path.exists() else None
-    return json.loads(result_path.read_text()), maps
-
-
-def compare_rows(rows: Sequence[Row], maps: Mapping[int, np.ndarray]) -> None:
+def compare_rows(rows: Sequence[Row], maps: Sequence[np.ndarray | None]) -> None:
     """Add the ratios against ours and the floor of the same inputs to the rows.
 
     Args:
-        rows: of :func:`build_row`; get ``time_over_ours``, ``memory_over_ours``,
-            ``time_over_floor`` and, F-LMM's, ``difference`` (relative, of the maps).
-        maps: of the rows, by their place.
+        rows: get ``time_over_ours``, ``memory_over_ours``, ``time_over_floor`` and, F-LMM's,
+            ``difference`` (relative, of the maps).
+        maps: of each row.
 
     Raises:
         ValueError: F-LMM's way and ours disagree about the maps.
     """
-    done = [index for index, row in enumerate(rows) if row["why_not"] is None]
+    same = ("model", "layers", "image_tokens", "device", "dtype")
+    done = [index for index, row in enumerate(rows) if "median_s" in row]
     for index in done:
         row = rows[index]
-        same = [other for other in done if _have_same_inputs(rows[other], row)]
-        for other in same:
-            if rows[other]["way"] == "floor":
-                row["time_over_floor"] = row["median_s"] / rows[other]["median_s"]
-            if _is_twin(rows[other], row):
-                _compare_with_ours(row, rows[other], maps.get(index), maps.get(other))
+        ours = row["way"].replace("flmm", "ours").replace("floor", "ours")
+        for other in (rows[place] for place in done):
+            if any(row[key] != other[key] for key in same):
+                continue
+            if other["way"] == "floor":
+                row["time_over_floor"] = row["median_s"] / other["median_s"]
+            if (other["way"], other["expressions"]) == (ours, row["expressions"]):
+                row["time_over_ours"] = row["median_s"] / other["median_s"]
+                if row["extra_mb"] and other["extra_mb"]:
+                    row["memory_over_ours"] = row["extra_mb"] / other["extra_mb"]
+                if row["way"].startswith("flmm"):
+                    _check_maps(row, maps[index], maps[rows.index(other)])
 
 
-def _have_same_inputs(row: Row, other: Row) -> bool:
-    keys = ("layout", "layers", "image_tokens", "device", "dtype")
-    return all(row[key] == other[key] for key in keys)
-
-
-def _is_twin(ours: Row, row: Row) -> bool:
-    """Whether the first is our way of what the second does."""
-    way = "ours joined" if "joined" in row["way"] else "ours"
-    return ours["way"] == way and ours["expressions"] == row["expressions"]
-
-
-def _compare_with_ours(
-    row: Row, ours: Row, maps: np.ndarray | None, our_maps: np.ndarray | None
-) -> None:
-    row["time_over_ours"] = row["median_s"] / ours["median_s"]
-    if row["extra_mb"] and ours["extra_mb"]:
-        row["memory_over_ours"] = row["extra_mb"] / ours["extra_mb"]
-    if not row["way"].startswith("flmm"):
-        return
+def _check_maps(row: Row, maps: np.ndarray | None, our_maps: np.ndarray | None) -> None:
     if maps is None or our_maps is None:
         raise ValueError(f"{row['way']} or ours gave no maps: their speeds cannot be compared")
     expected = our_maps[: len(maps)]
@@ -187,4 +133,32 @@ def _compare_with_ours(
         )
 
 
-__all__ = ["build_row", "compare_rows", "find_obstacle", "measure_reading"]
+def draw_reading(rows: Sequence[Row]) -> Figure:
+    """One panel of ``PANELS`` beside the other, a curve for each way in each."""
+    done = [row for row in rows if "median_s" in row]
+    # No pyplot: its state is the process's, and it would ask for a screen.
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    for axis, (x_key, y_key, label) in zip(figure.subplots(1, len(PANELS)), PANELS):
+        held, near = ("image_tokens", 1000) if x_key == "expressions" else ("expressions", 7)
+        # The floor has no expressions, so that it says nothing of what can be held.
+        values = {row[held] for row in done if row["way"] != "floor"} or {row[held] for row in done}
+        value = min(values, key=lambda own: abs(own - near))
+        for way in dict.fromkeys(row["way"] for row in done):
+            is_free = way == "floor" and held == "expressions"
+            points = sorted(
+                (row[x_key], row[y_key])
+                for row in done
+                if row["way"] == way and row[y_key] and (is_free or row[held] == value)
+            )
+            if len(points) == 1 and way == "floor":
+                axis.axhline(points[0][1], linestyle=":", color="gray", label=way)
+            elif points:
+                axis.plot(*zip(*points), marker="o", label=way)
+        axis.set(xscale="log", yscale="log", xlabel=x_key.replace("_", " "), ylabel=label)
+        axis.set_title(f"{value} {held.replace('_', ' ')}")
+        axis.grid(alpha=0.3, which="both")
+    figure.axes[0].legend()
+    return figure
+
+
+__all__ = ["compare_rows", "draw_reading", "find_obstacle", "list_cases", "read"]

@@ -1,54 +1,40 @@
 """The ways of reading attention that are compared, each on the same weights and inputs.
 
-In: a case (layout, image tokens, expressions, way). Out: seconds of every run and of the reader's
-parts, peak extra memory, the largest tensor, and the maps, so that speed is only ever compared
-between equal results. Every way has a process of its own:
-``python -m flmm.benchmarks.reading_ways CASE.json RESULT.json``.
+In: a case (size, image tokens, expressions, way). Out: seconds of every run and of the reader's
+parts, peak extra memory, the largest tensor, and the maps.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flmm.benchmarks.breakdown import measure_parts, measure_utilization
-from flmm.benchmarks.memory import LargestTensor, PeakMemory
-from flmm.benchmarks.timing import time_call
-from flmm.readers.layouts import build_layout_reader
-from flmm.readers.qwen import FrozenQwen
-from flmm.records import Continuation, ImageInput
+from flmm.benchmarks.harness import Row, summarise_seconds
+from flmm.benchmarks.inputs import build_model_inputs, build_reader, make_expressions, make_image
+from flmm.meters import LargestTensor, PeakMemory, synchronise, time_call
+from flmm.readers import FrozenVLM, Prefix
+from flmm.readers.prompts import PlainTextTokenizer
+from flmm.records import Continuation, Span, as_continuations
 
-# "joined": all expressions in one text, each seeing those before it (F-LMM's --concat).
-WAYS = ("floor", "flmm", "flmm joined", "ours", "ours joined")
-WORDS = ["large", "small", "red", "blue", "green", "circle", "square", "triangle", "star", "left"]
+PARTS = ("vision", "layers", "head", "rest")
 
 
 @dataclass(frozen=True)
 class ReadingCase:
-    """One measurement.
+    """One measurement; fields as in :class:`flmm.benchmarks.harness.BenchmarkSettings`.
 
-    Attributes:
-        way: one of ``WAYS``.
-        layout, layers: of the reader, see :mod:`flmm.readers.layouts`.
-        image_tokens: about so many (a grid of 3 : 4).
-        expressions: of four words each.
-        repeats: timed runs, after one that is not.
-        max_passes: F-LMM's way has one pass per expression; of more than this only so many are
-            run, and the time of a run is scaled up (``extrapolated`` in the result).
-        device, dtype: of the reader.
-        threads: of torch on a CPU; ``None``: its default.
+    ``image_tokens`` are about so many, ``expressions`` of four words each.
     """
 
     way: str
-    layout: str
+    model: str
     layers: int | None
     image_tokens: int
     expressions: int
@@ -56,133 +42,193 @@ class ReadingCase:
     max_passes: int = 7
     device: str = "cpu"
     dtype: str = "float32"
-    threads: int | None = None
 
     @property
     def passes(self) -> int:
-        """Passes through the model that are really run."""
+        """Passes through the model that are really run: F-LMM's way has one per expression."""
         return min(self.expressions, self.max_passes) if self.way == "flmm" else 1
 
 
-def make_image(image_tokens: int, factor: int) -> np.ndarray:
-    """Noise, uint8 RGB ``[H, W, 3]``, that becomes about so many image tokens."""
-    rows = max(1, round((image_tokens * 3 / 4) ** 0.5))
-    columns = max(1, round(image_tokens / rows))
-    shape = (rows * factor, columns * factor, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def make_expressions(count: int) -> list[str]:
-    """Different expressions of four words, the same in every process."""
-    rng = np.random.default_rng(1)
-    return [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
-
-
-def join_expressions(expressions: list[str]) -> Continuation:
-    """All expressions as one text with a span each."""
-    text = " ".join(expressions)
-    ends = np.cumsum([len(expression) + 1 for expression in expressions])
-    spans = [
-        (int(end) - 1 - len(expression), int(end) - 1) for end, expression in zip(ends, expressions)
-    ]
-    return Continuation(text, spans=tuple(spans))
-
-
-def measure_case(case: ReadingCase) -> tuple[dict[str, Any], Tensor | None]:
+def measure_case(case: ReadingCase) -> tuple[Row, np.ndarray | None]:
     """Run one case.
 
     Returns:
-        (plain values, maps ``[passes or P, L*A, h, w]``); the floor has no maps. ``seconds`` and
-        ``parts`` are of all expressions, ``gpu_percent`` is ``None`` without a GPU or NVML.
+        the case's fields (``image_tokens`` as they really were), ``median_s``, ``low_s``,
+        ``high_s``; of one run ``vision_s``, ``layers_s``, ``head_s`` and ``rest_s``; speeds,
+        ``gpu_percent`` (``None`` without a GPU or NVML), ``extra_mb``, ``largest_mb``,
+        ``largest_shape``, ``extrapolated``; and the maps ``[passes or P, L*A, h, w]``, which the
+        floor has not.
     """
-    if case.threads:
-        torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     implementation = "eager" if case.way.startswith("flmm") else "sdpa"
-    vlm = build_layout_reader(case.layout, case.layers, case.dtype, implementation, device=device)
-    factor = vlm.image_processor.patch_size * vlm.image_processor.merge_size
-    image = vlm.image_processor.encode(make_image(case.image_tokens, factor))
-    run = build_run(case, vlm, image)
+    reader = build_reader(
+        case.model, case.layers, case.dtype, device, attn_implementation=implementation
+    )
+    image = make_image(reader, case.image_tokens)
+    run = build_run(case, reader, image)
     with torch.inference_mode():
-        with PeakMemory(device) as memory:  # the first run: nothing is left over from others
+        grid_hw = reader.prefill(image).grid_hw
+        with PeakMemory(device) as memory:
             maps = run()
         seconds = [time_call(run, device) for _ in range(case.repeats)]
-        parts = measure_parts(vlm, run, device)
+        parts = measure_parts(reader, run)
         gpu_percent = measure_utilization(run, device)
         with LargestTensor() as largest:
             run()
     scale = case.expressions / case.passes if case.way == "flmm" else 1
-    result = {
-        "seconds": [value * scale for value in seconds],
-        "parts": {part: value * scale for part, value in parts.items()},
+    times = summarise_seconds([value * scale for value in seconds])
+    speed = 1 / times["median_s"]
+    row = asdict(case) | {
+        "image_tokens": grid_hw[0] * grid_hw[1],
+        **times,
+        **{f"{part}_s": value * scale for part, value in parts.items()},
+        "images_per_s": speed,
+        "expressions_per_s": None if case.way == "floor" else case.expressions * speed,
         "gpu_percent": gpu_percent,
-        "extrapolated": scale != 1,
-        "extra_bytes": memory.extra_bytes,
-        "largest_bytes": largest.bytes,
+        "extra_mb": None if memory.extra_bytes is None else memory.extra_bytes / 2**20,
+        "largest_mb": largest.bytes / 2**20,
         "largest_shape": list(largest.shape),
-        "image_tokens": image.grids[0].columns.numel(),
+        "extrapolated": scale != 1,
     }
-    return result, maps
+    return row, None if maps is None else maps.float().cpu().numpy()
 
 
-def build_run(case: ReadingCase, vlm: FrozenQwen, image: ImageInput) -> Callable[[], Tensor | None]:
+def build_run(
+    case: ReadingCase, reader: FrozenVLM, picture: np.ndarray
+) -> Callable[[], Tensor | None]:
     """What is timed: from the encoded picture to the maps."""
     expressions = make_expressions(case.expressions)
-    isolated = [Continuation(expression) for expression in expressions[: case.passes]]
-    joined = [join_expressions(expressions)]
-
-    def read_floor() -> None:
-        vlm.prefill(image)
-
-    def read_ours() -> Tensor:
-        return vlm.attend(vlm.prefill(image), joined if "joined" in case.way else expressions).maps
-
-    def read_as_flmm() -> Tensor:
-        texts = joined if "joined" in case.way else isolated
-        return torch.cat([read_with_eager(vlm, image, text) for text in texts])
-
+    texts = [join_expressions(expressions)] if "joined" in case.way else expressions
+    image = reader.image_processor.encode(picture)
+    if case.way.startswith("ours"):
+        return lambda: reader.attend(reader.prefill(image), texts).maps
+    prefix = reader.prefill(image)
     if case.way == "floor":
+
+        def read_floor() -> None:
+            reader.prefill(image)
+
         return read_floor
-    return read_ours if case.way.startswith("ours") else read_as_flmm
+    tokenizer = PlainTextTokenizer(reader.tokenizer)
+    encoded = [tokenizer.encode_continuation(text) for text in as_continuations(texts)]
+    passes = [
+        (build_model_inputs(reader, picture, [*prefix.input_ids.tolist(), *item.input_ids]), item)
+        for item in encoded[: case.passes]
+    ]
+    return lambda: torch.cat(
+        [read_with_eager(reader, prefix, inputs, item.token_spans) for inputs, item in passes]
+    )
 
 
-def read_with_eager(vlm: FrozenQwen, image: ImageInput, text: Continuation) -> Tensor:
+def join_expressions(expressions: Sequence[str]) -> Continuation:
+    """All expressions as one text with a span each."""
+    text, spans = "", []
+    for expression in expressions:
+        spans.append((len(text), len(text) + len(expression)))
+        text += f"{expression} "
+    return Continuation(text.rstrip(), spans=tuple(spans))
+
+
+def read_with_eager(
+    reader: FrozenVLM, prefix: Prefix, inputs: dict[str, Tensor], spans: Sequence[Span]
+) -> Tensor:
     """F-LMM's way: the whole model with eager attention, every S x S matrix and all logits kept.
+
+    Args:
+        reader: whose model has eager attention.
+        prefix: what stands before the phrases.
+        inputs: of transformers' model: the prefix and the phrases behind it.
+        spans: tokens of each phrase, behind the prefix.
 
     Returns:
         float32 ``[P, L*A, h, w]``.
 
     Source: F-LMM flmm/models/frozen_llava.py, ``_forward``.
     """
-    ids, columns = vlm._encode_prompt(vlm.default_prompt, image)
-    encoded = vlm._plain_text.encode_continuation(text)
-    input_ids = torch.tensor([ids + encoded.input_ids], device=vlm.device)
-    output = vlm.model(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        mm_token_type_ids=(input_ids == vlm.model.config.image_token_id).int(),
-        pixel_values=vlm.image_processor.patchify(image.pixel_values.to(vlm.device, vlm.dtype)),
-        image_grid_thw=image.inputs["image_grid_thw"].to(vlm.device),
-        output_attentions=True,
-        output_hidden_states=True,
-        use_cache=False,
+    output = reader.model(
+        **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
     )
-    maps = []
-    for start, end in encoded.token_spans:
-        rows = slice(len(ids) + start, len(ids) + end)
-        layers = [layer[0, :, rows, columns].float().mean(1) for layer in output.attentions]
-        maps.append(torch.cat(layers).unflatten(-1, image.grids[0].size))
+    columns, maps = prefix.grids[0].columns.to(reader.device), []
+    for start, end in spans:
+        rows = slice(len(prefix) + start, len(prefix) + end)
+        layers = [layer[0, :, rows].float().mean(1) for layer in output.attentions]
+        maps.append(torch.cat(layers)[:, columns])
     return torch.stack(maps)
 
 
-def main(case_path: str, result_path: str) -> None:
-    """Read a case, measure it, write the result and, beside it, the maps."""
-    case = ReadingCase(**json.loads(Path(case_path).read_text()))
-    result, maps = measure_case(case)
-    if maps is not None:
-        np.save(Path(result_path).with_suffix(".npy"), maps.float().cpu().numpy())
-    Path(result_path).write_text(json.dumps({"case": asdict(case), **result}))
+def measure_parts(reader: FrozenVLM, call: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of one call by part of the reader, told by hooks on the real modules.
+
+    A run of its own: hooks that wait for the device would cost the timed runs a little.
+
+    Args:
+        reader: that ``call`` uses.
+        call: the work; a module that runs several times counts with all of them.
+
+    Returns:
+        seconds by ``PARTS``: ``"vision"`` the vision tower with its projection, ``"layers"`` all
+        layers of the language model (for phrases, the merging of their rows included), ``"head"``
+        the language head, ``"rest"`` everything between them.
+    """
+    model, decoder = reader.model, reader.model.get_decoder()
+    modules = {
+        "vision": [item for item in model.model.children() if item is not decoder],
+        "layers": list(decoder.layers),
+        "head": [model.get_output_embeddings()],
+    }
+    seconds = dict.fromkeys(PARTS, 0.0)
+    started: list[float] = []
+
+    def start(*_: Any) -> None:
+        synchronise(reader.device)
+        started.append(time.perf_counter())
+
+    def stop_part(part: str) -> Callable[..., None]:
+        def stop(*_: Any) -> None:
+            synchronise(reader.device)
+            seconds[part] += time.perf_counter() - started.pop()
+
+        return stop
+
+    with ExitStack() as hooks:
+        for part, members in modules.items():
+            for module in members:
+                hooks.callback(module.register_forward_pre_hook(start).remove)
+                hooks.callback(module.register_forward_hook(stop_part(part)).remove)
+        total = time_call(call, reader.device)
+    seconds["rest"] = total - sum(seconds.values())
+    return seconds
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def measure_utilization(
+    call: Callable[[], Any], device: torch.device, seconds: float = 3.0
+) -> float | None:
+    """How busy a GPU is while a call is repeated for some seconds, in percent.
+
+    What NVML (the package ``nvidia-ml-py``) tells in the first half is left out: its sample, up to
+    a second long, still holds the time before.
+
+    Returns:
+        the mean; ``None`` where there is no GPU, or no NVML to ask.
+    """
+    if device.type != "cuda":
+        return None
+    samples, start = [], time.perf_counter()
+    try:
+        while (passed := time.perf_counter() - start) < seconds or not samples:
+            time_call(call, device)
+            samples += [torch.cuda.utilization(device)] if passed > seconds / 2 else []
+    except (ImportError, RuntimeError):
+        return None
+    return sum(samples) / len(samples)
+
+
+__all__ = [
+    "PARTS",
+    "ReadingCase",
+    "build_run",
+    "join_expressions",
+    "measure_case",
+    "measure_parts",
+    "measure_utilization",
+]

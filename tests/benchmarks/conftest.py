@@ -1,33 +1,35 @@
-"""A layout that takes a tenth of a second, of the real classes."""
+"""A size that takes a tenth of a second, of the real classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from flmm.benchmarks.reading_ways import ReadingCase
-from flmm.readers.layouts import LAYOUTS, build_layout_config
+from flmm.benchmarks.harness import _CHOICES
+from flmm.readers.published_sizes import PUBLISHED_SIZES
 
 # Heads of width 128, as in every published model: the sections of M-RoPE fill just these.
-SMALL = ("qwen2_5_vl", (256, 512, 2, 2, 1, 2048), (2, 128, 256))
+SMALL = {
+    **PUBLISHED_SIZES["width-1024"],
+    "text_config": {
+        **PUBLISHED_SIZES["width-1024"]["text_config"],
+        **{"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 2048},
+    },
+    "vision_config": {
+        **PUBLISHED_SIZES["width-1024"]["vision_config"],
+        **{"depth": 2, "hidden_size": 128, "intermediate_size": 256, "out_hidden_size": 256},
+        "fullatt_block_indexes": [1],
+    },
+}
 
 
 @pytest.fixture(scope="package")
-def layout() -> Iterator[str]:
+def size() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(LAYOUTS, "small", SMALL)
-        assert build_layout_config("small").image_token_id < SMALL[1][-1]
+        patch.setitem(PUBLISHED_SIZES, "small", SMALL)
+        patch.setitem(_CHOICES, "model", (*_CHOICES["model"], "small"))
         yield "small"
-
-
-@pytest.fixture(scope="package")
-def make_case(layout: str) -> Callable[..., ReadingCase]:
-    """Cases with few tokens and one timed run."""
-
-    def make(way: str, image_tokens: int = 48, expressions: int = 3, **fields) -> ReadingCase:
-        return ReadingCase(way, layout, None, image_tokens, expressions, repeats=1, **fields)
-
-    return make
 
 
 @pytest.fixture(scope="package")

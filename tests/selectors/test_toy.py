@@ -4,15 +4,17 @@ import random
 
 import numpy as np
 import pytest
-import torch
 
 from flmm import Continuation, GroundingInferencer
+from flmm.benchmarks.harness import BenchmarkSettings
 from flmm.benchmarks.pointing import (
     BEGIN,
     PROMPT,
     count_hits,
     find_mentions,
-    measure_pointing,
+)
+from flmm.benchmarks.pointing import (
+    point as measure_pointing,
 )
 from flmm.config import load_config
 from flmm.conversation import PointedPhrase
@@ -90,7 +92,7 @@ def test_the_reader_is_asked_aside_and_forgets_it(inferencer, scenes):
 
 def test_the_benchmark_counts_what_the_toy_reaches():
     brackets, keywords, nouns = measure_pointing(
-        TINY, torch.device("cpu"), scenes=8, selectors=("brackets", "keywords", "noun_chunks")
+        BenchmarkSettings(), scenes=8, selectors=("brackets", "keywords", "noun_chunks")
     )
     for row in (brackets, keywords):
         assert row["scenes"] == 8 and row["phrases"] > 15

@@ -1,7 +1,8 @@
-"""Peak memory of a piece of work, and the largest tensor it makes.
+"""Seconds and peak memory of a piece of work, on any device.
 
-On a GPU torch counts; on a CPU the kernel does (Linux: ``VmHWM`` of ``/proc/self/status``, which is
-set back first). A process that measures should have done nothing large before.
+On a GPU torch counts the memory; on a CPU the kernel does (Linux: ``VmHWM`` of
+``/proc/self/status``, which is set back first). A process that measures should have done nothing
+large before.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,21 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done everything that was started on it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_call(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, everything that it started on the device included."""
+    synchronise(device)
+    start = time.perf_counter()
+    call()
+    synchronise(device)
+    return time.perf_counter() - start
 
 
 class PeakMemory:
@@ -33,7 +51,7 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         gc.collect()
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            synchronise(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before: int | None = torch.cuda.memory_allocated(self.device)
         else:
@@ -41,11 +59,8 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            peak: int | None = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = _read_status("VmHWM")
+        synchronise(self.device)
+        peak = read_peak_bytes(self.device)
         if peak is not None and self._before is not None:
             self.extra_bytes = max(0, peak - self._before)
 
@@ -74,11 +89,18 @@ class LargestTensor(TorchDispatchMode):
         return output
 
 
+def read_peak_bytes(device: torch.device) -> int | None:
+    """The most that this process ever held there, or since :class:`PeakMemory` began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _read_kilobytes("/proc/self/status", "VmHWM")
+
+
 def read_available_bytes(device: torch.device) -> int | None:
     """Memory that is free for a run; ``None`` where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return _read_kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    return _read_kilobytes("/proc/meminfo", "MemAvailable")
 
 
 def _reset_resident_peak() -> int | None:
@@ -86,18 +108,21 @@ def _reset_resident_peak() -> int | None:
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    return _read_status("VmRSS")
+    return _read_kilobytes("/proc/self/status", "VmRSS")
 
 
-def _read_status(field: str) -> int | None:
-    return _read_kilobytes(Path("/proc/self/status"), field)
-
-
-def _read_kilobytes(path: Path, field: str) -> int | None:
-    if not path.exists():
+def _read_kilobytes(path: str, field: str) -> int | None:
+    if not Path(path).exists():
         return None
-    lines = path.read_text().splitlines()
+    lines = Path(path).read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
 
 
-__all__ = ["LargestTensor", "PeakMemory", "read_available_bytes"]
+__all__ = [
+    "LargestTensor",
+    "PeakMemory",
+    "read_available_bytes",
+    "read_peak_bytes",
+    "synchronise",
+    "time_call",
+]

@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from flmm.benchmarks.memory import LargestTensor, PeakMemory, read_available_bytes
+from flmm.meters import LargestTensor, PeakMemory, read_available_bytes
 
 MEGABYTE = 2**20
+CPU = torch.device("cpu")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a CPU's peak")
 
 
@@ -18,31 +19,31 @@ def fill(megabytes: int) -> torch.Tensor:
 
 
 @needs_linux
-def test_the_peak_is_what_was_added_and_given_back_or_not(cpu):
+def test_the_peak_is_what_was_added_and_given_back_or_not():
     held = fill(150)
-    with PeakMemory(cpu) as memory:
+    with PeakMemory(CPU) as memory:
         big = fill(200)
         del big
         small = fill(20)
     assert memory.extra_bytes / MEGABYTE == pytest.approx(200, rel=0.05)
-    with PeakMemory(cpu) as memory:
+    with PeakMemory(CPU) as memory:
         held += 1
     assert memory.extra_bytes < 5 * MEGABYTE
     assert len(held) > len(small)
 
 
 @needs_linux
-def test_two_that_live_together_count_together(cpu):
-    with PeakMemory(cpu) as memory:
+def test_two_that_live_together_count_together():
+    with PeakMemory(CPU) as memory:
         both = [fill(60), fill(80)]
     assert memory.extra_bytes / MEGABYTE == pytest.approx(140, rel=0.05)
     assert len(both) == 2
 
 
 @needs_linux
-def test_what_is_free_is_a_part_of_what_there_is(cpu):
+def test_what_is_free_is_a_part_of_what_there_is():
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 10 * MEGABYTE < read_available_bytes(cpu) < total
+    assert 10 * MEGABYTE < read_available_bytes(CPU) < total
 
 
 def test_the_largest_tensor_that_an_operation_makes():

@@ -1,0 +1,222 @@
+"""How benchmarks are timed, set apart, tabled and written.
+
+In: settings from the command line and functions that measure. Out: rows, tables on the screen,
+``<name>.json`` and ``<name>.md`` in a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from flmm.meters import time_call
+from flmm.provenance import describe_device, list_versions
+from flmm.readers.published_sizes import PUBLISHED_SIZES
+from flmm.tables import format_markdown, format_text
+
+Row = dict[str, Any]
+# Of reading: a bare prefill, F-LMM's way, ours. "joined": all expressions in one text, each seeing
+# those before it (F-LMM's --concat).
+WAYS = ("floor", "flmm", "flmm joined", "ours", "ours joined")
+# The same maps within float32's rounding; half precision rounds far coarser.
+TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
+_CHOICES = {
+    "model": tuple(PUBLISHED_SIZES),
+    "ways": WAYS,
+    "dtype": tuple(TOLERANCES),
+    "sam": ("tiny", "vit_b", "vit_l", "vit_h"),
+}
+
+# In the files alone: with them a table is wider than a screen.
+_DETAILS = {
+    *("model", "layers", "repeats", "max_passes", "device", "dtype", "low_s", "high_s", "rest_s"),
+    *("images_per_s", "expressions_per_s", "gpu_percent", "largest_mb", "largest_shape"),
+    *("extrapolated", "difference"),
+}
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What is measured, and on what.
+
+    Attributes:
+        model, layers: published size, with random weights; ``None``: all layers.
+        tokens: image tokens of the reading.
+        expressions: numbers of expressions.
+        ways: of ``WAYS``.
+        repeats: timed runs.
+        max_passes: of F-LMM's way in one run; more are scaled up, and said to be extrapolated.
+        sam: name of the refiner.
+        device, dtype: of the reader.
+        out: folder of the results.
+        every_pair: all sizes with all numbers, as always on a GPU; else all sizes with
+            ``expressions[0]``, and the first size with every number.
+
+    Raises:
+        ValueError: a value is impossible, or the device is not there.
+    """
+
+    model: str = "width-1024"
+    layers: int | None = None
+    tokens: Sequence[int] = (1000, 300, 2000, 4000, 8000)
+    expressions: Sequence[int] = (7, 1, 30)
+    ways: Sequence[str] = WAYS
+    repeats: int = 3
+    max_passes: int = 7
+    sam: str = "vit_b"
+    device: str = "cpu"
+    dtype: str = "float32"
+    out: str = "outputs/benchmark"
+    every_pair: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            given = getattr(self, name)
+            for value in [given] if isinstance(given, str) else given:
+                if value not in choices:
+                    raise ValueError(f"--{name} {value}: choose of {', '.join(choices)}")
+        counts = {"tokens": self.tokens, "expressions": self.expressions}
+        counts |= {"repeats": [self.repeats], "max-passes": [self.max_passes]}
+        counts |= {"layers": [] if self.layers is None else [self.layers]}
+        for name, values in counts.items():
+            if any(value < 1 for value in values):
+                raise ValueError(f"--{name} {' '.join(map(str, values))}: give numbers above 0")
+        check_device(self.device)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch knows it."""
+        return torch.device(self.device)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not know or see.
+
+    Raises:
+        ValueError: it is so.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: give cpu, cuda or cuda:1") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch sees no GPU here; give --device cpu")
+
+
+def describe_machine(device: torch.device) -> str:
+    """Where figures were measured."""
+    return f"{describe_device(device)}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def write_rows(name: str, rows: Sequence[Row], folder: Path, machine: str) -> None:
+    """Print rows as a table and write them, with all details, as JSON and Markdown.
+
+    Args:
+        name: of the benchmark.
+        rows: of any keys; what a row has not is "-".
+        folder: made if missing.
+        machine: where they were measured.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "versions": list_versions(), "rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / f"{name}.md").write_text(f"{machine}\n\n{format_markdown(list_cells(rows))}\n")
+    shown = [{key: value for key, value in row.items() if key not in _DETAILS} for row in rows]
+    print(f"\n{name} ({machine})\n{format_text(list_cells(shown))}\n", flush=True)
+
+
+def list_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Header and cells; a column that a row has not is "-"."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    titles = [f"{key[:-2]} s" if key.endswith("_s") else key for key in keys]
+    cells = [[_format(row.get(key)) for key in keys] for row in rows]
+    return [[title.replace("_", " ") for title in titles], *cells]
+
+
+def _format(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def compare_calls(
+    what: str, calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int
+) -> list[Row]:
+    """Rows of calls that take turns, so that a busy moment hits all of them.
+
+    Args:
+        what: is measured.
+        calls: by name; each is called once more before, untimed.
+        device: that they work on.
+        repeats: timed rounds.
+    """
+    for call in calls.values():
+        call()
+    rounds = [
+        {case: time_call(call, device) for case, call in calls.items()} for _ in range(repeats)
+    ]
+    return build_rows(what, {case: [one[case] for one in rounds] for case in calls})
+
+
+def build_rows(what: str, seconds: dict[str, list[float]]) -> list[Row]:
+    """One row per case with its seconds; ``ratio`` is the median against that of the first."""
+    rows: list[Row] = []
+    for case, values in seconds.items():
+        row: Row = {"what": what, "case": case, **summarise_seconds(values)}
+        row["ratio"] = row["median_s"] / rows[0]["median_s"] if rows else 1.0
+        rows.append(row)
+    return rows
+
+
+def summarise_seconds(seconds: Sequence[float]) -> dict[str, float]:
+    """``median_s``, ``low_s`` and ``high_s``."""
+    return {"median_s": median(seconds), "low_s": min(seconds), "high_s": max(seconds)}
+
+
+def run_apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a module's function in a process of its own, whose memory nothing else has touched.
+
+    Raises:
+        MemoryError: there was too little memory, of the machine or of the GPU.
+        Exception: whatever the call raised.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
+        try:
+            return pool.submit(call, *arguments).result()
+        except BrokenProcessPool as error:
+            raise MemoryError("its process was killed, as those are that take too much") from error
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError("ran out of memory") from error
+            raise
+
+
+__all__ = [
+    "TOLERANCES",
+    "WAYS",
+    "BenchmarkSettings",
+    "Row",
+    "build_rows",
+    "check_device",
+    "compare_calls",
+    "describe_machine",
+    "list_cells",
+    "run_apart",
+    "summarise_seconds",
+    "write_rows",
+]

@@ -1,0 +1,133 @@
+"""What the benchmarks run on: models of published sizes, noise, words, the toy on drawn scenes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flmm.checkpoints.checkpoint import load_weights
+from flmm.config import load_config
+from flmm.grounder import Grounder
+from flmm.masks import SAMRefiner, UNetHead
+from flmm.readers import FrozenVLM
+from flmm.readers.published_sizes import write_published_model
+from flmm.registry import DATASETS, MODELS
+from flmm.toy.shape_files import write_dataset
+
+TINY_CONFIG = "configs/tiny/tiny_unet_sam_shapes.py"
+WORDS = ["large", "small", "red", "blue", "green", "circle", "square", "triangle", "star", "left"]
+
+
+def build_reader(
+    size: str,
+    layers: int | None = None,
+    dtype: str = "float32",
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> FrozenVLM:
+    """A reader of a published size with random weights; always the same on a kind of device.
+
+    Args:
+        size: a key of :data:`flmm.readers.published_sizes.PUBLISHED_SIZES`.
+        layers: of the language model; ``None``: all.
+        dtype: of the weights.
+        device: where they are drawn; each kind of device draws its own.
+        options: ``context`` in tokens, and further arguments of the reader.
+    """
+    with tempfile.TemporaryDirectory() as folder, torch.device(device):
+        write_published_model(size, folder, layers, context=options.pop("context", None))
+        cfg = {"type": "FrozenQwen", "name_or_path": folder, "random_init": True, "dtype": dtype}
+        reader: FrozenVLM = MODELS.build(cfg | options)
+    return reader
+
+
+def build_grounder(size: str, layers: int | None, sam: str, device: torch.device) -> Grounder:
+    """A reader of a published size, F-LMM's mask head and a SAM refiner; always the same weights.
+
+    Args:
+        size, layers: as :func:`build_reader` takes them.
+        sam: of segment-anything's registry, random weights; or "tiny", the embedded one.
+        device: of all.
+    """
+    torch.manual_seed(0)
+    reader = build_reader(size, layers)
+    head = UNetHead(in_channels=reader.num_maps, normalize_input=True, upsample_input=64)
+    return Grounder(reader, head, SAMRefiner(sam)).to(device).eval()
+
+
+def make_image(reader: FrozenVLM, image_tokens: int) -> np.ndarray:
+    """Noise, uint8 RGB ``[H, W, 3]``, that becomes about so many image tokens, 3 : 4."""
+    pictures = reader.processor.image_processor
+    factor = pictures.patch_size * pictures.merge_size
+    rows = max(1, round((image_tokens * 3 / 4) ** 0.5))
+    shape = (rows * factor, max(1, round(image_tokens / rows)) * factor, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_expressions(count: int) -> list[str]:
+    """Different expressions of four words, the same in every process."""
+    rng = np.random.default_rng(1)
+    return [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
+
+
+def build_model_inputs(
+    reader: FrozenVLM, image: np.ndarray, ids: Sequence[int]
+) -> dict[str, Tensor]:
+    """What transformers' own model is given for token ids that hold one picture.
+
+    Args:
+        reader: whose processor encodes the picture, as its publisher does.
+        image: uint8 RGB ``[H, W, 3]``.
+        ids: S tokens, the picture expanded.
+    """
+    encoded = reader.processor(text=[reader.render_prompt()], images=[image], return_tensors="pt")
+    inputs = {key: value.to(reader.device) for key, value in encoded.items()}
+    inputs["input_ids"] = torch.tensor([ids], device=reader.device)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["pixel_values"] = inputs["pixel_values"].to(reader.dtype)
+    if "mm_token_type_ids" in inputs:
+        is_image = inputs["input_ids"] == reader.model.config.image_token_id
+        inputs["mm_token_type_ids"] = is_image.int()
+    return inputs
+
+
+def build_toy(
+    folder: str | Path, scenes: int, device: torch.device, dtype: str = "float32", **drawn: Any
+) -> tuple[Any, Any]:
+    """The embedded model, and its data set of drawn scenes that it has not seen.
+
+    Args:
+        folder: where the scenes are drawn, once; a twentieth of them is evaluated.
+        scenes: how many.
+        device: of the model.
+        dtype: of the reader.
+        drawn: further arguments of ``write_dataset``.
+
+    Returns:
+        the grounder and the split "val", every sentence of every object.
+    """
+    root = Path(folder) / "scenes"
+    if not root.exists():
+        write_dataset(root, num_images=scenes, seed=7, **drawn)
+    config = load_config(TINY_CONFIG, {"data_root": str(root), "model.model.dtype": dtype})
+    model = MODELS.build(config.model)
+    load_weights(model, config.weights)
+    cfg = {**config.test_dataloader.dataset, "split": "val", "text_mode": "all"}
+    return model.to(device).eval(), DATASETS.build(cfg)
+
+
+__all__ = [
+    "TINY_CONFIG",
+    "build_grounder",
+    "build_model_inputs",
+    "build_reader",
+    "build_toy",
+    "make_expressions",
+    "make_image",
+]
