@@ -14,11 +14,6 @@ import torch.distributed as torch_dist
 from mmengine import dist
 
 
-def choose_backend(backend: str = "nccl") -> str:
-    """The given backend, or gloo where there is no GPU."""
-    return backend if torch.cuda.is_available() else "gloo"
-
-
 def init_processes(launcher: str, backend: str = "nccl", **kwargs: Any) -> None:
     """Join the other processes of this run; does nothing for "none" or when joined already.
 
@@ -30,12 +25,10 @@ def init_processes(launcher: str, backend: str = "nccl", **kwargs: Any) -> None:
     """
     if launcher == "none" or dist.is_distributed():
         return
+    backend = backend if torch.cuda.is_available() else "gloo"
     if launcher == "pytorch" and not torch.cuda.is_available():
         if "timeout" in kwargs:
             kwargs["timeout"] = timedelta(seconds=kwargs["timeout"])
-        torch_dist.init_process_group(backend=choose_backend(backend), **kwargs)
+        torch_dist.init_process_group(backend=backend, **kwargs)
     else:
-        dist.init_dist(launcher, choose_backend(backend), **kwargs)
-
-
-__all__ = ["choose_backend", "init_processes"]
+        dist.init_dist(launcher, backend, **kwargs)

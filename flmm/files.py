@@ -60,9 +60,27 @@ def replace_file(path: str | Path, content: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and is_disk_full(error):
-            raise _describe_full_disk(path, len(content), error) from error
+            reason = error.strerror or str(error)
+            raise DiskFullError(
+                f"no room for {path.name} ({reason}): it needs {len(content):,} bytes, folder "
+                f"{path.parent} has {measure_free(path.parent):,} free; no partial file is left",
+                reason,
+            ) from error
         raise
-    _sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # the new name on the disk too, where that can be asked for
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def measure_free(folder: str | Path) -> int:
+    """Bytes that are free where a folder is, or would be."""
+    folder = Path(folder).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def remove_leftovers(folder: str | Path, pattern: str, min_age_s: float = 0.0) -> list[Path]:
@@ -86,29 +104,3 @@ def remove_leftovers(folder: str | Path, pattern: str, min_age_s: float = 0.0) -
             path.unlink()
             deleted.append(path)
     return deleted
-
-
-def _describe_full_disk(path: Path, size: int, error: OSError) -> DiskFullError:
-    reason = error.strerror or str(error)
-    folder = path.parent.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    return DiskFullError(
-        f"no room for {path.name} ({reason}): it needs {size:,} bytes, folder {path.parent} has "
-        f"{free:,} free; no partial file is left",
-        reason,
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name on the disk too, where the file system can be asked for it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-__all__ = ["TEMPORARY_SUFFIX", "DiskFullError", "is_disk_full", "remove_leftovers", "replace_file"]

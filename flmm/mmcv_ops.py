@@ -77,26 +77,15 @@ def build_loss(cfg: dict[str, Any] | nn.Module) -> nn.Module:
             f"dict(type='mmdet.DiceLoss', naive_dice=True); got {cfg!r}"
         )
     arguments = dict(cfg)
-    loss_type = arguments.pop("type")
-    loss_class = find_mmdet_loss(loss_type) if isinstance(loss_type, str) else loss_type
-    return loss_class(**arguments)
-
-
-def find_mmdet_loss(name: str) -> type[nn.Module]:
-    """The class of mmdet's loss ``name``, with or without the scope ``mmdet.``.
-
-    Raises:
-        ValueError: mmdet has no loss of that name.
-    """
-    install()
-    losses = importlib.import_module("mmdet.models.losses")
-    loss_class = getattr(losses, name.removeprefix("mmdet."), None)
-    if not (isinstance(loss_class, type) and issubclass(loss_class, nn.Module)):
-        raise ValueError(
-            f"mmdet has no loss {name!r}: the config names it under 'type', for example "
-            "'mmdet.DiceLoss' or 'mmdet.CrossEntropyLoss'"
-        )
-    return loss_class
-
-
-__all__ = ["build_loss", "find_mmdet_loss", "install"]
+    kind = arguments.pop("type")
+    if isinstance(kind, str):
+        install()
+        losses = importlib.import_module("mmdet.models.losses")
+        found = getattr(losses, kind.removeprefix("mmdet."), None)
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise ValueError(
+                f"mmdet has no loss {kind!r}: the config names it under 'type', for example "
+                "'mmdet.DiceLoss' or 'mmdet.CrossEntropyLoss'"
+            )
+        kind = found
+    return kind(**arguments)

@@ -44,16 +44,9 @@ def describe_model(model: Any) -> dict[str, Any]:
     """What a model's results depend on: its reader, and every weight of it."""
     reader = model.vlm.model
     return {
-        "reader": reader.config._name_or_path or reader.config.model_type,
+        "reader": reader.config.name_or_path or reader.config.model_type,
         "reader_revision": getattr(reader.config, "_commit_hash", None),
         "reader_hash": sample_weights_hash(reader),
         "weights_hash": sample_weights_hash(model),
         "refiner_hash": None if model.sam is None else sample_weights_hash(model.sam.sam),
     }
-
-
-__all__ = [
-    "describe_device",
-    "describe_model",
-    "list_versions",
-]

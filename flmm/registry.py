@@ -43,7 +43,7 @@ METRICS = Registry(
     "metric",
     parent=MMENGINE_METRICS,
     scope="flmm",
-    locations=["flmm.evaluation.refseg_metric", "flmm.evaluation.png_metric"],
+    locations=["flmm.evaluation.grounding_metrics"],
 )
 HOOKS = Registry(
     "hook",

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from flmm.apps.comparison import compare_runs
 from flmm.config import load_config
-from flmm.evaluation.evaluation_runs import list_referring_splits
+from flmm.evaluation.splits import list_referring_splits
 from flmm.registry import DATASETS
 from flmm.toy.shape_files import write_dataset
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from flmm.data.masks import decode_segmentation
 from flmm.evaluation import compute_png_summary, compute_summary
-from flmm.evaluation.evaluation_runs import list_narrative_splits, list_referring_splits
 from flmm.evaluation.metrics import compute_intersections_unions, compute_ious
 from flmm.evaluation.scores import Measure
+from flmm.evaluation.splits import list_narrative_splits, list_referring_splits
 from flmm.records import GroundingSample
 from flmm.registry import DATASETS
 from flmm.tables import format_markdown, format_text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.resources
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from flmm.files import replace_file
 from flmm.weights import describe_mismatch
 
 # Weights that come with the package, by the name a config gives them.
@@ -133,28 +135,32 @@ def load_weights(model: nn.Module, name_or_path: str | Path) -> None:
 
 
 def save_trainable(model: nn.Module, path: str | Path) -> None:
-    """Write the weights of ``model.state_dict()`` as safetensors, or as ``.pth`` by the suffix."""
-    weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    weights = {key: value.contiguous() for key, value in weights.items()}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Write the weights of ``model.state_dict()`` as safetensors, or as ``.pth`` by the suffix.
+
+    Raises:
+        DiskFullError, OSError: see :func:`flmm.files.replace_file`.
+    """
+    weights = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
     if Path(path).suffix == ".safetensors":
-        save_file(weights, str(path))
+        replace_file(path, save(weights))
     else:
-        torch.save({"state_dict": weights}, path)
+        write_checkpoint(path, {"state_dict": weights})
+
+
+def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write what ``torch.save`` makes of a content, whole or not at all.
+
+    Raises:
+        DiskFullError, OSError: see :func:`flmm.files.replace_file`.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    replace_file(path, buffer.getbuffer())
 
 
 def describe_error(error: BaseException) -> str:
     """The first line of an error that says anything, else its kind."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-__all__ = [
-    "EMBEDDED_WEIGHTS",
-    "describe_error",
-    "load_checkpoint",
-    "load_trainable",
-    "load_weights",
-    "register_safe_globals",
-    "resolve_weights",
-    "save_trainable",
-]

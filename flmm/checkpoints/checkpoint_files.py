@@ -1,8 +1,7 @@
-"""Checkpoint files: written whole or not at all, and the broken ones told from the whole.
+"""Checkpoints of a training on disk: the broken ones told from the whole, the latest one found.
 
-In: bytes and a path, or a folder. Out: a file that is either complete or absent (see
-:mod:`flmm.files`), and the latest checkpoint that a training can go on from, also where the
-disk is full. What is in a checkpoint is the runner's duty.
+In: a work folder. Out: the latest checkpoint that a training can go on from. What is in a
+checkpoint is the runner's duty.
 """
 
 from __future__ import annotations
@@ -15,49 +14,33 @@ from typing import Any
 
 import torch
 
-from flmm import files as atomic_files
 from flmm.checkpoints.checkpoint import describe_error, register_safe_globals
-from flmm.files import DiskFullError, is_disk_full, replace_file
 
 TRAINING_STATE = "training_state"
 RESUMABLE_KEYS = ("meta", "state_dict", "message_hub", "optimizer", TRAINING_STATE)
+# Names the checkpoint that was written last, which may lie in another folder (``out_dir``).
+POINTER = "last_checkpoint"
 
 
-def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file of a training so that it is complete under its name, or not there.
-
-    Raises:
-        DiskFullError: there is no room; the message also names the checkpoint that is whole.
-        OSError: it cannot be written for another reason.
-    """
-    try:
-        replace_file(path, content)
-    except DiskFullError as error:
-        kept = describe_latest_checkpoint(Path(path).parent)
-        message = f"{error} and {kept}: make room, then go on with --resume"
-        raise DiskFullError(message, error.reason) from error.__cause__
-
-
-def remove_leftovers(folder: str | Path) -> list[Path]:
-    """Delete what runs that were killed while they wrote have left; gives these files."""
-    return atomic_files.remove_leftovers(folder, "*.pth")
-
-
-def describe_latest_checkpoint(folder: str | Path) -> str:
-    """Half a sentence for the message of a run that had to stop."""
-    whole = find_latest_checkpoint(folder, warn=lambda message: None)
-    return f"{whole.name} is whole" if whole else "there is no complete checkpoint yet"
-
-
-def find_latest_checkpoint(folder: str | Path, warn: Callable[[str], object]) -> Path | None:
+def find_latest_checkpoint(work_dir: str | Path, warn: Callable[[str], object]) -> Path | None:
     """The checkpoint that was written last, among those that a training can go on from.
 
     Args:
-        folder: of the checkpoints; ``best_*.pth`` hold weights alone and are not looked at.
+        work_dir: of the training; where it has none, the folder that its pointer names is looked
+            at. ``best_*.pth`` hold weights alone and are not looked at.
         warn: told, for each file that is passed over, its name and the reason.
     """
+    folder, pointer = Path(work_dir), Path(work_dir) / POINTER
+    found = _find_in(folder, warn)
+    if found is None and pointer.is_file():
+        elsewhere = Path(pointer.read_text().strip()).parent
+        found = None if elsewhere == folder.absolute() else _find_in(elsewhere, warn)
+    return found
+
+
+def _find_in(folder: Path, warn: Callable[[str], object]) -> Path | None:
     written: dict[Path, int] = {}
-    for path in sorted(Path(folder).glob("*.pth")):
+    for path in sorted(folder.glob("*.pth")):
         if not path.name.startswith("best_"):
             with _passing_over(path, warn):
                 written[path] = read_training_state(path)["saved_at"]
@@ -66,6 +49,14 @@ def find_latest_checkpoint(folder: str | Path, warn: Callable[[str], object]) ->
             check_content(path)
             return path
     return None
+
+
+@contextlib.contextmanager
+def _passing_over(path: Path, warn: Callable[[str], object]) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        warn(f"checkpoint {path} is passed over: {error}")
 
 
 def read_training_state(path: str | Path) -> dict[str, Any]:
@@ -100,25 +91,3 @@ def check_content(path: str | Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"it is damaged (checksum of {damaged})")
-
-
-@contextlib.contextmanager
-def _passing_over(path: Path, warn: Callable[[str], object]) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        warn(f"checkpoint {path} is passed over: {error}")
-
-
-__all__ = [
-    "RESUMABLE_KEYS",
-    "TRAINING_STATE",
-    "DiskFullError",
-    "check_content",
-    "describe_latest_checkpoint",
-    "find_latest_checkpoint",
-    "is_disk_full",
-    "read_training_state",
-    "remove_leftovers",
-    "write_atomically",
-]

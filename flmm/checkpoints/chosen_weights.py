@@ -66,24 +66,17 @@ def choose_weights(config: Config, checkpoint: str | Path | None = None) -> Chos
         ValueError: nobody names any.
         FileNotFoundError: the file does not exist.
     """
-    chosen = [
-        (name, by)
-        for name, by in (
-            (checkpoint, "the user"),
-            (config.get("weights"), "weights"),
-            (config.get("load_from"), "load_from"),
-        )
-        if name is not None
-    ]
-    if not chosen:
-        raise ValueError(
-            f"{config.filename} names no weights of its own: give CHECKPOINT (in Python: "
-            "checkpoint=), the file that tools/train.py wrote for this config"
-        )
-    name, by = str(chosen[0][0]), chosen[0][1]
-    path = resolve_weights(name)
-    remarks = [] if by == "the user" else _list_remarks(config, name)
-    return ChosenWeights(name, path, hash_file(path), by, tuple(remarks))
+    given = {"the user": checkpoint}
+    given |= {key: config.get(key) for key in ("weights", "load_from")}
+    for by, name in given.items():
+        if name is not None:
+            path = resolve_weights(name)
+            remarks = [] if by == "the user" else _list_remarks(config, str(name))
+            return ChosenWeights(str(name), path, hash_file(path), by, tuple(remarks))
+    raise ValueError(
+        f"{config.filename} names no weights of its own: give CHECKPOINT (in Python: "
+        "checkpoint=), the file that tools/train.py wrote for this config"
+    )
 
 
 def tell_weights(weights: ChosenWeights | None) -> None:
@@ -94,28 +87,21 @@ def tell_weights(weights: ChosenWeights | None) -> None:
 
 def _list_remarks(config: Config, name: str) -> list[str]:
     """What else a user may have meant who named nothing."""
+    start, trained = config.get("load_from"), _find_trained(config.get("work_dir"))
     remarks = []
-    start = config.get("load_from")
     if start is not None and str(start) != name:
         remarks.append(
             f"load_from={start} is where a training begins: give it as CHECKPOINT to take it"
         )
-    trained = find_trained(config.get("work_dir"))
     if trained is not None and str(trained) != name:
         remarks.append(f"a training has left {trained}: give it as CHECKPOINT to take it")
     return remarks
 
 
-def find_trained(work_dir: str | None) -> Path | None:
+def _find_trained(work_dir: str | None) -> Path | None:
     """The best checkpoint of a work folder, else the latest; ``None``: there is none."""
-    folder = Path(work_dir) if work_dir else None
-    if folder is None or not folder.is_dir():
-        return None
-    for pattern in ("best_*.pth", "*.pth"):
-        found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+    for pattern in ("best_*.pth", "*.pth") if work_dir else ():
+        found = sorted(Path(str(work_dir)).glob(pattern), key=lambda path: path.stat().st_mtime)
         if found:
             return found[-1]
     return None
-
-
-__all__ = ["ChosenWeights", "choose_weights", "find_trained", "tell_weights"]

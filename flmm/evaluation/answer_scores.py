@@ -1,8 +1,9 @@
 """How close an answer in words is to the true one, without a judge: pure functions.
 
-In: the answer as written and the true answers, of which the best one counts. Out: fractions in
-[0, 1]. Exact match and word F1 forgive case, punctuation and articles, ANLS misread letters. Not
-their duty: whether another wording means the same; that takes a judge.
+In: the answer as written and the true answers, at least one, of which the best one counts. Out:
+fractions in [0, 1]; without a true answer ValueError. Exact match and word F1 forgive case,
+punctuation and articles, ANLS misread letters. Not their duty: whether another wording means the
+same; that takes a judge.
 """
 
 from __future__ import annotations
@@ -31,11 +32,7 @@ def normalise_answer(text: str) -> str:
 
 
 def compute_exact_match(answer: str, truths: Sequence[str]) -> float:
-    """1 where the answer is one of the true ones, both normalised; else 0.
-
-    Raises:
-        ValueError: there is no true answer.
-    """
+    """1 where the answer is one of the true ones, both normalised; else 0."""
     return _take_best(
         answer, truths, lambda a, b: float(normalise_answer(a) == normalise_answer(b))
     )
@@ -45,11 +42,14 @@ def compute_word_f1(answer: str, truths: Sequence[str]) -> float:
     """Harmonic mean of precision and recall of the normalised words, as bags.
 
     Source: SQuAD (Rajpurkar et al., 2016, section 6.1).
-
-    Raises:
-        ValueError: there is no true answer.
     """
-    return _take_best(answer, truths, _compute_word_f1)
+
+    def compare(first: str, second: str) -> float:
+        words, others = normalise_answer(first).split(), normalise_answer(second).split()
+        common = (Counter(words) & Counter(others)).total()
+        return 2 * common / (len(words) + len(others)) if common else 0.0
+
+    return _take_best(answer, truths, compare)
 
 
 def compute_anls(answer: str, truths: Sequence[str], threshold: float = ANLS_THRESHOLD) -> float:
@@ -60,9 +60,6 @@ def compute_anls(answer: str, truths: Sequence[str], threshold: float = ANLS_THR
 
     Source: Biten et al., Scene Text Visual Question Answering, ICCV 2019, equation 1: 0 where
     NL >= threshold. The script of the competition keeps a distance of exactly the threshold.
-
-    Raises:
-        ValueError: there is no true answer.
     """
 
     def compare(first: str, second: str) -> float:
@@ -86,11 +83,7 @@ def compute_edit_distance(first: str, second: str) -> int:
 
 
 def score_answer(answer: str, truths: Sequence[str]) -> dict[str, float]:
-    """``{"exact_match", "anls", "word_f1"}`` of one answer.
-
-    Raises:
-        ValueError: there is no true answer.
-    """
+    """``{"exact_match", "anls", "word_f1"}`` of one answer."""
     return {
         "exact_match": compute_exact_match(answer, truths),
         "anls": compute_anls(answer, truths),
@@ -98,24 +91,7 @@ def score_answer(answer: str, truths: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _compute_word_f1(answer: str, truth: str) -> float:
-    words, true_words = normalise_answer(answer).split(), normalise_answer(truth).split()
-    common = (Counter(words) & Counter(true_words)).total()
-    return 2 * common / (len(words) + len(true_words)) if common else 0.0
-
-
 def _take_best(answer: str, truths: Sequence[str], compare: Callable[[str, str], float]) -> float:
     if isinstance(truths, str) or not truths:
         raise ValueError(f"the true answers are {truths!r}: give a list of at least one")
     return max(compare(answer, truth) for truth in truths)
-
-
-__all__ = [
-    "ANLS_THRESHOLD",
-    "compute_anls",
-    "compute_edit_distance",
-    "compute_exact_match",
-    "compute_word_f1",
-    "normalise_answer",
-    "score_answer",
-]

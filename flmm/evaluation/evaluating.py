@@ -18,18 +18,13 @@ from typing import Any
 
 import torch
 from mmengine import dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from flmm.data.protocols import Protocol, Question
 from flmm.evaluation.journal import Journal
 from flmm.evaluation.scores import ExpressionScore, list_groups, score_masks
-from flmm.records import (
-    Continuation,
-    GroundingSample,
-    ImageInput,
-    SkippedExpression,
-)
+from flmm.records import Continuation, GroundingSample, ImageInput, SkippedExpression
 from flmm.results import GroundingResult, join_results
 
 Record = dict[str, Any]
@@ -51,11 +46,6 @@ class EvaluationSplit:
     dataset: Any
     protocols: dict[str, Protocol]
     limit: int | None = None
-
-    @property
-    def name(self) -> str:
-        """For people and for folders."""
-        return f"{self.dataset_name} {self.split}"
 
     @property
     def num_images(self) -> int:
@@ -84,26 +74,9 @@ class SplitResult:
     scores: dict[str, list[ExpressionScore]] = field(default_factory=dict)
     problems: dict[str, list[tuple[int | str, str]]] = field(default_factory=dict)
     skipped: list[SkippedExpression] = field(default_factory=list)
-    predictions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    predictions: dict[str, list[Record]] = field(default_factory=dict)
     seconds: float = 0.0
     computed: int = 0
-
-
-class _Chunks(Dataset):
-    """Runs of neighbouring items, each with its index.
-
-    Which images are read together never depends on the number of processes, on what a journal
-    holds or on a limit, so that not a bit of the results does.
-    """
-
-    def __init__(self, dataset: Any, chunks: list[range]) -> None:
-        self.dataset, self.chunks = dataset, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, position: int) -> list[tuple[int, Any]]:
-        return [(index, self.dataset[index]) for index in self.chunks[position]]
 
 
 def evaluate_split(
@@ -131,51 +104,47 @@ def evaluate_split(
     dist.barrier()  # nobody appends before everybody has read
     wanted = set(range(split.num_images)) - set(journal.records)
     size = len(split.dataset)
-    chunks = [range(at, min(at + batch_size, size)) for at in range(0, size, batch_size)]
-    chunks = [chunk for chunk in chunks if wanted.intersection(chunk)]
+    # Which images are read together never depends on the number of processes, on what a journal
+    # holds or on a limit, so that not a bit of the results does.
+    batches = [list(range(at, min(at + batch_size, size))) for at in range(0, size, batch_size)]
+    batches = [batch for batch in batches if wanted.intersection(batch)][rank::world_size]
     loader = DataLoader(
-        _Chunks(split.dataset, chunks[rank::world_size]),
-        batch_size=None,
+        split.dataset,
+        batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=_keep,
+        collate_fn=list,  # pictures have sizes of their own
         pin_memory=torch.cuda.is_available(),
     )
-    predict = predict_one_by_one if one_by_one else type(model).predict_images
+    predict = functools.partial(_predict_one_by_one, model) if one_by_one else model.predict_images
     start = time.perf_counter()
     own: dict[int, Record] = {}
-    with _open_bar(split, chunks[rank::world_size], wanted) as bar:
-        for items in loader:
-            records = _evaluate_images(
-                functools.partial(predict, model), items, split.protocols, save_predictions
-            )
-            for index in sorted(wanted.intersection(records)):
-                own[index] = records[index]
-                journal.append(index, records[index])
-                bar.update()
+    with _open_bar(split, batches, wanted) as bar:
+        for batch, items in zip(batches, loader):
+            records = _evaluate_images(predict, items, split.protocols, save_predictions)
+            for index, record in zip(batch, records):
+                if index in wanted:
+                    own[index] = record
+                    journal.append(index, record)
+                    bar.update()
     journal.close()
-    seconds = time.perf_counter() - start
-    gathered = dist.all_gather_object((own, seconds))
+    gathered = dist.all_gather_object((own, time.perf_counter() - start))
     for others, _ in gathered:
         journal.records |= others
     result = _collect(split, journal.records)
-    result.seconds = max(taken for _, taken in gathered)
+    result.seconds = max(seconds for _, seconds in gathered)
     result.computed = sum(_count(record) for others, _ in gathered for record in others.values())
     return result
 
 
-def _keep(item: Any) -> Any:
-    """An item as it is: pictures have sizes of their own."""
-    return item
-
-
-def _open_bar(split: EvaluationSplit, chunks: list[range], wanted: set[int]) -> tqdm:
+def _open_bar(split: EvaluationSplit, batches: list[list[int]], wanted: set[int]) -> tqdm:
     """A bar with the time left; in a log file a line now and then."""
+    name = f"{split.dataset_name} {split.split}"
     done = split.num_images - len(wanted)
     if done:
-        dist.master_only(tqdm.write)(f"{split.name}: {done} images were done before, going on")
+        dist.master_only(tqdm.write)(f"{name}: {done} images were done before, going on")
     return tqdm(
-        total=sum(len(wanted.intersection(chunk)) for chunk in chunks),
-        desc=split.name,
+        total=sum(len(wanted.intersection(batch)) for batch in batches),
+        desc=name,
         unit="image",
         disable=not dist.is_main_process(),
         mininterval=0.2 if sys.stderr.isatty() else 30,
@@ -185,46 +154,40 @@ def _open_bar(split: EvaluationSplit, chunks: list[range], wanted: set[int]) -> 
 @torch.inference_mode()
 def _evaluate_images(
     predict: Callable[..., list[list[GroundingResult]]],
-    items: list[tuple[int, dict[str, Any]]],
+    items: list[dict[str, Any]],
     protocols: dict[str, Protocol],
     save_predictions: bool,
-) -> dict[int, Record]:
-    """Score images under every protocol: index -> record of plain values."""
-    records: dict[int, Record] = {}
-    usable: list[tuple[int, ImageInput, GroundingSample]] = []
-    for index, item in items:
+) -> list[Record]:
+    """Score images under every protocol: a record for each, which JSON can hold."""
+    usable = [item for item in items if item["inputs"] is not None]
+    asked = [[ask(item["data_samples"]) for ask in protocols.values()] for item in usable]
+    texts = [[question.continuations for question in questions] for questions in asked]
+    results = predict([item["inputs"] for item in usable], texts) if usable else []
+    answered = zip(asked, results)
+    records: list[Record] = []
+    for item in items:
         sample: GroundingSample = item["data_samples"]
         if item["inputs"] is None:
-            ids = list(sample.expression_ids)
-            skipped = [[key, sample.image_id, sample.skipped] for key in ids]
-            records[index] = {"skipped": skipped}
+            skipped = [(key, sample.image_id, sample.skipped) for key in sample.expression_ids]
+            records.append({"skipped": skipped})
         else:
-            usable.append((index, item["inputs"], sample))
-    if not usable:
-        return records
-    questions = [{name: ask(sample) for name, ask in protocols.items()} for _, _, sample in usable]
-    texts = [[question.continuations for question in asked.values()] for asked in questions]
-    predictions = predict([image for _, image, _ in usable], texts)
-    for (index, _, sample), asked, answers in zip(usable, questions, predictions):
-        records[index] = {
-            name: _score_question(sample, question, answer, save_predictions)
-            for (name, question), answer in zip(asked.items(), answers)
-        }
+            pairs = zip(*next(answered))
+            scored = [_score_question(sample, *pair, save_predictions) for pair in pairs]
+            records.append(dict(zip(protocols, scored)))
     return records
 
 
-def predict_one_by_one(
+def _predict_one_by_one(
     model: Any, images: list[ImageInput], questions: list[list[list[Continuation]]]
 ) -> list[list[GroundingResult]]:
     """What ``predict_images`` gives, with a reading of the picture for every text."""
     return [
-        [_predict_texts(model, image, texts) for texts in lists]
+        [
+            join_results([model.predict_images([image], [[[text]]])[0][0] for text in texts])
+            for texts in lists
+        ]
         for image, lists in zip(images, questions)
     ]
-
-
-def _predict_texts(model: Any, image: ImageInput, texts: list[Continuation]) -> GroundingResult:
-    return join_results([model.predict_images([image], [[[text]]])[0][0] for text in texts])
 
 
 def _score_question(
@@ -232,8 +195,7 @@ def _score_question(
 ) -> Record:
     """The scores of one protocol's expressions and, if asked, their masks."""
     ids = [sample.expression_ids[row] for row in question.rows]
-    kinds, names = sample.get("expression_kinds"), sample.get("expression_groups")
-    groups = list_groups(len(sample.expression_ids), kinds, names)
+    groups = list_groups(sample.to_dict())
     scores = score_masks(
         ids,
         sample.gt_masks[question.rows],
@@ -241,10 +203,8 @@ def _score_question(
         None if result.coarse_masks is None else torch.tensor(result.coarse_masks),
         [groups[row] for row in question.rows],
     )
-    record: Record = {
-        "scores": [score.to_json() for score in scores],
-        "problems": [[key, item.problem] for key, item in zip(ids, result) if item.problem],
-    }
+    problems = [(key, item.problem) for key, item in zip(ids, result) if item.problem]
+    record: Record = {"scores": scores, "problems": problems}
     if save_predictions:
         record["predictions"] = _build_predictions(sample, question, result)
     return record
@@ -252,7 +212,7 @@ def _score_question(
 
 def _build_predictions(
     sample: GroundingSample, question: Question, result: GroundingResult
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """One COCO-style record per expression; ``segmentation`` is a compressed RLE."""
     records = []
     for row, record in zip(question.rows, result.to_coco()):
@@ -265,7 +225,10 @@ def _build_predictions(
 
 
 def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
-    """The records of all images, in the data set's order, as one result."""
+    """The records of all images, in the data set's order, as one result.
+
+    Those of this run and those that a journal gave back as JSON alike.
+    """
     result = SplitResult(split.dataset_name, split.split)
     result.skipped += list(getattr(split.dataset, "skipped", []))
     for name in split.protocols:
@@ -275,15 +238,12 @@ def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
         result.skipped += [SkippedExpression(*fields) for fields in record.get("skipped", [])]
         result.images += "skipped" not in record
         for name in split.protocols:
-            own = {} if "skipped" in record else record[name]
+            own = record.get(name, {})
             result.scores[name] += map(ExpressionScore.from_json, own.get("scores", []))
-            result.problems[name] += [(key, why) for key, why in own.get("problems", [])]
+            result.problems[name] += map(tuple, own.get("problems", []))
             result.predictions[name] += own.get("predictions", [])
     return result
 
 
 def _count(record: Record) -> int:
     return sum(len(own["scores"]) for own in record.values() if isinstance(own, dict))
-
-
-__all__ = ["EvaluationSplit", "SplitResult", "evaluate_split"]

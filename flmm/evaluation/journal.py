@@ -40,7 +40,7 @@ class Journal:
         self.path = self.folder / f"rank{rank}.jsonl"
         self.records: dict[int, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("rank*.jsonl")):
-            self.records |= _read_lines(path, self.folder.name)
+            self._read(path)
         self._file: TextIO | None = None
 
     def append(self, index: int, record: dict[str, Any]) -> None:
@@ -48,7 +48,8 @@ class Journal:
         if self._file is None:
             _cut_partial_line(self.path)
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(_write_line(self.folder.name, index, record))
+        text = json.dumps([index, record])
+        self._file.write(f"{text[:-1]}{self._sign(text.encode())}\n")
         self._file.flush()
         self.records[index] = record
 
@@ -58,32 +59,25 @@ class Journal:
             self._file.close()
             self._file = None
 
+    def _sign(self, text: bytes) -> str:
+        """How the line of ``[index, record]`` ends, ``, "checksum"]``."""
+        checksum = hash_bytes(self.folder.name.encode(), b"\n", text)[:_CHECKSUM_DIGITS]
+        return f', "{checksum}"]'
 
-def _write_line(run: str, index: int, record: dict[str, Any]) -> str:
-    """``[index, record, "checksum"]``."""
-    text = json.dumps([index, record])
-    return f'{text[:-1]}, "{_compute_checksum(run, text.encode())}"]\n'
-
-
-def _compute_checksum(run: str, text: bytes) -> str:
-    return hash_bytes(run.encode(), b"\n", text)[:_CHECKSUM_DIGITS]
-
-
-def _read_lines(path: Path, run: str) -> dict[int, dict[str, Any]]:
-    """The whole lines of one file, by index; what follows the last line break was cut off."""
-    records: dict[int, dict[str, Any]] = {}
-    tail = len(f', "{"":{_CHECKSUM_DIGITS}}"]')
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        text = line[:-tail] + b"]"
-        if line[-tail:] != f', "{_compute_checksum(run, text)}"]'.encode():
-            raise ValueError(
-                f"{path}, line {number}, is not as this evaluation wrote it (its checksum does not "
-                "fit): the file was damaged or edited, or is of another run or version. Take out "
-                "this line to have its image computed again, or begin anew with --restart"
-            )
-        index, record = json.loads(text)
-        records[index] = record
-    return records
+    def _read(self, path: Path) -> None:
+        """The whole lines of one file; what follows the last line break was cut off."""
+        tail = len(self._sign(b""))
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            text = line[:-tail] + b"]"
+            if line[-tail:] != self._sign(text).encode():
+                raise ValueError(
+                    f"{path}, line {number}, is not as this evaluation wrote it (its checksum does "
+                    "not fit): the file was damaged or edited, or is of another run or version. "
+                    "Take out this line to have its image computed again, or begin anew with "
+                    "--restart"
+                )
+            index, record = json.loads(text)
+            self.records[index] = record
 
 
 def _cut_partial_line(path: Path) -> None:
@@ -92,6 +86,3 @@ def _cut_partial_line(path: Path) -> None:
         content = path.read_bytes()
         with path.open("rb+") as file:
             file.truncate(content.rfind(b"\n") + 1)
-
-
-__all__ = ["Journal"]

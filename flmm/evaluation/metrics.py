@@ -22,9 +22,6 @@ def compute_intersections_unions(masks: Tensor, gt_masks: Tensor) -> tuple[list[
     Args:
         masks, gt_masks: bool ``[P, H, W]``, same frame and order.
 
-    Returns:
-        (intersections [P], unions [P]), px.
-
     Raises:
         ValueError: the shapes differ.
     """
@@ -39,9 +36,7 @@ def compute_intersections_unions(masks: Tensor, gt_masks: Tensor) -> tuple[list[
 
 def compute_ious(intersections: Sequence[int], unions: Sequence[int]) -> list[float]:
     """IoU of each expression; 0 where the union is empty."""
-    return [
-        intersection / union if union else 0.0 for intersection, union in zip(intersections, unions)
-    ]
+    return [both / either if either else 0.0 for both, either in zip(intersections, unions)]
 
 
 def compute_ciou(intersections: Sequence[int], unions: Sequence[int]) -> float:
@@ -62,13 +57,12 @@ def compute_precision_at(ious: Sequence[float], threshold: float) -> float:
 def compute_summary(intersections: Sequence[int], unions: Sequence[int]) -> dict[str, float]:
     """``cIoU``, ``mIoU`` and ``precision@k`` for every threshold, in percent."""
     ious = compute_ious(intersections, unions)
-    summary = {
-        "cIoU": 100 * compute_ciou(intersections, unions),
-        "mIoU": 100 * compute_miou(ious),
+    precisions = {
+        f"precision@{threshold}": 100 * compute_precision_at(ious, threshold)
+        for threshold in PRECISION_THRESHOLDS
     }
-    for threshold in PRECISION_THRESHOLDS:
-        summary[f"precision@{threshold}"] = 100 * compute_precision_at(ious, threshold)
-    return summary
+    ciou, miou = compute_ciou(intersections, unions), compute_miou(ious)
+    return {"cIoU": 100 * ciou, "mIoU": 100 * miou, **precisions}
 
 
 def compute_average_recall(ious: Sequence[float]) -> float:
@@ -99,18 +93,3 @@ def compute_png_summary(intersections: Sequence[int], unions: Sequence[int]) -> 
         "average_recall": 100 * compute_average_recall(ious),
         f"accuracy@{ACCURACY_THRESHOLD}": 100 * compute_accuracy_at(ious, ACCURACY_THRESHOLD),
     }
-
-
-__all__ = [
-    "ACCURACY_THRESHOLD",
-    "PRECISION_THRESHOLDS",
-    "compute_accuracy_at",
-    "compute_average_recall",
-    "compute_ciou",
-    "compute_intersections_unions",
-    "compute_ious",
-    "compute_miou",
-    "compute_png_summary",
-    "compute_precision_at",
-    "compute_summary",
-]

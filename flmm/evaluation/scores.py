@@ -17,12 +17,14 @@ from flmm.evaluation.metrics import compute_intersections_unions
 from flmm.records import SkippedExpression
 
 COARSE_PREFIX = "coarse/"
+# Reasons of skipped expressions that are named in a log; all of them are in the JSON file.
+NAMED_REASONS = 5
 # From (intersections [P], unions [P]) in px to named figures in percent.
 Measure = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
 
 
 class ExpressionScore(NamedTuple):
-    """Counted pixels of one expression.
+    """Counted pixels of one expression; in JSON a list, which :meth:`from_json` reads.
 
     Attributes:
         expression_id: unique in the data set.
@@ -38,17 +40,12 @@ class ExpressionScore(NamedTuple):
     coarse: tuple[int, int] | None
     gt_pixels: int
 
-    def to_json(self) -> list[Any]:
-        """As a list of plain values, one line of a file."""
-        coarse = None if self.coarse is None else list(self.coarse)
-        return [self.expression_id, list(self.groups), list(self.refined), coarse, self.gt_pixels]
-
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> ExpressionScore:
-        """The inverse of :meth:`to_json`.
+        """A score as it was, or as JSON gives it back.
 
         Raises:
-            ValueError: the list is none that :meth:`to_json` wrote.
+            ValueError: the values are no score.
         """
         try:
             expression_id, groups, (both, either), coarse, gt_pixels = values
@@ -56,6 +53,9 @@ class ExpressionScore(NamedTuple):
             return cls(expression_id, tuple(groups), (int(both), int(either)), pair, int(gt_pixels))
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{values!r:.100} is no stored expression score: {error}") from error
+
+
+Outcome = ExpressionScore | SkippedExpression
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,40 @@ class Report:
             "skipped": len(self.skipped),
             "skipped_expressions": [asdict(item) for item in self.skipped],
         }
+
+    def list_rows(self, refined: str = "refined") -> list[dict[str, Any]]:
+        """A record per group of expressions and stage of the mask, figures in percent.
+
+        Args:
+            refined: what the final masks are called.
+        """
+        rows = []
+        for group, figures in ({"all": self.metrics} | self.groups).items():
+            names = [name for name in figures if not name.startswith(COARSE_PREFIX)]
+            for mask, prefix in ((refined, ""), ("coarse", COARSE_PREFIX)):
+                if prefix + names[0] in figures:
+                    own = {name: figures[prefix + name] for name in names}
+                    count = self.counts[group]
+                    rows.append({"group": group, "mask": mask, **own, "expressions": count})
+        return rows
+
+    def format_remarks(self) -> str:
+        """What the figures leave out, a remark a line: skipped expressions and empty truths."""
+        lines = [f"skipped expressions (in no figure): {len(self.skipped)}"]
+        for item in self.skipped[:NAMED_REASONS]:
+            lines.append(f"  {item.expression_id} (image {item.image_id}): {item.reason}")
+        if len(self.skipped) > NAMED_REASONS:
+            lines.append(f"  and {len(self.skipped) - NAMED_REASONS} more")
+        if self.empty_truths:
+            lines.append(
+                f"expressions whose true mask is empty (their IoU is 0): {self.empty_truths}"
+            )
+        return "\n".join(lines)
+
+
+def name_columns(names: Iterable[str]) -> dict[str, str]:
+    """Titles of the columns of a table of figures."""
+    return {name: name.replace("precision@", "P@").replace("_", " ") for name in names}
 
 
 def score_masks(
@@ -121,7 +155,7 @@ def score_masks(
     return [ExpressionScore(*row) for row in rows]
 
 
-def score_sample(sample: dict[str, Any]) -> list[ExpressionScore | SkippedExpression]:
+def score_sample(sample: dict[str, Any]) -> list[Outcome]:
     """Scores of a predicted sample, or, where its record was skipped, the reason per expression.
 
     Args:
@@ -136,24 +170,18 @@ def score_sample(sample: dict[str, Any]) -> list[ExpressionScore | SkippedExpres
     if sample.get("skipped"):
         image_id, reason = sample.get("image_id", "unknown"), str(sample["skipped"])
         return [SkippedExpression(item, image_id, reason) for item in ids]
-    scores = score_masks(
-        ids,
-        sample["gt_masks"],
-        sample["pred_masks"],
-        sample.get("coarse_masks"),
-        list_groups(len(ids), sample.get("expression_kinds"), sample.get("expression_groups")),
-    )
-    return list(scores)
+    masks = sample["gt_masks"], sample["pred_masks"], sample.get("coarse_masks")
+    return list(score_masks(ids, *masks, list_groups(sample)))
 
 
-def list_groups(
-    count: int, kinds: Sequence[str] | None, groups: Sequence[Sequence[str]] | None
-) -> list[tuple[str, ...]]:
-    """Kinds (one name each) and groups (several) of ``count`` expressions, as one list.
+def list_groups(sample: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Per expression of a sample its kind (one name) and its groups (several), as one tuple.
 
     Raises:
         ValueError: one of them is there, but not for each expression.
     """
+    count = len(sample["expression_ids"])
+    kinds, groups = sample.get("expression_kinds"), sample.get("expression_groups")
     for name, entries in (("expression_kinds", kinds), ("expression_groups", groups)):
         if entries and len(entries) != count:
             raise ValueError(f"{len(entries)} {name} for {count} expressions: give one each")
@@ -163,12 +191,7 @@ def list_groups(
 
 
 def summarise(scores: Sequence[ExpressionScore], measure: Measure) -> dict[str, float]:
-    """Figures in percent of the refined masks and, with ``coarse/``, of the coarse ones.
-
-    Args:
-        scores: of any number of expressions, each once.
-        measure: such as :func:`flmm.evaluation.metrics.compute_summary`.
-    """
+    """Figures in percent of the refined masks and, with ``coarse/``, of the coarse ones."""
     metrics = measure([s.refined[0] for s in scores], [s.refined[1] for s in scores])
     coarse = [score.coarse for score in scores if score.coarse is not None]
     if coarse and len(coarse) == len(scores):
@@ -178,9 +201,7 @@ def summarise(scores: Sequence[ExpressionScore], measure: Measure) -> dict[str, 
 
 
 def build_report(
-    results: Iterable[ExpressionScore | SkippedExpression],
-    measure: Measure,
-    group_order: Sequence[str] = (),
+    results: Iterable[Outcome], measure: Measure, group_order: Sequence[str] = ()
 ) -> Report:
     """Figures of all results, in whatever order they come.
 
@@ -217,16 +238,3 @@ def build_report(
         skipped=tuple(sorted(skipped.values(), key=lambda item: str(item.expression_id))),
         empty_truths=sum(score.gt_pixels == 0 for score in scored.values()),
     )
-
-
-__all__ = [
-    "COARSE_PREFIX",
-    "ExpressionScore",
-    "Measure",
-    "Report",
-    "build_report",
-    "list_groups",
-    "score_masks",
-    "score_sample",
-    "summarise",
-]

@@ -6,8 +6,8 @@ Each name is imported when it is first asked for.
 from flmm.lazy_exports import export_lazily
 
 _HOMES = {
-    "CpuAmpOptimWrapper": "flmm.training.optim",
-    "DiskFullError": "flmm.checkpoints.checkpoint_files",
+    "CpuAmpOptimWrapper": "flmm.training.acceleration",
+    "DiskFullError": "flmm.files",
     "ExampleImagesHook": "flmm.training.example_images",
     "FeatureCacheHook": "flmm.training.feature_caching",
     "GroundingRunner": "flmm.training.grounding_runner",

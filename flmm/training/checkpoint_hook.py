@@ -13,7 +13,8 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from flmm.checkpoints.checkpoint_files import remove_leftovers, write_atomically
+from flmm.checkpoints.checkpoint_files import POINTER
+from flmm.files import remove_leftovers, replace_file
 from flmm.registry import HOOKS
 
 
@@ -37,7 +38,7 @@ class SafeCheckpointHook(CheckpointHook):
             key: str(Path(self.out_dir) / Path(path).name) for key, path in self._best.items()
         }
         if is_main_process() and Path(self.out_dir).is_dir():
-            for path in remove_leftovers(self.out_dir):
+            for path in remove_leftovers(self.out_dir, "*.pth"):
                 runner.logger.info(f"Removed {path}, left by a run that was killed as it wrote")
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
@@ -84,7 +85,7 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            write_atomically(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt.encode())
+            replace_file(Path(runner.work_dir) / POINTER, self.last_ckpt.encode())
         if self.max_keep_ckpts > 0:
             self._forget(runner, kept)
 
@@ -115,6 +116,3 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path = paths.get("best")
         else:
             self.best_ckpt_path_dict = {key: paths.get(key) for key in self.key_indicators}
-
-
-__all__ = ["SafeCheckpointHook"]

@@ -7,10 +7,10 @@ named, as a file each. What is kept meanwhile is small: as many scaled pictures 
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from flmm.visualization import compute_panel_size, draw_masks, get_color, stack_
 
 BEST, WORST = "best", "worst"
 MAX_NAME_LENGTH = 60
+Rank = tuple[float, str]
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,12 @@ class ExtremeExamples:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._kept: dict[str, list[Example]] = {WORST: [], BEST: []}
+        self._kept: dict[str, list[tuple[Rank, Example]]] = {WORST: [], BEST: []}
 
     def wants(self, value: float, expression_id: int | str) -> bool:
         """Whether an expression is among the extreme ones so far."""
         return any(
-            len(kept) < self.count
-            or _rank(kind, value, expression_id) < _rank_example(kind, kept[-1])
+            len(kept) < self.count or _rank(kind, value, expression_id) < kept[-1][0]
             for kind, kept in self._kept.items()
             if self.count
         )
@@ -82,22 +82,27 @@ class ExtremeExamples:
     def add(self, example: Example) -> None:
         """Keep an example if it is among the extreme ones; an id is kept once."""
         for kind, kept in self._kept.items():
-            if all(other.expression_id != example.expression_id for other in kept):
-                kept.append(example)
-                kept.sort(key=functools.partial(_rank_example, kind))
+            if all(other.expression_id != example.expression_id for _, other in kept):
+                kept.append((_rank(kind, example.value, example.expression_id), example))
+                kept.sort(key=itemgetter(0))
                 del kept[self.count :]
 
     def list(self, kind: str) -> list[Example]:
         """The ``"worst"`` (least) or the ``"best"`` (greatest), the most extreme first."""
-        return list(self._kept[kind])
+        return [example for _, example in self._kept[kind]]
 
     def gather(self) -> ExtremeExamples:
         """Those of all processes together."""
         merged = ExtremeExamples(self.count)
         for part in all_gather_object(self._kept):
-            for example in (item for kept in part.values() for item in kept):
+            for _, example in (item for kept in part.values() for item in kept):
                 merged.add(example)
         return merged
+
+
+def _rank(kind: str, value: float, expression_id: int | str) -> Rank:
+    """The lesser, the more extreme."""
+    return (value if kind == WORST else -value), f"{expression_id:>20}"
 
 
 def add_sample(examples: ExtremeExamples, image: np.ndarray, sample: GroundingSample) -> None:
@@ -112,20 +117,22 @@ def add_sample(examples: ExtremeExamples, image: np.ndarray, sample: GroundingSa
     for row, score in enumerate(scores):
         (iou,) = compute_ious([score.refined[0]], [score.refined[1]])
         if score.gt_pixels and examples.wants(iou, score.expression_id):
-            note = f"IoU {iou:.2f}   image {sample.image_id}"
-            words = (score.expression_id, sample.phrases[row], note)
-            examples.add(Example(iou, *words, *scale_example(image, _list_masks(sample, row))))
+            words = sample.phrases[row], f"IoU {iou:.2f}   image {sample.image_id}"
+            drawn = scale_example(image, _list_masks(sample, row))
+            examples.add(Example(iou, score.expression_id, *words, *drawn))
+
+
+def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
+    yield "true mask", sample.gt_masks[row]
+    if sample.get("coarse_masks") is not None:
+        yield "coarse mask", sample.coarse_masks[row]
+    yield "refined mask", sample.pred_masks[row]
 
 
 def scale_example(
     image: np.ndarray, masks: Iterable[tuple[str, Tensor]]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A picture and its masks at the size at which they are drawn.
-
-    Args:
-        image: uint8 RGB ``[H, W, 3]``.
-        masks: captions and bool ``[H, W]``.
-    """
+    """A picture (uint8 RGB ``[H, W, 3]``) and its masks (bool ``[H, W]``) as they are drawn."""
     size = compute_panel_size((image.shape[0], image.shape[1]))
     scaled = np.array(Image.fromarray(image).resize(size[::-1]))
     return scaled, {
@@ -182,18 +189,13 @@ class ExampleImagesHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[Any] | None = None,
     ) -> None:
-        """Look at a batch of a validation."""
-        self._look(data_batch, outputs)
+        """Look at a batch of a validation or a test."""
+        if self.count:
+            for image, sample in zip(data_batch["inputs"], outputs or ()):
+                if image is not None and isinstance(sample, GroundingSample):
+                    add_sample(self._examples, image.image, sample)
 
-    def after_test_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[Any] | None = None,
-    ) -> None:
-        """Look at a batch of a test."""
-        self._look(data_batch, outputs)
+    after_test_iter = after_val_iter
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Show what a validation found."""
@@ -203,18 +205,9 @@ class ExampleImagesHook(Hook):
         """Show what a test found."""
         self._show(runner, "test")
 
-    def _look(self, data_batch: Any, outputs: Sequence[Any] | None) -> None:
-        if not self.count:
-            return
-        for image, sample in zip(data_batch["inputs"], outputs or ()):
-            if image is not None and isinstance(sample, GroundingSample):
-                add_sample(self._examples, image.image, sample)
-
     def _show(self, runner: Any, stage: str) -> None:
-        if not self.count:
-            return
         examples, self._examples = self._examples.gather(), ExtremeExamples(self.count)
-        if not is_main_process():
+        if not self.count or not is_main_process():
             return
         for kind in (WORST, BEST):
             found = examples.list(kind)
@@ -225,31 +218,3 @@ class ExampleImagesHook(Hook):
                     write_examples(self.folder, kind, found)
         if self.folder is not None:
             print_log(f"Worst and best expressions: {self.folder}", logger="current")
-
-
-def _rank(kind: str, value: float, expression_id: int | str) -> tuple[float, str]:
-    """The lesser, the more extreme."""
-    return (value if kind == WORST else -value), f"{expression_id:>20}"
-
-
-def _rank_example(kind: str, example: Example) -> tuple[float, str]:
-    return _rank(kind, example.value, example.expression_id)
-
-
-def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
-    yield "true mask", sample.gt_masks[row]
-    if sample.get("coarse_masks") is not None:
-        yield "coarse mask", sample.coarse_masks[row]
-    yield "refined mask", sample.pred_masks[row]
-
-
-__all__ = [
-    "BEST",
-    "WORST",
-    "Example",
-    "ExampleImagesHook",
-    "ExtremeExamples",
-    "add_sample",
-    "scale_example",
-    "write_examples",
-]

@@ -226,14 +226,3 @@ def warn_of_redraws(dataset: Any) -> None:
                 logger="current",
                 level=logging.WARNING,
             )
-
-
-__all__ = [
-    "FeatureCacheHook",
-    "caching_features",
-    "estimate_need",
-    "open_cache",
-    "read_settings",
-    "tell_need",
-    "warn_of_redraws",
-]

@@ -121,6 +121,3 @@ def _read_config(config: Config, splits: Sequence[str]) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{config.filename} has no {missing[0]}_dataloader to fill the cache from")
     return settings
-
-
-__all__ = ["SPLITS", "fill_cache"]

@@ -7,9 +7,7 @@ data a training stands that of :mod:`flmm.training.loops`.
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -36,23 +34,25 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from flmm.checkpoints.checkpoint import load_checkpoint, load_trainable, resolve_weights
-from flmm.checkpoints.checkpoint_files import (
-    find_latest_checkpoint,
-    is_disk_full,
-    read_training_state,
+from flmm.checkpoints.checkpoint import (
+    load_checkpoint,
+    load_trainable,
+    resolve_weights,
+    write_checkpoint,
 )
+from flmm.checkpoints.checkpoint_files import find_latest_checkpoint, read_training_state
 from flmm.distributed import init_processes
-from flmm.training.checkpoint_content import collect_training, collect_weights, write_checkpoint
+from flmm.training.acceleration import adapt_amp_to_cpu
+from flmm.training.checkpoint_content import collect_training, collect_weights
 from flmm.training.loops import ResumableEpochLoop, ResumableLoop
-from flmm.training.optim import adapt_amp_to_cpu
 from flmm.training.resume_changes import (
     format_resume_changes,
+    format_resume_sizes,
     is_other_schedule,
     list_resume_changes,
 )
 from flmm.training.schedules import drop_short_schedules, read_settings, replay_schedulers
-from flmm.training.terminal_log import describe_run, hide_details
+from flmm.training.terminal_log import arrange_handlers, describe_run
 from flmm.training.training_state import capture_gradients, capture_random_state
 
 # Kinds of which flmm registers none: without a child of its scope mmengine warns at every look-up.
@@ -104,10 +104,7 @@ class GroundingRunner(Runner):
             self._experiment_name = f"{name}_{next(runs)}"
         self.announcements: list[str] = []
         logger = super().build_logger(*args, **kwargs)
-        hide_details(logger)
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler):
-                vars(handler)["handleError"] = _stop_at_full_disk(handler.handleError)
+        arrange_handlers(logger)
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -176,8 +173,7 @@ class GroundingRunner(Runner):
         Args:
             filename: path, or the name of embedded weights.
             map_location: device that the content is read to.
-            strict, revise_keys: of mmengine's signature; loading is always strict, and a leading
-                ``module.`` is always removed.
+            strict, revise_keys: of mmengine's signature, not used: loading is always strict.
 
         Raises:
             FileNotFoundError, ValueError: see :mod:`flmm.checkpoints.checkpoint`.
@@ -224,12 +220,7 @@ class GroundingRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: Any = "cpu",
     ) -> None:
-        """Go on where a checkpoint was written.
-
-        Args:
-            filename: path of the checkpoint.
-            resume_optimizer, resume_param_scheduler: whether these go on too.
-            map_location: device that the content is read to before it is used.
+        """Go on where a checkpoint was written; arguments are mmengine's.
 
         Raises:
             FileNotFoundError, ValueError: there is no such checkpoint, no training can go on from
@@ -259,9 +250,9 @@ class GroundingRunner(Runner):
             replay_schedulers(
                 *(self.param_schedulers, self.optim_wrapper, settings, self.iter, epoch_length)
             )
-        self._tell_changes(state)
-        if changes:
-            self.logger.warning(format_resume_changes(changes))
+        for told in (format_resume_sizes(state, size), format_resume_changes(changes)):
+            if told:
+                self.logger.warning(told)
 
     def save_checkpoint(
         self,
@@ -294,7 +285,9 @@ class GroundingRunner(Runner):
         processes = all_gather_object(own) if save_optimizer else []
         problem: OSError | None = None
         if is_main_process():
-            content = collect_weights(self, meta or {}, by_epoch)
+            counted = {"epoch": self.epoch + by_epoch, "iter": self.iter + (not by_epoch)}
+            counted |= meta or {}
+            content = collect_weights(self, self.trained_model, self.config_text, counted)
             if save_optimizer:
                 content |= collect_training(self, processes, save_param_scheduler)
             self.call_hook("before_save_checkpoint", checkpoint=content)
@@ -323,46 +316,7 @@ class GroundingRunner(Runner):
         """The latest complete checkpoint; found by the main process, the same in all."""
         found: list[str | None] = [None]
         if is_main_process():
-            folders = [Path(self.work_dir)]
-            pointer = folders[0] / "last_checkpoint"
-            if pointer.is_file():  # where the hook writes elsewhere (out_dir)
-                folders.append(Path(pointer.read_text().strip()).parent)
-            for folder in folders:
-                path = find_latest_checkpoint(folder, self.logger.warning)
-                if path is not None:
-                    found = [str(path)]
-                    break
+            path = find_latest_checkpoint(self.work_dir, self.logger.warning)
+            found = [None if path is None else str(path)]
         broadcast_object_list(found)
         return found[0]
-
-    def _tell_changes(self, state: dict[str, Any]) -> None:
-        """Say what a resume with other processes or another batch size cannot keep."""
-        size = self.train_loop.stream.samples_per_iteration
-        processes = state["world_size"]
-        if (size, self.world_size) == (state["samples_per_iteration"], processes):
-            return
-        self.logger.warning(
-            f"Resumed with {self.world_size} processes and {size} samples a step; the checkpoint "
-            f"was written with {processes} processes and {state['samples_per_iteration']} samples. "
-            f"The epoch goes on after its first {state['samples']} samples, iterations of an "
-            "epoch-based training and its schedule are counted in the new steps; random states "
-            "are kept only with the same number of processes. The results will differ from those "
-            "of the run as it was begun"
-        )
-
-
-def _stop_at_full_disk(
-    handle: Callable[[logging.LogRecord], None],
-) -> Callable[[logging.LogRecord], None]:
-    """What a log handler does with an error of its own: a full disk is not only printed."""
-
-    def handle_error(record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if error is not None and is_disk_full(error):
-            raise error
-        handle(record)
-
-    return handle_error
-
-
-__all__ = ["GroundingRunner"]

@@ -50,8 +50,10 @@ class TrainingStream:
                 f"{dataloader.batch_size}, drop_last {dataloader.drop_last}"
             )
         self.dataloader = dataloader
-        self.sampler: Any = getattr(dataloader.batch_sampler, "sampler", dataloader.sampler)
-        self.batch_size = getattr(dataloader.batch_sampler, "batch_size", dataloader.batch_size)
+        batches: Any = dataloader.batch_sampler
+        self.sampler: Any = getattr(batches, "sampler", dataloader.sampler)
+        self.batch_size = getattr(batches, "batch_size", dataloader.batch_size)
+        self._can_skip = type(batches) is BatchSampler and hasattr(self.sampler, "skip")
         self.epoch = 0
         self.samples = 0
 
@@ -94,11 +96,6 @@ class TrainingStream:
     def close(self) -> None:
         """Stop the workers; those that the garbage collector finds are waited for in vain."""
         self.dataloader._iterator = None  # of persistent workers, the last reference
-
-    @property
-    def _can_skip(self) -> bool:
-        plain = type(self.dataloader.batch_sampler) is BatchSampler
-        return plain and hasattr(self.sampler, "skip")
 
     def _open(self, first: int) -> Iterator[Any]:
         if self._can_skip:
@@ -170,9 +167,17 @@ class ResumableLoop(BaseLoop):
             restore_random_state(self._own_state["random"])
             self._own_state = None
 
-    def _validate(self, due: bool) -> None:
-        """Validate where that is due and was not done before the checkpoint was written."""
-        if due and self.runner.val_loop is not None and self._validated_at != self._iter:
+    def _validate(self, done: int, last: int) -> None:
+        """Validate where that is due and was not done before the checkpoint was written.
+
+        Args:
+            done: epochs or iterations.
+            last: after so many the training ends.
+        """
+        self._decide_current_val_interval()
+        is_due = done % self.val_interval == 0 or done == last
+        is_due = is_due and done >= self.val_begin and self._validated_at != self._iter
+        if is_due and self.runner.val_loop is not None:
             self._validated_at = self._iter
             self.runner.val_loop.run()
 
@@ -197,11 +202,11 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self.runner.call_hook("before_train")
         self._restore_process()
         if self._iter > 0 and self.stream.samples == 0:
-            self._validate_epoch()
+            self._validate(self._epoch, self._max_epochs)
         with closing(self.stream):
             while self._epoch < self._max_epochs and not self.stop_training:
                 self.run_epoch()
-                self._validate_epoch()
+                self._validate(self._epoch, self._max_epochs)
         self.runner.call_hook("after_train")
         return self.runner.model
 
@@ -216,11 +221,6 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self.stream.advance()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
-
-    def _validate_epoch(self) -> None:
-        self._decide_current_val_interval()
-        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        self._validate(due and self._epoch >= self.val_begin)
 
 
 @LOOPS.register_module(name="IterBasedTrainLoop")
@@ -254,20 +254,12 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         self._restore_process()
         if self._iter > 0:
-            self._validate_iteration()
+            self._validate(self._iter, self._max_iters)
         with closing(self.stream), closing(self.stream.iterate()) as batches:
             while self._iter < self._max_iters and not self.stop_training:
                 self.runner.model.train()
                 self.run_iter(next(batches))
-                self._validate_iteration()
+                self._validate(self._iter, self._max_iters)
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
-
-    def _validate_iteration(self) -> None:
-        self._decide_current_val_interval()
-        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-        self._validate(due and self._iter >= self.val_begin)
-
-
-__all__ = ["LOOPS", "ResumableEpochLoop", "ResumableIterLoop", "ResumableLoop", "TrainingStream"]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dist import get_world_size
+
 from flmm.config.checks import list_top_level_keys
 from flmm.config.text import list_changes
 
@@ -21,10 +23,8 @@ _ELSEWHERE = {
 }
 _SCHEDULE = ("optim_wrapper.optimizer.", "param_scheduler")
 # Whose state in the checkpoint is of the optimiser as it was.
-_OTHER_OPTIMISER = (
-    "optim_wrapper.optimizer.type",
-    "optim_wrapper.constructor",
-    "optim_wrapper.paramwise_cfg",
+_OPTIMISER = tuple(
+    f"optim_wrapper.{name}" for name in ("optimizer.type", "constructor", "paramwise_cfg")
 )
 
 Changes = dict[str, tuple[Any, Any]]
@@ -34,15 +34,14 @@ def list_resume_changes(before: str, now: str) -> Changes:
     """Settings of a training that differ from its checkpoint's: dotted name -> (before, now).
 
     Args:
-        before: the config's text in the checkpoint.
-        now: the present one's.
+        before, now: texts of the configs, the checkpoint's and the present one.
 
     Raises:
         ValueError: the optimiser is another one, whose state the checkpoint has not.
     """
     changes = list_changes(before, now, list_top_level_keys() - _ELSEWHERE)
     for name, (old, new) in changes.items():
-        if name.startswith(_OTHER_OPTIMISER):
+        if name.startswith(_OPTIMISER):
             raise ValueError(
                 f"{name} is {new!r}, the checkpoint was written with {old!r}, whose state does not "
                 "serve it: resume with the same, or begin a new training from the weights with "
@@ -57,7 +56,9 @@ def is_other_schedule(changes: Mapping[str, Any]) -> bool:
 
 
 def format_resume_changes(changes: Changes) -> str:
-    """What differs, and what is taken."""
+    """What differs, and what is taken; nothing where nothing does."""
+    if not changes:
+        return ""
     lines = ["Resumed with other settings than the checkpoint's; those of now are taken:"]
     lines += [f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changes.items()]
     if is_other_schedule(changes):
@@ -67,4 +68,20 @@ def format_resume_changes(changes: Changes) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["format_resume_changes", "is_other_schedule", "list_resume_changes"]
+def format_resume_sizes(state: Mapping[str, Any], samples: int) -> str:
+    """What a resume with other processes or another batch size cannot keep; else nothing.
+
+    Args:
+        state: of the training, as the checkpoint has it.
+        samples: of a step now, of all processes together.
+    """
+    then = state["samples_per_iteration"], state["world_size"]
+    if then == (samples, get_world_size()):
+        return ""
+    return (
+        f"Resumed with {get_world_size()} processes and {samples} samples a step; the checkpoint "
+        f"was written with {then[1]} processes and {then[0]} samples. The epoch goes on after its "
+        f"first {state['samples']} samples, iterations of an epoch-based training and its schedule "
+        "are counted in the new steps; random states are kept only with the same number of "
+        "processes. The results will differ from those of the run as it was begun"
+    )

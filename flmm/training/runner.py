@@ -6,17 +6,12 @@ line. Data out: a finished run, its logs and checkpoints in ``work_dir``.
 
 from __future__ import annotations
 
-import shutil
-
 from mmengine.config import Config
 
-from flmm.checkpoints.checkpoint_files import (
-    DiskFullError,
-    describe_latest_checkpoint,
-    is_disk_full,
-)
+from flmm.checkpoints.checkpoint_files import find_latest_checkpoint
 from flmm.checkpoints.chosen_weights import choose_weights
-from flmm.training.compiling import compile_mask_head
+from flmm.files import DiskFullError, is_disk_full, measure_free
+from flmm.training.acceleration import compile_mask_head
 from flmm.training.feature_caching import caching_features
 from flmm.training.grounding_runner import GroundingRunner
 from flmm.training.skipped_records import SkippedRecordsHook
@@ -58,9 +53,9 @@ def run_training(
         with caching_features(runner):
             runner.train()
     except OSError as error:
-        if not is_disk_full(error):
+        if not isinstance(error, DiskFullError) and not is_disk_full(error):
             raise
-        raise DiskFullError(_describe_full_disk(config.work_dir)) from error
+        raise DiskFullError(_describe_full_disk(error, config.work_dir)) from error
     return runner
 
 
@@ -97,13 +92,15 @@ def run_test(
     return runner.test()
 
 
-def _describe_full_disk(folder: str) -> str:
-    """For files that are not checkpoints, whose size nobody knows beforehand."""
-    kept = describe_latest_checkpoint(folder)
-    return (
-        f"no room for the logs in {folder}, which has {shutil.disk_usage(folder).free:,} bytes "
-        f"free. Training has stopped and {kept}: make room, then go on with --resume"
-    )
+def _describe_full_disk(error: OSError, work_dir: str) -> str:
+    """Which file, and that a training goes on from what is whole.
 
-
-__all__ = ["run_test", "run_training"]
+    Of a file that is no checkpoint, such as a log, nobody knows how much it needs.
+    """
+    free = f"{measure_free(work_dir):,}"
+    what = f"no room for the logs in {work_dir}, which has {free} bytes free; training has stopped"
+    if isinstance(error, DiskFullError):
+        what = str(error)
+    whole = find_latest_checkpoint(work_dir, warn=lambda message: None)
+    kept = f"{whole.name} is whole" if whole else "there is no complete checkpoint yet"
+    return f"{what} and {kept}: make room, then go on with --resume"

@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from flmm.data.sampler import list_datasets
-from flmm.evaluation.grounding_metric import GroundingMetric
+from flmm.evaluation.grounding_metrics import GroundingMetric
 from flmm.records import SkippedExpression
 from flmm.registry import HOOKS
 
@@ -37,12 +37,7 @@ def list_left_out(dataset: Any) -> list[SkippedExpression]:
 
 def _tell_metrics(loop: Any) -> None:
     """Every process has loaded the same records: one of them tells."""
-    if not is_main_process():
-        return
-    left_out = list_left_out(loop.dataloader.dataset)
-    for metric in loop.evaluator.metrics:
-        if isinstance(metric, GroundingMetric):
-            metric.results += left_out
-
-
-__all__ = ["SkippedRecordsHook", "list_left_out"]
+    if is_main_process():
+        for metric in loop.evaluator.metrics:
+            if isinstance(metric, GroundingMetric):
+                metric.results += list_left_out(loop.dataloader.dataset)

@@ -19,16 +19,11 @@ from torch import Tensor
 def capture_random_state() -> dict[str, Any]:
     """The states of the random generators of Python, numpy, torch and the present GPU."""
     version, words, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=False)
+    state: Any = np.random.get_state(legacy=False)
+    key = torch.from_numpy(state["state"]["key"].astype(np.int64))
     return {
         "python": (version, torch.tensor(words), gauss),
-        "numpy": {
-            **numpy_state,
-            "state": {
-                "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
-                "pos": int(numpy_state["state"]["pos"]),
-            },
-        },
+        "numpy": {**state, "state": {"key": key, "pos": int(state["state"]["pos"])}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
@@ -38,10 +33,9 @@ def restore_random_state(state: dict[str, Any]) -> None:
     """Set the random generators to what :func:`capture_random_state` gave."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
-    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(
-        {**state["numpy"], "state": {"key": key, "pos": state["numpy"]["state"]["pos"]}}
-    )
+    place = state["numpy"]["state"]
+    key = place["key"].numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**place, "key": key}})
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
@@ -63,11 +57,3 @@ def restore_gradients(optim_wrapper: Any, gradients: list[Tensor | None]) -> Non
 
 def _list_weights(optim_wrapper: OptimWrapper) -> list[Tensor]:
     return [weight for group in optim_wrapper.param_groups for weight in group["params"]]
-
-
-__all__ = [
-    "capture_gradients",
-    "capture_random_state",
-    "restore_gradients",
-    "restore_random_state",
-]

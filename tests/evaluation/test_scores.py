@@ -8,10 +8,12 @@ import torch
 from flmm.evaluation import (
     ExpressionScore,
     build_report,
+    compute_png_summary,
     compute_summary,
     score_masks,
     score_sample,
 )
+from flmm.evaluation.scores import name_columns
 from flmm.records import SkippedExpression
 
 
@@ -27,7 +29,7 @@ def make_score(name: int | str, both: int, either: int, *groups: str) -> Express
     ],
 )
 def test_a_score_survives_json(score: ExpressionScore) -> None:
-    assert ExpressionScore.from_json(json.loads(json.dumps(score.to_json()))) == score
+    assert ExpressionScore.from_json(json.loads(json.dumps(score))) == score
 
 
 @pytest.mark.parametrize("values", [[1, [], [1]], [1, [], [1, 2], [1], 3], [1, [], 5, None, 3], 8])
@@ -100,3 +102,44 @@ def test_nothing_but_skipped_expressions_is_a_report_too() -> None:
     assert set(report.metrics.values()) == {0.0}
     with pytest.raises(ValueError, match="saw no prediction"):
         build_report([], compute_summary)
+
+
+SCORES = [
+    ExpressionScore(1, ("shape",), (1, 2), (0, 4), 1),
+    ExpressionScore(2, ("place",), (3, 4), (1, 4), 3),
+]
+
+
+def test_rows_hold_the_figures_of_both_stages() -> None:
+    rows = build_report(SCORES, compute_summary).list_rows("box + SAM")
+    assert [(row["group"], row["mask"], row["expressions"]) for row in rows] == [
+        (group, mask, count)
+        for group, count in (("all", 2), ("place", 1), ("shape", 1))
+        for mask in ("box + SAM", "coarse")
+    ]
+    assert [round(row["cIoU"], 2) for row in rows] == [66.67, 12.5, 75, 25, 50, 0]
+    titles = list(name_columns(rows[0]).values())
+    assert titles[:5] == ["group", "mask", "cIoU", "mIoU", "P@0.5"]
+
+
+def test_without_a_refiner_there_is_one_row_per_group() -> None:
+    scores = [score._replace(coarse=None) for score in SCORES]
+    rows = build_report(scores, compute_png_summary).list_rows()
+    assert list(rows[0]) == ["group", "mask", "average_recall", "accuracy@0.5", "expressions"]
+    assert [row["group"] for row in rows] == ["all", "place", "shape"]
+
+
+def test_skipped_expressions_are_counted_and_the_first_named() -> None:
+    skipped = [SkippedExpression(key, 7, f"reason {key}") for key in range(10, 18)]
+    lines = build_report([*SCORES, *skipped], compute_summary).format_remarks().splitlines()
+    assert lines[0] == "skipped expressions (in no figure): 8"
+    assert lines[1] == "  10 (image 7): reason 10"
+    assert lines[-1] == "  and 3 more" and len(lines) == 7
+
+
+def test_empty_truths_are_told() -> None:
+    empty = ExpressionScore(3, (), (0, 5), None, 0)
+    assert build_report([*SCORES, empty], compute_summary).format_remarks().splitlines() == [
+        "skipped expressions (in no figure): 0",
+        "expressions whose true mask is empty (their IoU is 0): 1",
+    ]

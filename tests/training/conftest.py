@@ -1,12 +1,23 @@
 """A toy grounder on synthetic scenes: small enough for real runs of mmengine's loops."""
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import runner
 
 from flmm.toy.shape_files import write_dataset
 from tests.training.toy_training import CONFIG, ToyGrounder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ask_the_machine_once() -> Iterator[None]:
+    """Each run's log names the machine's compilers and libraries: the same all the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "collect_env", functools.cache(runner.collect_env))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Checkpoint files: whole or not there, broken ones told from whole ones, no room told in words."""
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -15,13 +14,8 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop
 
-from flmm.checkpoints.checkpoint_files import (
-    RESUMABLE_KEYS,
-    DiskFullError,
-    find_latest_checkpoint,
-    remove_leftovers,
-    write_atomically,
-)
+from flmm.checkpoints.checkpoint_files import RESUMABLE_KEYS, find_latest_checkpoint
+from flmm.files import DiskFullError
 from tests.training.toy_training import read_logs, train
 
 
@@ -114,39 +108,6 @@ def test_with_nothing_to_resume_it_begins_anew(toy_config: Path) -> None:
     log = read_logs("work")
     assert "work/iter_2.pth is passed over" in log
     assert "holds no checkpoint to resume from: training begins anew" in log
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "iter_2.pth"
-    write_atomically(path, b"one")
-    write_atomically(path, memoryview(b"two"))
-    assert path.read_bytes() == b"two"
-    path.with_name("iter_2.pth.tmp").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_atomically(path, b"three")
-    assert path.read_bytes() == b"two"
-    path.with_name("iter_2.pth.tmp").rmdir()
-    (tmp_path / "iter_4.pth.tmp").write_bytes(b"ha")
-    assert remove_leftovers(tmp_path) == [tmp_path / "iter_4.pth.tmp"]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
-def test_a_full_disk_is_told(tmp_path: Path, checkpoints: dict[int, Path]) -> None:
-    (tmp_path / "iter_12.pth.tmp").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError) as caught:
-        write_atomically(tmp_path / "iter_12.pth", bytes(123456))
-    message = str(caught.value)
-    assert message.startswith("no room for iter_12.pth (No space left on device): it needs 123,456")
-    assert f"folder {tmp_path} has " in message
-    assert "no partial file is left and iter_8.pth is whole: make room, then go on" in message
-    assert caught.value.__cause__.errno == errno.ENOSPC
-    assert not list(tmp_path.glob("iter_12*"))
-    for path in tmp_path.glob("*.pth"):
-        path.unlink()
-    (tmp_path / "iter_12.pth.tmp").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError, match="there is no complete checkpoint yet"):
-        write_atomically(tmp_path / "iter_12.pth", bytes(10))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from mmengine.runner import IterBasedTrainLoop, ValLoop
 
 from flmm.checkpoints.checkpoint import load_checkpoint
-from flmm.checkpoints.checkpoint_files import DiskFullError
+from flmm.files import DiskFullError
 from flmm.registry import HOOKS
 from flmm.training.checkpoint_hook import SafeCheckpointHook
 from tests.training.toy_training import train
@@ -72,8 +72,15 @@ def test_the_oldest_goes_only_after_the_new_one_is_there(
     toy_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**OPTIONS, "train_cfg.val_interval": 100}
+    with monkeypatch.context() as patch:
+        before(patch, IterBasedTrainLoop, "run_iter", 1, let_fill("iter_2.pth"))
+        with pytest.raises(DiskFullError, match=r"iter_2.* and there is no complete checkpoint"):
+            train(toy_config, "work", options)
+    assert not list_files()
     before(monkeypatch, IterBasedTrainLoop, "run_iter", 5, let_fill("iter_6.pth"))
-    with pytest.raises(DiskFullError, match=r"no room for iter_6\.pth .* and iter_4\.pth is whole"):
+    needs = r"it needs [\d,]+ bytes, folder \S+work has [\d,]+ free; no partial file is left"
+    told = rf"no room for iter_6\.pth \(No space left on device\): {needs} and iter_4\.pth is whole"
+    with pytest.raises(DiskFullError, match=rf"{told}: make room, then go on with --resume"):
         train(toy_config, "work", options)
     assert list_files() == ["iter_2.pth", "iter_4.pth"]
     assert Path("work/last_checkpoint").read_text().endswith("iter_4.pth")

@@ -14,7 +14,7 @@ from torch import nn
 
 from flmm.config import load_config
 from flmm.masks import UNetHead
-from flmm.training.compiling import compile_mask_head
+from flmm.training.acceleration import compile_mask_head
 from flmm.training.runner import run_training
 from tests.training.toy_training import ToyGrounder
 

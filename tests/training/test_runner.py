@@ -18,7 +18,7 @@ from torch import nn
 from flmm.checkpoints.checkpoint import load_checkpoint
 from flmm.command_line import run_tool, summarise_error
 from flmm.config import load_config
-from flmm.training.optim import CpuAmpOptimWrapper, adapt_amp_to_cpu
+from flmm.training.acceleration import CpuAmpOptimWrapper, adapt_amp_to_cpu
 from flmm.training.runner import run_test, run_training
 
 ROOT = Path(__file__).parents[2]

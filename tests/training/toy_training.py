@@ -36,7 +36,7 @@ val_dataloader = dict(num_workers=0, dataset=dataset)
 test_dataloader = dict(num_workers=0, dataset=dataset)
 train_cfg = dict(max_iters=6, val_interval=3)
 param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=6)]
-default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1), examples=dict(count=0))
 """
 RUNS = itertools.count()
 

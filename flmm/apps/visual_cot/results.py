@@ -15,9 +15,9 @@ from typing import Any
 from flmm.apps.visual_cot.chain import VisualCotAnswer
 from flmm.apps.visual_cot.crops import compute_box_iou
 from flmm.apps.visual_cot.questions import VisualCotQuestion
-from flmm.checkpoints.checkpoint_files import write_atomically
 from flmm.evaluation import compute_accuracy_at, compute_miou
 from flmm.evaluation.answer_scores import score_answer
+from flmm.files import replace_file
 from flmm.tables import format_markdown, format_text
 
 Record = dict[str, Any]
@@ -157,7 +157,7 @@ def write_results(out: Path, records: Sequence[Record], report: dict[str, Any]) 
         scores.with_suffix(".md"): "\n\n".join([*parts, "\n".join(run)]),
     }
     for path, text in texts.items():
-        write_atomically(path, f"{text}\n".encode())
+        replace_file(path, f"{text}\n".encode())
     return list(texts)
 
 

@@ -1,8 +1,8 @@
-"""What the metrics of mmengine's loops share: scoring, gathering, the log's table, the JSON file.
+"""The metrics that mmengine's loops call: scoring, gathering, the log's table, the JSON file.
 
-Data in: predicted samples as dicts. Data out: figures in percent. Only integers are kept per
-expression, each known by its id: what is reported does not depend on the order, on the number of
-processes, or on samples that a sampler repeats to fill a batch.
+Data in: predicted samples as dicts (``pred_masks``, ``coarse_masks``, ``gt_masks``). Data out:
+figures in percent. Only integers are kept per expression, each known by its id: what is reported
+does not depend on the order, on the number of processes, or on samples that a sampler repeats.
 """
 
 from __future__ import annotations
@@ -17,22 +17,29 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from flmm.evaluation.metrics import compute_png_summary, compute_summary
 from flmm.evaluation.scores import (
-    ExpressionScore,
+    COARSE_PREFIX,
+    Outcome,
     Report,
     build_report,
+    name_columns,
     score_sample,
 )
-from flmm.evaluation.tables import build_rows, format_remarks
-from flmm.records import SkippedExpression
-from flmm.tables import format_text
+from flmm.registry import METRICS
+from flmm.tables import format_text, tabulate
+
+PNG_GROUPS = ("singulars", "plurals", "things", "stuff")
 
 
 class GroundingMetric(BaseMetric):
     """Base of the metrics; a subclass names its ``title``, ``measure`` and ``group_order``.
 
-    Samples whose record was skipped (meta field ``skipped``) are in no figure; their number is in
-    the table, the first reasons in the log, and all of them in the JSON file.
+    Figures of the refined masks have plain names (``cIoU``, as mmdet's ``RefSegMetric``), those of
+    the coarse masks begin with ``coarse/``. Where samples carry ``expression_kinds`` or
+    ``expression_groups``, the log's table and the JSON file also have a row per kind. Samples whose
+    record was skipped (meta field ``skipped``) are in no figure; their number is in the table, the
+    first reasons in the log, and all of them in the JSON file.
 
     Args:
         out_file: JSON file to be written with metrics, rows per group and counts; None: none.
@@ -50,10 +57,7 @@ class GroundingMetric(BaseMetric):
         """Figures in percent of counted pixels, one entry per expression."""
 
     def __init__(
-        self,
-        out_file: str | None = None,
-        about: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, out_file: str | None = None, about: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.out_file, self.about = out_file, dict(about or {})
@@ -77,24 +81,23 @@ class GroundingMetric(BaseMetric):
         gathered = [score for part in all_gather_object(self.results) for score in part]
         metrics: list[Any] = [None]
         if is_main_process():
-            metrics = [self.compute_metrics(gathered)]
-            if self.prefix:
-                metrics = [{f"{self.prefix}/{key}": value for key, value in metrics[0].items()}]
+            figures = self.compute_metrics(gathered)
+            prefix = f"{self.prefix}/" if self.prefix else ""
+            metrics = [{prefix + name: value for name, value in figures.items()}]
         broadcast_object_list(metrics)
         self.results.clear()
         return metrics[0]
 
-    def compute_metrics(
-        self, results: list[ExpressionScore | SkippedExpression]
-    ) -> dict[str, float]:
+    def compute_metrics(self, results: list[Outcome]) -> dict[str, float]:
         """The metrics of all expressions; also logs the table and writes ``out_file``.
 
         Raises:
             ValueError: there is no result.
         """
         report = build_report(results, self.measure, self.group_order)
-        table = f"{self.title}, percent:\n{format_text(build_rows(report))}"
-        print_log(f"{table}\n{format_remarks(report)}", logger="current")
+        rows = report.list_rows()
+        table = format_text(tabulate(rows, name_columns(rows[0])))
+        print_log(f"{self.title}, percent:\n{table}\n{report.format_remarks()}", logger="current")
         if self.out_file:
             content = json.dumps(report.to_json() | {"run": self.about}, indent=2)
             Path(self.out_file).parent.mkdir(parents=True, exist_ok=True)
@@ -106,4 +109,30 @@ class GroundingMetric(BaseMetric):
         return report.metrics
 
 
-__all__ = ["GroundingMetric"]
+@METRICS.register_module()
+class RefSegMetric(GroundingMetric):
+    """Referring segmentation: cIoU, mIoU and precision@{0.5 ... 0.9}, in percent."""
+
+    title = "Referring segmentation"
+    measure = staticmethod(compute_summary)
+
+
+@METRICS.register_module()
+class PngMetric(GroundingMetric):
+    """Panoptic Narrative Grounding: average recall and accuracy@0.5, in percent.
+
+    ``average_recall`` is of all phrases, ``average_recall/things`` and its like of a group.
+    """
+
+    title = "Panoptic narrative grounding"
+    measure = staticmethod(compute_png_summary)
+    group_order = PNG_GROUPS
+
+    def list_metrics(self, report: Report) -> dict[str, float]:
+        """Figures of all phrases, and the average recall of every group."""
+        metrics = dict(report.metrics)
+        for group, figures in report.groups.items():
+            for name in ("average_recall", f"{COARSE_PREFIX}average_recall"):
+                if name in figures:
+                    metrics[f"{name}/{group}"] = figures[name]
+        return metrics

@@ -1,0 +1,107 @@
+"""Which data sets and splits an evaluation has: what a config lists, as configs of data sets.
+
+In: a config and the names that the user keeps. Out: (data set, split) -> config of the data set.
+Not its duty: reading the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+Cfg = dict[str, Any]
+SplitCfgs = dict[tuple[str, str], Cfg]
+_FILES = ("ann_file", "split_file")
+
+
+def list_referring_splits(
+    config: Config, datasets: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> SplitCfgs:
+    """The splits of the data sets in ``config.eval_datasets``.
+
+    Args:
+        config: of an experiment.
+        datasets, splits: names to keep; ``None``: all.
+
+    Raises:
+        ValueError: the config names none, or not these.
+    """
+    base = config.test_dataloader.dataset
+    whole = {"text_mode": "all", "joined": False, "max_expressions": None}
+    return _choose_splits(
+        {
+            name: {
+                split: {**base, **whole, **{key: entry[key] for key in _FILES}, "split": split}
+                for split in entry["splits"]
+            }
+            for name, entry in _choose(config.get("eval_datasets"), datasets).items()
+        },
+        splits,
+    )
+
+
+def list_narrative_splits(
+    config: Config, datasets: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> SplitCfgs:
+    """As :func:`list_referring_splits`, of those in ``config.eval_png_datasets``."""
+    base = {"image_processor": config.test_dataloader.dataset.image_processor}
+    return _choose_splits(
+        {
+            name: {split: {**base, **cfg} for split, cfg in parts.items()}
+            for name, parts in _choose(config.get("eval_png_datasets"), datasets).items()
+        },
+        splits,
+    )
+
+
+def _choose(entries: Mapping[str, Any] | None, names: Sequence[str] | None) -> dict[str, Any]:
+    """The entries with the names, in the config's order."""
+    if not entries:
+        raise ValueError(
+            "the config names no data sets to evaluate on: set eval_datasets (referring "
+            "segmentation) or eval_png_datasets, see docs/evaluation.md"
+        )
+    unknown = sorted(set(names or ()) - set(entries))
+    if unknown:
+        raise ValueError(f"--datasets {', '.join(unknown)}: the config has {', '.join(entries)}")
+    return {name: entry for name, entry in entries.items() if names is None or name in names}
+
+
+def _choose_splits(cfgs: dict[str, dict[str, Cfg]], names: Sequence[str] | None) -> SplitCfgs:
+    chosen = {
+        (name, split): cfg
+        for name, parts in cfgs.items()
+        for split, cfg in parts.items()
+        if names is None or split in names
+    }
+    if not chosen:
+        raise ValueError(f"--splits {', '.join(names or ())}: no chosen data set has such a split")
+    return chosen
+
+
+def list_files(cfg: Cfg) -> list[Path]:
+    """The annotation files of a data set's config."""
+    keys = (*_FILES, "panoptic_json")
+    return [Path(cfg["data_root"], cfg[key]) for key in keys if cfg.get(key)]
+
+
+def check_files(cfgs: SplitCfgs) -> None:
+    """Everything must be there before hours are spent.
+
+    Raises:
+        FileNotFoundError: a data set's file is missing; all missing ones are listed.
+    """
+    missing = {
+        str(path): f"  {path} ({name})"
+        for (name, _), cfg in cfgs.items()
+        for path in list_files(cfg)
+        if not path.is_file()
+    }
+    if missing:
+        raise FileNotFoundError(
+            "missing files:\n" + "\n".join(missing.values()) + "\nlay them out as docs/data.md "
+            "says, give --cfg-options data_root=..., or choose others with --datasets"
+        )
