@@ -26,7 +26,7 @@ from flmm.registry import MODELS
 from flmm.results import GroundingResult, make_result
 
 if TYPE_CHECKING:
-    from flmm.masks import SAMRefiner
+    from flmm.masks import Refiner
     from flmm.readers import FrozenVLM
 
 
@@ -55,7 +55,7 @@ class BoxBaseline(BaseModel):
                 "checkpoint=...)"
             )
         self.vlm: FrozenVLM = _build(model)
-        self.sam: SAMRefiner = _build(sam)
+        self.sam: Refiner = _build(sam)
         self.max_new_tokens = max_new_tokens
         self.model_type: str = self.vlm.model.config.model_type
         get_box_format(self.model_type)
@@ -145,7 +145,7 @@ class BoxBaseline(BaseModel):
         logits = torch.full(shape, float("-inf"), device=self.sam.device)
         found = {row: box for row, box in enumerate(boxes) if box is not None}
         if found:
-            encoding = self.sam.encode_image(image.image)
+            (encoding,) = self.sam.encode([image.image])
             logits[list(found)] = self.sam.refine_boxes(encoding, torch.stack(list(found.values())))
         return logits
 

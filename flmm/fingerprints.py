@@ -183,20 +183,6 @@ def fingerprint_reader(reader: Any) -> tuple[dict[str, Any], int]:
     return settings, size
 
 
-def fingerprint_refiner(refiner: Any) -> tuple[dict[str, Any], int]:
-    """The same of the refiner's image encoder."""
-    encoder = refiner.sam.image_encoder
-    named = [*encoder.named_parameters(), *encoder.named_buffers()]
-    named += refiner.sam.named_buffers(recurse=False)  # how a picture is normalised
-    weights, size = hash_tensors(named)
-    settings = {
-        "image_encoder": type(encoder).__name__,
-        "img_size": encoder.img_size,
-        "weights": weights,
-    }
-    return settings, size
-
-
 def hash_picture(image: np.ndarray) -> str:
     """Digest of a uint8 picture ``[H, W, 3]``: of its pixels and its size."""
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
@@ -258,7 +244,6 @@ def _describe_image_processor(processor: Any) -> Any:
 
 __all__ = [
     "fingerprint_reader",
-    "fingerprint_refiner",
     "hash_bytes",
     "hash_continuation",
     "hash_file",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import flmm
-from flmm.fingerprints import sample_weights_hash
+from flmm.fingerprints import hash_json, sample_weights_hash
 
 LIBRARIES = (
     "torch",
@@ -48,5 +48,5 @@ def describe_model(model: Any) -> dict[str, Any]:
         "reader_revision": getattr(reader.config, "_commit_hash", None),
         "reader_hash": sample_weights_hash(reader),
         "weights_hash": sample_weights_hash(model),
-        "refiner_hash": None if model.sam is None else sample_weights_hash(model.sam.sam),
+        "refiner_hash": None if model.sam is None else hash_json(model.sam.describe()),
     }

@@ -78,7 +78,7 @@ def test_a_list_of_lists_is_one_each_and_results_are_those_of_one_by_one(inferen
 
 def test_pictures_are_read_together(inferencer, pictures, monkeypatch):
     read = count_calls(monkeypatch, inferencer.model.vlm, "_read_batch")
-    encoded = count_calls(monkeypatch, inferencer.model.sam, "encode_images")
+    encoded = count_calls(monkeypatch, inferencer.model.sam, "encode")
     inferencer(pictures[:1] * 6, WORDS)
     assert read == [6] and encoded == [6]
 

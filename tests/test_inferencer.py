@@ -134,8 +134,8 @@ def test_a_second_question_reads_the_picture_no_more(samples, tmp_path, monkeypa
     image, phrases, _ = samples[0]
     path = tmp_path / "picture.png"
     Image.fromarray(image).save(path)
-    counts = {"prefill": 0, "encode_images": 0}
-    for owner, name in ((inferencer.model.vlm, "prefill"), (inferencer.model.sam, "encode_images")):
+    counts = {"prefill": 0, "encode": 0}
+    for owner, name in ((inferencer.model.vlm, "prefill"), (inferencer.model.sam, "encode")):
         real = getattr(owner, name)
 
         def count(*args, real=real, name=name, **kwargs):
@@ -146,12 +146,12 @@ def test_a_second_question_reads_the_picture_no_more(samples, tmp_path, monkeypa
     first = inferencer(path, phrases)
     second = inferencer(image, phrases[::-1])  # the same pixels by another way
     inferencer.describe(image, max_new_tokens=1)
-    assert counts == {"prefill": 1, "encode_images": 1}
+    assert counts == {"prefill": 1, "encode": 1}
     assert np.array_equal(first.masks, second.masks[::-1])
 
     other, other_phrases, _ = samples[1]
     Image.fromarray(other).save(path)  # the same name, another picture
     changed = inferencer(path, other_phrases)
-    assert counts == {"prefill": 2, "encode_images": 2}
+    assert counts == {"prefill": 2, "encode": 2}
     fresh = GroundingInferencer(TINY, device="cpu")(other, other_phrases)
     assert np.array_equal(changed.masks, fresh.masks)

@@ -71,7 +71,7 @@ def test_people_see_one_upright_picture_everywhere(inferencer, tmp_path, tag):
     with Image.open(path) as image:
         for picture in (sample.image, image):
             assert np.array_equal(draw_panels(picture, result), drawn)
-            encoding = inferencer.model.sam.encode_image(picture)
+            (encoding,) = inferencer.model.sam.encode([picture])
             assert encoding.original_size == upright.shape[:2]
 
     with Image.open(path) as image:

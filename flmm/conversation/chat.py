@@ -41,7 +41,7 @@ class Chat:
     Args:
         grounder: the model.
         prefix: the first picture, read.
-        encoding: the refiner's ``encode_image`` of it, if there is one already.
+        encoding: the refiner's of it, if there is one already.
         selectors: which words of a turn are pointed at, see ``flmm.selectors.build_selector``;
             ``"brackets"`` are those that the question marks: ``is [the red cup] full?``.
 

@@ -16,20 +16,19 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
 
 from flmm.features.budget import DiskBudget, format_gb
-from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensor
+from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensors
 from flmm.features.phrases import pack_phrases, split_phrases, unpack_phrases
 from flmm.features.shards import ShardFolder
 from flmm.fingerprints import (
     fingerprint_reader,
-    fingerprint_refiner,
     hash_continuation,
     hash_image_input,
     hash_json,
     hash_picture,
 )
+from flmm.masks import ImageEncoding, Refiner
 from flmm.records import Continuation, ImageInput, PhraseAttention, join_attention
 
 FORMAT = 2  # of the entries; another number leaves older ones unread
@@ -100,7 +99,7 @@ class FeatureCache:
         self,
         folder: str | Path,
         reader: Any,
-        refiner: Any = None,
+        refiner: Refiner | None = None,
         dtype: str = "float16",
         max_gb: float = 200.0,
         shard_mb: float = 64.0,
@@ -117,9 +116,9 @@ class FeatureCache:
         self.phrases = self._open("reader", settings)
         self.embeddings: ShardFolder | None = None
         if refiner is not None:
-            settings, more = fingerprint_refiner(refiner)
+            settings = refiner.describe()
             self.embeddings = self._open("refiner", settings)
-            size += more
+            size += settings["weight_bytes"]
         seconds = time.perf_counter() - start
         print_log(
             f"feature cache: hashed {format_gb(size)} of frozen weights in {seconds:.1f} s",
@@ -148,22 +147,26 @@ class FeatureCache:
         if not self.budget.is_spent:
             self.phrases.put(key, pack_phrases(seen, self.dtype))
 
-    def find_embedding(self, image: ImageInput) -> tuple[str, Tensor | None]:
-        """A key, and the image embedding ``[1, C, s, s]`` on the refiner's device where known.
+    def find_encoding(self, image: ImageInput) -> tuple[str, ImageEncoding | None]:
+        """A key, and the picture's encoding on the refiner's device where known.
 
-        An embedding that was computed under autocast is another than one in full precision.
+        What was encoded under autocast is another than what was in full precision.
         """
         device = self.refiner.device
         is_autocast = torch.is_autocast_enabled(device.type)
         precision = str(torch.get_autocast_dtype(device.type)) if is_autocast else "own"
         key = hash_json([hash_picture(image.image), precision])
         stored = None if self.embeddings is None else self.embeddings.get(key)
-        return key, None if stored is None else unpack_tensor("embedding", stored, device)
+        if stored is None:
+            return key, None
+        return key, self.refiner.unpack(unpack_tensors(stored, device), image.original_size)
 
-    def keep_embedding(self, key: str, embedding: Tensor) -> None:
-        """Keep an image embedding under the key that ``find_embedding`` gave."""
+    def keep_encoding(self, key: str, encoding: ImageEncoding) -> None:
+        """Keep an encoding under the key that ``find_encoding`` gave."""
         if self.embeddings is not None and not self.budget.is_spent:
-            self.embeddings.put(key, pack_tensor("embedding", embedding, self.dtype, row_dims=2))
+            packed = self.refiner.pack(encoding).items()
+            tensors = [pack_tensor(name, item, self.dtype, row_dims=2) for name, item in packed]
+            self.embeddings.put(key, {name: item for own in tensors for name, item in own.items()})
 
     def flush(self) -> None:
         """Write what is in memory."""
@@ -175,21 +178,6 @@ class FeatureCache:
         self.budget.reopen()
         for folder in self.folders:
             folder.refresh()
-
-    def predict_bytes(self, image: ImageInput, continuations: list[Continuation]) -> int:
-        """About how many bytes the entries of a picture will take."""
-        reader, width = self.reader, 2 if self.dtype == "float16" else 4
-        cells = sum(grid.columns.numel() for grid in image.grids)
-        phrases = [phrase for item in continuations for phrase in item.phrases]
-        ids = reader.tokenizer(phrases, add_special_tokens=False)["input_ids"]
-        size = len(phrases) * reader.num_maps * cells * width
-        tokens = sum(len(item) for item in ids)
-        own_width = min(width, torch.finfo(reader.dtype).bits // 8)
-        size += tokens * reader.num_layers * reader.hidden_size * own_width
-        if self.embeddings is not None:
-            side, other = self.refiner.sam.prompt_encoder.image_embedding_size
-            size += self.refiner.embed_dim * side * other * width
-        return size
 
     def _open(self, kind: str, settings: dict[str, Any]) -> ShardFolder:
         """The folder of these settings, which are written into it for people to read."""

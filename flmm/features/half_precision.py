@@ -62,9 +62,15 @@ def unpack_tensor(name: str, stored: dict[str, Tensor], device: torch.device) ->
     return stored[name].to(device).float() * stored[name + _SCALE_SUFFIX].to(device)
 
 
+def unpack_tensors(stored: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """All tensors that were packed into ``stored``, by name."""
+    names = [name for name in stored if not name.endswith(_SCALE_SUFFIX)]
+    return {name: unpack_tensor(name, stored, device) for name in names}
+
+
 def _copy_to_cpu(tensor: Tensor) -> Tensor:
     """Memory of its own: a view would keep a whole batch, and change with it."""
     return tensor.clone(memory_format=torch.contiguous_format).cpu()
 
 
-__all__ = ["STORAGE_DTYPES", "pack_tensor", "unpack_tensor"]
+__all__ = ["STORAGE_DTYPES", "pack_tensor", "unpack_tensor", "unpack_tensors"]

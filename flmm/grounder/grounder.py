@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from flmm.features import FeatureCache, split_phrases
 from flmm.geometry import (
-    compute_sam_input_size,
     fit_to_picture,
     join_grid_maps,
     resize_maps,
 )
 from flmm.grounder.losses import MaskLosses, average_phrases
-from flmm.masks import ImageEncoding, compute_coarse_logits
+from flmm.masks import ImageEncoding, Refiner, compute_coarse_logits
 from flmm.records import (
     Continuation,
     GroundingOutput,
@@ -37,7 +36,6 @@ from flmm.results import GroundingResult, make_result
 from flmm.selectors import compute_keyword_figures, keep_hidden_states
 
 if TYPE_CHECKING:
-    from flmm.masks import SAMRefiner
     from flmm.readers.base import FrozenVLM
     from flmm.selectors import KeywordSelector
 
@@ -84,7 +82,7 @@ class Grounder(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
         self.mask_head: nn.Module = _build(mask_head, in_channels=self.vlm.num_channels)
-        self.sam: SAMRefiner | None = None if sam is None else _build(sam)
+        self.sam: Refiner | None = None if sam is None else _build(sam)
         self.text_proj: nn.Linear | None = None
         self.text_layer_weights: nn.Parameter | None = None
         if self.sam is not None and self.sam.use_text:
@@ -186,20 +184,16 @@ class Grounder(BaseModel):
                 "this grounder has no refiner to encode images with: build it with sam="
             )
         cache = self.feature_cache
-        if cache is None or cache.embeddings is None:
-            return self.sam.encode_images([image.image for image in images])
-        found = [cache.find_embedding(image) for image in images]
-        unknown = [index for index, (_, embedding) in enumerate(found) if embedding is None]
-        computed = iter(self.sam.encode_images([images[index].image for index in unknown]))
+        if cache is None or cache.refiner is None:
+            return self.sam.encode([image.image for image in images])
+        found = [cache.find_encoding(image) for image in images]
+        unknown = [index for index, (_, encoding) in enumerate(found) if encoding is None]
+        computed = iter(self.sam.encode([images[index].image for index in unknown]))
         encodings = []
-        for image, (key, embedding) in zip(images, found):
-            if embedding is None:
+        for key, encoding in found:
+            if encoding is None:
                 encoding = next(computed)
-                cache.keep_embedding(key, encoding.embedding)
-            else:
-                side = self.sam.sam.image_encoder.img_size
-                input_size = compute_sam_input_size(image.original_size, side)
-                encoding = ImageEncoding(embedding, image.original_size, input_size)
+                cache.keep_encoding(key, encoding)
             encodings.append(encoding)
         return encodings
 
@@ -215,7 +209,7 @@ class Grounder(BaseModel):
         Args:
             image: the picture.
             seen: where its phrases look in it.
-            encoding: the refiner's ``encode_image`` of it; ``None`` without a refiner.
+            encoding: the refiner's of it; ``None`` without a refiner.
 
         Raises:
             TypeError, ValueError: see :func:`flmm.masks.mask_head.compute_coarse_logits`.
@@ -230,7 +224,7 @@ class Grounder(BaseModel):
             refined = resize_maps(coarse, image.original_size)
         else:
             words = self._embed_text(seen.text_features, maps.device)
-            refined = self.sam(encoding, coarse, words)
+            refined = self.sam.refine(encoding, coarse, words)
         return GroundingOutput(fit_to_picture(maps, box, size), coarse, refined)
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:

@@ -1,8 +1,20 @@
-"""What is trained: the mask head and the mask refiner. No transformers, no datasets."""
+"""What is trained: the mask head and the mask refiner. No datasets."""
 
 from flmm.masks.mask_head import compute_coarse_logits
-from flmm.masks.refiners.segment_anything import ImageEncoding, SAMRefiner
+from flmm.masks.refiners.base import ImageEncoding, Refiner
+from flmm.masks.refiners.sam2 import Sam2Refiner
+from flmm.masks.refiners.sam_hq import SamHQRefiner
+from flmm.masks.refiners.segment_anything import SAMRefiner
 from flmm.masks.refiners.tiny_sam import build_tiny_sam
 from flmm.masks.unet import UNetHead
 
-__all__ = ["ImageEncoding", "SAMRefiner", "UNetHead", "build_tiny_sam", "compute_coarse_logits"]
+__all__ = [
+    "ImageEncoding",
+    "Refiner",
+    "SAMRefiner",
+    "Sam2Refiner",
+    "SamHQRefiner",
+    "UNetHead",
+    "build_tiny_sam",
+    "compute_coarse_logits",
+]

@@ -33,6 +33,15 @@ def build_refiner(**settings):
     return refiner
 
 
+def encode(refiner, image):
+    return refiner.encode([image])[0]
+
+
+def refine(refiner, image, coarse, words=None):
+    """A picture's masks; it is encoded for them."""
+    return refiner.refine(encode(refiner, image), coarse, words)
+
+
 def draw_image(size=SIZE, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -54,12 +63,14 @@ def draw_text(lengths=(3, 1, 3, 7), width=64, seed=0):
 def test_phrases_together_equal_one_at_a_time(multimask):
     refiner = build_refiner(multimask_output=multimask)
     coarse, text = draw_coarse(), draw_text()
-    together = refiner(draw_image(), coarse, text)
+    together = refine(refiner, draw_image(), coarse, text)
     assert together.shape == (4, *SIZE)
     assert together.dtype == torch.float32
     assert (together - together.roll(1, 0)).abs().amax((1, 2)).min() > 0.01, "phrases differ"
     for phrase in range(4):
-        alone = refiner(draw_image(), coarse[phrase : phrase + 1], text[phrase : phrase + 1])
+        alone = refine(
+            refiner, draw_image(), coarse[phrase : phrase + 1], text[phrase : phrase + 1]
+        )
         assert (together[phrase] - alone[0]).abs().max() < 1e-5
 
 
@@ -69,7 +80,7 @@ def test_phrases_together_equal_one_at_a_time(multimask):
 def test_equals_sam_predictor(size, multimask):
     refiner = build_refiner(use_text=False, multimask_output=multimask)
     image, coarse = draw_image(size), draw_coarse()
-    refined = refiner(image, coarse)
+    refined = refine(refiner, image, coarse)
 
     predictor = SamPredictor(refiner.sam)
     predictor.set_image(image)
@@ -108,9 +119,8 @@ def test_boxes_alone_equal_sam_predictor(size):
     boxes = torch.tensor(
         [[0.0, 0.0, width, height], [3.25, 5, width / 2, height - 2], [1, 2, 9, 8]]
     )
-    got = refiner.refine_boxes(image, boxes)
+    got = refiner.refine_boxes(encode(refiner, image), boxes)
     assert got.shape == (3, *size) and got.dtype == torch.float32
-    assert got.equal(refiner.refine_boxes(refiner.encode_image(image), boxes))
     predictor = SamPredictor(refiner.sam)
     predictor.set_image(image)
     for logits, box in zip(got, boxes):
@@ -122,7 +132,11 @@ def test_boxes_alone_equal_sam_predictor(size):
 
 
 def test_no_box_gives_no_mask():
-    assert build_refiner().refine_boxes(draw_image(), torch.zeros(0, 4)).shape == (0, *SIZE)
+    refiner = build_refiner()
+    assert refiner.refine_boxes(encode(refiner, draw_image()), torch.zeros(0, 4)).shape == (
+        0,
+        *SIZE,
+    )
 
 
 @torch.no_grad()
@@ -130,25 +144,27 @@ def test_encoding_equals_set_image_and_may_be_reused():
     refiner = build_refiner(use_text=False)
     predictor = SamPredictor(refiner.sam)
     images = [draw_image(size, seed) for seed, size in enumerate([SIZE, (40, 200), (90, 90)])]
-    encodings = refiner.encode_images([images[0], Image.fromarray(images[1]), images[2]], 2)
+    encodings = refiner.encode([images[0], Image.fromarray(images[1]), images[2]], 2)
     for image, encoding in zip(images, encodings):
         predictor.set_image(image)
         assert encoding.original_size == image.shape[:2]
         assert encoding.input_size == predictor.input_size
-        assert (encoding.embedding - predictor.features).abs().max() < 1e-5
+        assert (encoding.features["embedding"] - predictor.features).abs().max() < 1e-5
     coarse = draw_coarse()
-    assert (refiner(encodings[0], coarse) - refiner(images[0], coarse)).abs().max() < 1e-5
+    assert (
+        refiner.refine(encodings[0], coarse) - refine(refiner, images[0], coarse)
+    ).abs().max() < 1e-5
 
 
 @torch.no_grad()
 def test_vit_b_of_full_size_runs():
     refiner = SAMRefiner("vit_b", use_text=True)
     side = refiner.sam.prompt_encoder.image_embedding_size[0]
-    encoding = ImageEncoding(torch.randn(1, 256, side, side), (48, 64), (768, 1024))
+    encoding = ImageEncoding({"embedding": torch.randn(1, 256, side, side)}, (48, 64), (768, 1024))
     coarse = draw_coarse(2)
     assert refiner.embed_dim == 256
     assert refiner.build_mask_prompts(coarse, encoding.input_size).shape == (2, 1, 256, 256)
-    assert refiner(encoding, coarse, draw_text((1, 2), width=256)).shape == (2, 48, 64)
+    assert refiner.refine(encoding, coarse, draw_text((1, 2), width=256)).shape == (2, 48, 64)
 
 
 @pytest.mark.parametrize("prompts", [("mask",), ("box",), ("text",), ("mask", "text")], ids=str)
@@ -156,14 +172,14 @@ def test_every_choice_of_prompts_works(prompts):
     settings = {f"use_{name}": name in prompts for name in ("mask", "box", "text")}
     refiner = build_refiner(**settings)
     text = draw_text() if refiner.use_text else None
-    assert refiner(draw_image(), draw_coarse(), text).shape == (4, *SIZE)
+    assert refine(refiner, draw_image(), draw_coarse(), text).shape == (4, *SIZE)
 
 
 def test_gradients_reach_mask_and_text_but_not_the_encoder():
     refiner = SAMRefiner("tiny").train()
     coarse = draw_coarse().requires_grad_()
     text = [words.requires_grad_() for words in draw_text()]
-    refiner(draw_image(), coarse, text).square().mean().backward()
+    refine(refiner, draw_image(), coarse, text).square().mean().backward()
     assert coarse.grad.abs().amax((1, 2)).min() > 0
     assert all(words.grad.abs().max() > 0 for words in text)
     assert all(weight.grad is None for weight in refiner.sam.image_encoder.parameters())
@@ -203,18 +219,17 @@ def test_loading_does_not_miss_the_encoder(capsys):
 
 def test_no_phrase_gives_no_mask():
     refiner = build_refiner()
-    assert refiner(draw_image(), torch.zeros(0, 5, 7), []).shape == (0, *SIZE)
-    assert refiner(refiner.encode_image(draw_image()), torch.zeros(0, 5, 7), []).shape[0] == 0
+    assert refine(refiner, draw_image(), torch.zeros(0, 5, 7), []).shape == (0, *SIZE)
 
 
 def test_empty_coarse_mask_is_prompted_with_the_whole_picture():
     refiner = build_refiner()
-    encoding = refiner.encode_image(draw_image())
+    encoding = encode(refiner, draw_image())
     empty = torch.full((1, 5, 7), -3.0)
     box = refiner.build_box_prompts(empty, encoding.original_size, encoding.input_size)
     assert box.tolist() == [[0, 0, 256, 163]]
     assert encoding.input_size == (163, 256)
-    assert refiner(encoding, empty, draw_text((2,))).isfinite().all()
+    assert refiner.refine(encoding, empty, draw_text((2,))).isfinite().all()
 
 
 def test_padding_of_the_mask_prompt_is_the_phrases_own():
@@ -234,7 +249,7 @@ def test_multimask_keeps_the_candidate_that_fits_the_coarse_mask(monkeypatch):
     coarse = torch.full((2, 8, 8), -4.0)
     coarse[0, :, :4] = 4.0
     coarse[1, :, 4:] = 4.0
-    refined = refiner(draw_image((64, 64)), coarse) > 0
+    refined = refine(refiner, draw_image((64, 64)), coarse) > 0
     assert refined[0, :, :30].all() and not refined[0, :, 34:].any()
     assert refined[1, :, 34:].all() and not refined[1, :, :30].any()
 
@@ -244,9 +259,9 @@ def test_multimask_keeps_the_candidate_that_fits_the_coarse_mask(monkeypatch):
 def test_low_precision_stays_close(dtype):
     refiner = build_refiner()
     image, coarse, text = draw_image(), draw_coarse(), draw_text()
-    expected = refiner(image, coarse, text)
+    expected = refine(refiner, image, coarse, text)
     parent = nn.ModuleDict({"sam": refiner}).to(dtype)
-    refined = parent["sam"](image, coarse.to(dtype), [words.to(dtype) for words in text])
+    refined = refine(parent["sam"], image, coarse.to(dtype), [words.to(dtype) for words in text])
     assert refiner.dtype == dtype
     assert refiner.sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.dtype == (
         torch.float32
@@ -259,9 +274,9 @@ def test_low_precision_stays_close(dtype):
 def test_autocast_stays_close():
     refiner = build_refiner()
     arguments = draw_image(), draw_coarse(), draw_text()
-    expected = refiner(*arguments)
+    expected = refine(refiner, *arguments)
     with torch.autocast("cpu", torch.bfloat16):
-        refined = refiner(*arguments)
+        refined = refine(refiner, *arguments)
     assert (refined - expected).abs().mean() < 0.1 * expected.abs().mean()
 
 
@@ -328,11 +343,11 @@ def test_refuses_weights_that_mean_nothing(tmp_path, value, message):
 
 def test_refuses_text_and_images_it_cannot_use():
     refiner = build_refiner()
-    with pytest.raises(ValueError, match="got 0 text embeddings for 4 phrases"):
-        refiner(draw_image(), draw_coarse())
+    with pytest.raises(ValueError, match="got the words of 0 phrases for 4 phrases"):
+        refine(refiner, draw_image(), draw_coarse())
     with pytest.raises(ValueError, match=r"shape \(3, 32\), expected \[T, 64\]"):
-        refiner(draw_image(), draw_coarse(), draw_text(width=32))
+        refine(refiner, draw_image(), draw_coarse(), draw_text(width=32))
     with pytest.raises(TypeError, match=r"ndarray float64 \(4, 4, 3\), expected a PIL image"):
-        refiner.encode_image(np.zeros((4, 4, 3)))
+        encode(refiner, np.zeros((4, 4, 3)))
     with pytest.raises(TypeError, match="got str, expected a PIL image"):
-        refiner.encode_image("picture.png")
+        encode(refiner, "picture.png")

@@ -138,7 +138,8 @@ def test_flmm_equals_one_joined_eager_pass(model, folder, result):
     with torch.no_grad():
         coarse = model.mask_head(torch.stack(maps))[:, 0]
         words = model._embed_text(features, torch.device("cpu"))
-        refined = model.sam(image.image, coarse, words) > 0
+        (encoding,) = model.sam.encode([image.image])
+        refined = model.sam.refine(encoding, coarse, words) > 0
     coarse_masks = resize_maps(coarse, image.original_size) > 0
     scores = by_id(result.scores["flmm"])
     for row, one, other in zip(firsts, refined, coarse_masks):

@@ -1,1 +1,1 @@
-"""Refiners: a coarse mask becomes a sharp one."""
+"""Refiners: a coarse mask becomes a sharp one; what any of them is stands in ``base``."""
