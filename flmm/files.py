@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import time
+import uuid
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -36,25 +37,30 @@ def is_disk_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _DISK_FULL_ERRORS
 
 
-def replace_file(path: str | Path, content: bytes | memoryview) -> None:
+def replace_file(path: str | Path, content: bytes | memoryview, is_shared: bool = False) -> None:
     """Write a file so that it is complete under its name, or not there.
 
     Args:
-        path: of the file; folders are made. Two processes must not write one name at once.
+        path: of the file; folders are made.
         content: all of it.
+        is_shared: several processes may write this name at once, and the last one stays; nothing is
+            lost if a machine without power leaves it cut off (an entry of a cache), so that nobody
+            waits for the disk. Else two processes must not write one name at once.
 
     Raises:
         DiskFullError: there is no room; a file that had the name before is untouched.
         OSError: it cannot be written for another reason; the same holds.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    own = f".{uuid.uuid4().hex}" if is_shared else ""
+    temporary = path.with_name(path.name + own + TEMPORARY_SUFFIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if not is_shared:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -67,6 +73,8 @@ def replace_file(path: str | Path, content: bytes | memoryview) -> None:
                 reason,
             ) from error
         raise
+    if is_shared:
+        return
     with contextlib.suppress(OSError):  # the new name on the disk too, where that can be asked for
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:

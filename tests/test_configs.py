@@ -23,6 +23,7 @@ from flmm.records import as_continuations
 from flmm.registry import DATASETS, METRICS, MODELS
 from flmm.toy.shape_files import write_dataset
 from flmm.training.grounding_runner import GroundingRunner
+from tests.masks.sam_configs import SAM2, SAM_HQ
 from tests.small_models import build_small_model, load_processor
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,9 @@ def test_there_is_a_config_of_each_flavour_for_every_published_size(folder: str)
         size = reader.removesuffix("-Instruct").rpartition("-VL-")[2].lower().replace("-", "_")
         for data in ("refcoco", "refcoco_png"):
             expected[f"{folder}_{size}_unet_sam_l_{data}"] = reader
+        if size == "3b":
+            for refiner in ("sam2_l", "sam_hq_l"):
+                expected[f"{folder}_{size}_unet_{refiner}_refcoco"] = reader
     assert own == expected
 
 
@@ -312,11 +316,20 @@ def test_the_schedule_follows_the_iterations_of_an_epoch(
     assert learning_rates[-1] < 1e-9
 
 
+def shrink_refiner(config: Config) -> None:
+    """The refiner of a config as the same class at toy size."""
+    small = {"Sam2Refiner": SAM2, "SamHQRefiner": SAM_HQ}.get(config.model.sam.type)
+    if small is None:
+        config.model.sam.update(model_name="tiny", checkpoint=None)
+    else:
+        config.model.sam.update(name_or_path=None, random_init=small)
+
+
 def test_the_model_builds_with_shrunken_stand_ins(leaf: Path) -> None:
     if not any((ROOT / "flmm/assets").rglob("*.safetensors")):
         pytest.skip("the embedded tiny model is not there")
     config = load_config(leaf, {"reader": "tiny", "model.model.dtype": "float32"})
-    config.model.sam.update(model_name="tiny", checkpoint=None)
+    shrink_refiner(config)
     model = MODELS.build(config.model)
     trainable = {name for name, value in model.named_parameters() if value.requires_grad}
     assert trainable and trainable <= set(model.state_dict())
@@ -340,7 +353,7 @@ def build_reader(data_dir: Path, reader: str) -> dict[str, Any]:
 def test_a_shrunken_reader_of_its_own_family_grounds_with_it(path: Path, data_dir: Path) -> None:
     config = load(path)
     config.model.model.update(build_reader(data_dir, config.reader))
-    config.model.sam.update(model_name="tiny", checkpoint=None)
+    shrink_refiner(config)
     model = MODELS.build(config.model).eval()
     assert isinstance(model, FrozenQwenSAM)
     first = model.mask_head.encoder[0][0].convs[0].conv

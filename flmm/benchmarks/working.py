@@ -50,7 +50,8 @@ def _prepare_refining(name: str, masks: int, device: torch.device) -> dict[str, 
 
     @torch.inference_mode()
     def run(count: int) -> None:
-        refiner(image, coarse[:count], words[:count])
+        (encoding,) = refiner.encode([image])
+        refiner.refine(encoding, coarse[:count], words[:count])
 
     return {"1 mask": lambda: run(1), f"{masks} masks": lambda: run(masks)}
 
@@ -133,7 +134,7 @@ def cache(settings: BenchmarkSettings, phrases: int = 2, images: int = 2) -> lis
 
 
 def _build_epoch(grounder: Grounder, data: Data) -> Callable[[], None]:
-    """One pass through the data with an optimiser step for each picture, and a flush."""
+    """One pass through the data with an optimiser step for each picture."""
     optimizer = torch.optim.AdamW([w for w in grounder.parameters() if w.requires_grad], lr=1e-6)
 
     def run() -> None:
@@ -142,8 +143,6 @@ def _build_epoch(grounder: Grounder, data: Data) -> Callable[[], None]:
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
-        if grounder.feature_cache is not None:
-            grounder.feature_cache.flush()
 
     return run
 

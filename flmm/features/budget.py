@@ -2,7 +2,7 @@
 
 In: the size of a file to be written. Out: whether there is room for it: within the user's limit,
 and without filling the disk, on which checkpoints are to be written too. Other processes write
-into the same folder; what they have written counts as soon as it is there.
+into the same folder: each takes a share of what is left, and measures anew when that is used up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 
 GIGABYTE = 10**9
@@ -23,8 +24,8 @@ class DiskBudget:
 
     Args:
         folder: of the whole cache, whatever settings its parts belong to.
-        max_gb: limit of all files in it, in 10**9 bytes; several processes that write at the same
-            moment may each go beyond it by one file.
+        max_gb: limit of all files in it, in 10**9 bytes; trainings that fill it at the same moment
+            may go beyond it by what they write between two measurements.
 
     Attributes:
         is_spent: there is no room; until :meth:`reopen`.
@@ -35,16 +36,21 @@ class DiskBudget:
         self.max_bytes = int(max_gb * GIGABYTE)
         self.is_spent = False
         self._has_told = False
+        self._share = 0  # bytes that may be written before the folder is measured again
 
     def allows(self, size: int) -> bool:
-        """Whether a file of ``size`` bytes may be written."""
-        if size > self.max_bytes - self.measure_used():
-            self.spend(f"it has reached max_gb={self.max_bytes / GIGABYTE:g}")
-        elif self.measure_free() < size + RESERVE_BYTES:
+        """Whether a file of ``size`` bytes may be written, which is then counted."""
+        if size > self._share:
+            room = self.max_bytes - self.measure_used()
+            self._share = max(size, room // (2 * get_world_size()))
+            if size > room:
+                self.spend(f"it has reached max_gb={self.max_bytes / GIGABYTE:g}")
+        if self.measure_free() < size + RESERVE_BYTES:
             self.spend(
                 f"the disk has {format_gb(self.measure_free())} free, of which "
                 f"{format_gb(RESERVE_BYTES)} are left to checkpoints"
             )
+        self._share -= size
         return not self.is_spent
 
     def spend(self, reason: str) -> None:
@@ -62,21 +68,11 @@ class DiskBudget:
     def reopen(self) -> None:
         """Somebody may have made room."""
         self.is_spent = False
-
-    def measure_room(self) -> int:
-        """Bytes that may still be written."""
-        room = min(self.max_bytes - self.measure_used(), self.measure_free() - RESERVE_BYTES)
-        return max(0, room)
+        self._share = 0
 
     def measure_used(self) -> int:
         """Bytes of all files of the cache."""
-        sizes = 0
-        for path in self.folder.glob("*/*.safetensors*"):
-            try:
-                sizes += path.stat().st_size
-            except FileNotFoundError:  # renamed or deleted just now
-                continue
-        return sizes
+        return measure_files(self.folder)
 
     def measure_free(self) -> int:
         """Free bytes of the disk."""
@@ -86,10 +82,21 @@ class DiskBudget:
         return shutil.disk_usage(folder).free
 
 
+def measure_files(folder: Path) -> int:
+    """Bytes of the entries in a folder and in those within it."""
+    size = 0
+    for path in folder.rglob("*.safetensors*"):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # renamed or deleted just now
+            continue
+    return size
+
+
 def format_gb(size: float) -> str:
     """Bytes as text: "12.3 GB", small sizes with more digits."""
     amount = size / GIGABYTE
     return f"{amount:.1f} GB" if amount >= 1 or not size else f"{amount:.2g} GB"
 
 
-__all__ = ["GIGABYTE", "DiskBudget", "format_gb"]
+__all__ = ["GIGABYTE", "DiskBudget", "format_gb", "measure_files"]

@@ -2,8 +2,8 @@
 
 In: a picture and its continuations. Out: what is known of them, and what is still to be computed;
 what is then computed is kept. Two folders lie in the cache's own, one for the reader's settings
-and one for the image encoder's, each named by a hash of all that could change its content.
-Not its duty: computing anything, deciding when to write (see ``flmm.training.feature_caching``).
+and one for the refiner's, each named by a hash of all that could change its content.
+Not its duty: computing anything.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 from flmm.features.budget import DiskBudget, format_gb
+from flmm.features.entries import EntryFolder
 from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensors
 from flmm.features.phrases import pack_phrases, split_phrases, unpack_phrases
-from flmm.features.shards import ShardFolder
 from flmm.fingerprints import (
     fingerprint_reader,
     hash_continuation,
@@ -31,8 +32,7 @@ from flmm.fingerprints import (
 from flmm.masks import ImageEncoding, Refiner
 from flmm.records import Continuation, ImageInput, PhraseAttention, join_attention
 
-FORMAT = 2  # of the entries; another number leaves older ones unread
-MEGABYTE = 10**6
+FORMAT = 3  # of the entries; another number leaves older ones unread
 _SETTINGS_FILE = "settings.json"
 
 
@@ -74,21 +74,20 @@ class PhraseLookup:
 
 
 class FeatureCache:
-    """Attention maps, text features and image embeddings on disk.
+    """Attention maps, text features and image encodings on disk.
 
     Every weight of the frozen models is hashed here, once; they must not change afterwards.
 
     Args:
         folder: of the cache; any number of processes and trainings may share it.
         reader: the frozen reader.
-        refiner: the refiner whose image embeddings are kept; ``None``: none are.
+        refiner: the refiner whose image encodings are kept; ``None``: none are.
         dtype: "float16" (see ``half_precision``) or "float32" (exact).
         max_gb: limit of the whole folder, in 10**9 bytes.
-        shard_mb: entries are written in files of about so many 10**6 bytes.
 
     Attributes:
         phrases: entries of the reader.
-        embeddings: entries of the image encoder, or ``None``.
+        encodings: entries of the refiner, or ``None``.
         budget: room that is left.
 
     Raises:
@@ -102,22 +101,23 @@ class FeatureCache:
         refiner: Refiner | None = None,
         dtype: str = "float16",
         max_gb: float = 200.0,
-        shard_mb: float = 64.0,
     ) -> None:
-        _check_settings(dtype, max_gb, shard_mb)
+        if dtype not in STORAGE_DTYPES:
+            raise ValueError(f"feature_cache.dtype is {dtype!r}: give 'float16' or 'float32'")
+        if not max_gb > 0:
+            raise ValueError(f"feature_cache.max_gb is {max_gb!r}: give a number above 0")
         self.folder = Path(folder)
         self.reader = reader
         self.refiner = refiner
         self.dtype = dtype
         self.budget = DiskBudget(self.folder, max_gb)
-        self._shard_bytes = int(shard_mb * MEGABYTE)
         start = time.perf_counter()
         settings, size = fingerprint_reader(reader)
         self.phrases = self._open("reader", settings)
-        self.embeddings: ShardFolder | None = None
+        self.encodings: EntryFolder | None = None
         if refiner is not None:
             settings = refiner.describe()
-            self.embeddings = self._open("refiner", settings)
+            self.encodings = self._open("refiner", settings)
             size += settings["weight_bytes"]
         seconds = time.perf_counter() - start
         print_log(
@@ -129,9 +129,9 @@ class FeatureCache:
         return self  # a copy of the grounder, such as an average of its weights, shares it
 
     @property
-    def folders(self) -> list[ShardFolder]:
+    def folders(self) -> list[EntryFolder]:
         """Where entries of these settings lie."""
-        return [self.phrases] if self.embeddings is None else [self.phrases, self.embeddings]
+        return [self.phrases] if self.encodings is None else [self.phrases, self.encodings]
 
     def find_phrases(self, image: ImageInput, continuations: list[Continuation]) -> PhraseLookup:
         """What is known of a picture's continuations; maps and features on the reader's device."""
@@ -152,34 +152,27 @@ class FeatureCache:
 
         What was encoded under autocast is another than what was in full precision.
         """
+        if self.refiner is None or self.encodings is None:
+            raise ValueError("this feature cache keeps no image encodings")
         device = self.refiner.device
         is_autocast = torch.is_autocast_enabled(device.type)
         precision = str(torch.get_autocast_dtype(device.type)) if is_autocast else "own"
         key = hash_json([hash_picture(image.image), precision])
-        stored = None if self.embeddings is None else self.embeddings.get(key)
+        stored = self.encodings.get(key)
         if stored is None:
             return key, None
         return key, self.refiner.unpack(unpack_tensors(stored, device), image.original_size)
 
     def keep_encoding(self, key: str, encoding: ImageEncoding) -> None:
         """Keep an encoding under the key that ``find_encoding`` gave."""
-        if self.embeddings is not None and not self.budget.is_spent:
-            packed = self.refiner.pack(encoding).items()
-            tensors = [pack_tensor(name, item, self.dtype, row_dims=2) for name, item in packed]
-            self.embeddings.put(key, {name: item for own in tensors for name, item in own.items()})
+        if self.refiner is None or self.encodings is None or self.budget.is_spent:
+            return
+        entry: dict[str, Tensor] = {}
+        for name, values in self.refiner.pack(encoding).items():
+            entry |= pack_tensor(name, values, self.dtype, row_dims=2)
+        self.encodings.put(key, entry)
 
-    def flush(self) -> None:
-        """Write what is in memory."""
-        for folder in self.folders:
-            folder.flush()
-
-    def refresh(self) -> None:
-        """Learn what other processes have written, and try again to write if there was no room."""
-        self.budget.reopen()
-        for folder in self.folders:
-            folder.refresh()
-
-    def _open(self, kind: str, settings: dict[str, Any]) -> ShardFolder:
+    def _open(self, kind: str, settings: dict[str, Any]) -> EntryFolder:
         """The folder of these settings, which are written into it for people to read."""
         settings = {"format": FORMAT, "dtype": self.dtype, **settings}
         folder = self.folder / f"{kind}-{hash_json(settings)}"
@@ -187,15 +180,7 @@ class FeatureCache:
         if not (folder / _SETTINGS_FILE).exists():
             text = json.dumps(settings, indent=1, sort_keys=True, default=str)
             (folder / _SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
-        return ShardFolder(folder, self.budget, self._shard_bytes)
-
-
-def _check_settings(dtype: str, max_gb: float, shard_mb: float) -> None:
-    if dtype not in STORAGE_DTYPES:
-        raise ValueError(f"feature_cache.dtype is {dtype!r}: give 'float16' or 'float32'")
-    for name, value in (("max_gb", max_gb), ("shard_mb", shard_mb)):
-        if not value > 0:
-            raise ValueError(f"feature_cache.{name} is {value!r}: give a number above 0")
+        return EntryFolder(folder, self.budget)
 
 
 __all__ = ["FeatureCache", "PhraseLookup"]

@@ -184,7 +184,7 @@ class Grounder(BaseModel):
                 "this grounder has no refiner to encode images with: build it with sam="
             )
         cache = self.feature_cache
-        if cache is None or cache.refiner is None:
+        if cache is None or cache.encodings is None:
             return self.sam.encode([image.image for image in images])
         found = [cache.find_encoding(image) for image in images]
         unknown = [index for index, (_, encoding) in enumerate(found) if encoding is None]

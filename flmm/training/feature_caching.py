@@ -1,20 +1,16 @@
-"""A training that computes frozen features once: opens the cache, tells its size, writes it.
+"""A training that computes frozen features once: opens the cache and tells its size.
 
 In: the config key ``feature_cache`` and a runner. Out: the runner's grounder asks the cache before
-it lets a frozen model work. What a process holds in memory is written at the end of each epoch, and
-when the training ends, however it ends. What is kept and how is the features room's duty.
+it lets a frozen model work. What is kept and how is the features room's duty.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -25,22 +21,20 @@ from flmm.features import FeatureCache
 from flmm.features.budget import format_gb
 from flmm.registry import HOOKS
 
-SETTINGS = ("dir", "dtype", "max_gb", "image_embedding", "shard_mb")
-SAMPLES_MEASURED = 8
+SETTINGS = ("dir", "dtype", "max_gb", "image_embedding")
 
 
 @HOOKS.register_module()
 class FeatureCacheHook(Hook):
     """Keeps the frozen models' features on disk; a config asks for it with ``feature_cache``.
 
-    Training and validation both read and write.
+    Training and validation both read and write; what is computed is there at once, also for others.
 
     Args:
         dir: folder of the cache, shared by processes and trainings.
         dtype: "float16" or "float32" (exact).
         max_gb: limit of the folder, in 10**9 bytes.
-        image_embedding: keep SAM's image embeddings too.
-        shard_mb: a file is written for every so many 10**6 bytes.
+        image_embedding: keep the refiner's image encodings too.
     """
 
     def __init__(
@@ -49,20 +43,16 @@ class FeatureCacheHook(Hook):
         dtype: str = "float16",
         max_gb: float = 200.0,
         image_embedding: bool = True,
-        shard_mb: float = 64.0,
     ) -> None:
         self.settings: dict[str, Any] = {
             "dir": dir,
             "dtype": dtype,
             "max_gb": max_gb,
             "image_embedding": image_embedding,
-            "shard_mb": shard_mb,
         }
-        self.cache: FeatureCache | None = None
-        self._epoch = 0
 
     def before_train(self, runner: Any) -> None:
-        """Open the cache and say what this training will need.
+        """Open the cache and say what is in it.
 
         Raises:
             TypeError: the model is no grounder.
@@ -70,56 +60,27 @@ class FeatureCacheHook(Hook):
         """
         self.cache = open_cache(runner.model, **self.settings)
         self._epoch = runner.train_loop.stream.epoch
-        if not is_main_process():
-            return
-        datasets = {"training": runner.train_dataloader.dataset}
-        if runner.val_loop is not None:
-            datasets["validation"] = runner.val_loop.dataloader.dataset
-        tell_need(self.cache, datasets)
-        warn_of_redraws(runner.train_dataloader.dataset)
+        if is_main_process():
+            tell_room(self.cache)
+            warn_of_redraws(runner.train_dataloader.dataset)
 
     def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """Where the data begin anew, share what every process has computed."""
+        """Where the data begin anew, write again if somebody has made room."""
         epoch = runner.train_loop.stream.epoch
-        if self.cache is not None and epoch != self._epoch:
+        if epoch != self._epoch:
             self._epoch = epoch
-            self.cache.flush()
-            barrier()
-            self.cache.refresh()
-
-    def after_train_epoch(self, runner: Any) -> None:
-        """Write what is in memory."""
-        self.flush()
-
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Write what is in memory."""
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what is in memory."""
-        if self.cache is not None:
-            self.cache.flush()
+            self.cache.budget.reopen()
 
 
-@contextmanager
-def caching_features(runner: Any) -> Iterator[None]:
+def register_feature_cache(runner: Any) -> None:
     """Add :class:`FeatureCacheHook` where the runner's config has ``feature_cache``.
-
-    However the body ends, what is in memory is written.
 
     Raises:
         ValueError: ``feature_cache`` has an unknown key, or no ``dir``.
     """
     settings = read_settings(runner.cfg)
-    if settings is None:
-        yield
-        return
-    hook = FeatureCacheHook(**settings)
-    runner.register_hook(hook)
-    try:
-        yield
-    finally:
-        hook.flush()
+    if settings is not None:
+        runner.register_hook(FeatureCacheHook(**settings))
 
 
 def read_settings(config: Config) -> dict[str, Any] | None:
@@ -131,11 +92,13 @@ def read_settings(config: Config) -> dict[str, Any] | None:
     settings = config.get("feature_cache")
     if settings is None:
         return None
+    # Of older configs: entries were gathered in files of that size.
+    settings = {key: value for key, value in settings.items() if key != "shard_mb"}
     unknown = sorted(set(settings) - set(SETTINGS))
     if unknown or "dir" not in settings:
         fault = f"does not know {unknown[0]!r}" if unknown else "has no dir"
         raise ValueError(f"feature_cache {fault}: its keys are {', '.join(SETTINGS)}")
-    return dict(settings)
+    return settings
 
 
 def open_cache(
@@ -146,7 +109,7 @@ def open_cache(
     Args:
         model: a grounder, maybe wrapped for several processes.
         dir: folder of the cache.
-        image_embedding: keep the refiner's image embeddings, where there is a refiner.
+        image_embedding: keep the refiner's image encodings, where there is a refiner.
         **settings: of :class:`FeatureCache`.
 
     Raises:
@@ -164,45 +127,17 @@ def open_cache(
     return grounder.feature_cache
 
 
-def estimate_need(cache: FeatureCache, dataset: Any) -> int:
-    """About how many bytes one pass through a data set needs, from a few of its samples."""
-    count = min(SAMPLES_MEASURED, len(dataset))
-    sizes = []
-    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int):
-        item = dataset[int(index)]
-        if item["inputs"] is not None:  # a record that was skipped
-            sizes.append(cache.predict_bytes(item["inputs"], item["data_samples"].continuations))
-    return round(sum(sizes) / max(1, len(sizes)) * len(dataset))
-
-
-def tell_need(cache: FeatureCache, datasets: dict[str, Any]) -> None:
-    """Log what data sets will need, what is there already, and what room there is.
-
-    Args:
-        cache: an open one.
-        datasets: by what the message calls them.
-    """
-    needs = {name: estimate_need(cache, dataset) for name, dataset in datasets.items()}
+def tell_room(cache: FeatureCache) -> None:
+    """Log what is there already, and what room there is."""
     there = sum(folder.bytes_on_disk for folder in cache.folders)
     entries = sum(len(folder) for folder in cache.folders)
     used, free = cache.budget.measure_used(), cache.budget.measure_free()
-    parts = ", ".join(f"{name} about {format_gb(size)}" for name, size in needs.items())
     print_log(
-        f"feature cache {cache.folder}: {parts}; {format_gb(there)} of these settings are there "
-        f"already ({entries:,} entries), {format_gb(max(0, used - there))} of others. The disk has "
+        f"feature cache {cache.folder}: {format_gb(there)} of these settings are there already "
+        f"({entries:,} entries), {format_gb(max(0, used - there))} of others. The disk has "
         f"{format_gb(free)} free, max_gb is {cache.budget.max_bytes / 10**9:g}",
         logger="current",
     )
-    lacking = max(0, sum(needs.values()) - there)
-    room = cache.budget.measure_room()
-    if lacking > room:
-        print_log(
-            f"feature cache {cache.folder}: there is room for about {format_gb(room)} of the "
-            f"{format_gb(lacking)} to come; the rest will be computed each time. Raise max_gb, "
-            "make room, delete folders of other settings, or set image_embedding=False",
-            logger="current",
-            level=logging.WARNING,
-        )
 
 
 def warn_of_redraws(dataset: Any) -> None:

@@ -23,7 +23,7 @@ from flmm.features import FeatureCache
 from flmm.features.budget import format_gb
 from flmm.records import GroundingSample, ImageInput
 from flmm.registry import DATASETS, MODELS
-from flmm.training.feature_caching import open_cache, read_settings, tell_need, warn_of_redraws
+from flmm.training.feature_caching import open_cache, read_settings, tell_room, warn_of_redraws
 
 SPLITS = ("train", "val", "test")
 
@@ -36,7 +36,7 @@ def fill_cache(config: Config, splits: Sequence[str] = ("train",)) -> FeatureCac
         splits: "train", "val", "test": the data sets of the config's loaders of these names.
 
     Returns:
-        the cache, written.
+        the cache.
 
     Raises:
         ValueError: the config has no ``feature_cache``, or no such data.
@@ -50,16 +50,12 @@ def fill_cache(config: Config, splits: Sequence[str] = ("train",)) -> FeatureCac
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     cache = open_cache(model, **settings)
     if dist.is_main_process():
-        tell_need(cache, datasets)
+        tell_room(cache)
         for dataset in datasets.values():
             warn_of_redraws(dataset)
-    try:
-        for split, dataset in datasets.items():
-            _fill_split(model, split, dataset, config)
-    finally:
-        cache.flush()
+    for split, dataset in datasets.items():
+        _fill_split(model, split, dataset, config)
     dist.barrier()
-    cache.refresh()
     entries = sum(len(folder) for folder in cache.folders)
     size = sum(folder.bytes_on_disk for folder in cache.folders)
     print_log(
@@ -87,7 +83,7 @@ def _fill_split(model: Any, split: str, dataset: Any, config: Config) -> None:
             if pictures:
                 images = [image for image, _ in pictures]
                 model.read_phrases(images, [sample.continuations for _, sample in pictures])
-                if model.feature_cache.embeddings is not None:
+                if model.feature_cache.encodings is not None:
                     model.encode_images(images)
             bar.update(len(items))
 

@@ -12,7 +12,7 @@ from flmm.checkpoints.checkpoint_files import find_latest_checkpoint
 from flmm.checkpoints.chosen_weights import choose_weights
 from flmm.files import DiskFullError, is_disk_full, measure_free
 from flmm.training.acceleration import compile_mask_head
-from flmm.training.feature_caching import caching_features
+from flmm.training.feature_caching import register_feature_cache
 from flmm.training.grounding_runner import GroundingRunner
 from flmm.training.skipped_records import SkippedRecordsHook
 
@@ -50,8 +50,8 @@ def run_training(
         runner.register_hook(SkippedRecordsHook())
         runner.announcements = [f"begins with the weights of {load_from}"] if load_from else []
         compile_mask_head(runner.trained_model, config.get("compile_mask_head", False))
-        with caching_features(runner):
-            runner.train()
+        register_feature_cache(runner)
+        runner.train()
     except OSError as error:
         if not isinstance(error, DiskFullError) and not is_disk_full(error):
             raise

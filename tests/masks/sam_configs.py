@@ -12,6 +12,7 @@ SAM2 = {
         "backbone_config": {
             "model_type": "sam2_hiera_det_model",
             "hidden_size": 8,
+            "initializer_range": 0.1,
             "image_size": [128, 128],
             "blocks_per_stage": [1, 1, 2, 1],
             "embed_dim_per_stage": [8, 16, 32, 64],
@@ -20,6 +21,7 @@ SAM2 = {
             "global_attention_blocks": [3],
             "window_positional_embedding_background_size": [2, 2],
         },
+        "initializer_range": 0.1,
         "backbone_channel_list": [64, 32, 16, 8],
         "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
         "fpn_hidden_size": 32,
@@ -30,6 +32,7 @@ SAM2 = {
 SAM_HQ = {
     "vision_config": {
         "hidden_size": 32,
+        "initializer_range": 0.1,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "image_size": 128,

@@ -26,16 +26,21 @@ PHOTOGRAPHS = ("000000000785.jpg", "000000039769.png", "000000040083.jpg")
 
 
 def build(kind, **settings):
-    """Random weights, scaled so that the logits are of the order of one."""
+    """Random weights, scaled so that prompts make a difference."""
     torch.manual_seed(0)
     refiner = kind(random_init=SAM2 if kind is Sam2Refiner else SAM_HQ, **settings).eval()
-    decoder = refiner.sam.mask_decoder
-    last = [mlp.proj_out for mlp in decoder.output_hypernetworks_mlps]
-    for layer in [*last, *([decoder.hq_mask_mlp.proj_out] if kind is SamHQRefiner else [])]:
-        nn.init.normal_(layer.weight)
-    for name, weight in refiner.sam.named_parameters():
-        if name.endswith(("mask_tokens.weight", "no_memory_embedding")):
-            nn.init.normal_(weight)
+    for part in (refiner.sam.prompt_encoder, refiner.sam.mask_decoder):
+        for name, weight in part.named_parameters():
+            if "embed.weight" in name or "token" in name:
+                nn.init.normal_(weight, std=0.3)
+            elif weight.ndim > 1:
+                scale = 0.3 if "transformer" in name else 1.0
+                nn.init.normal_(weight, std=scale * weight[0].numel() ** -0.5)
+    for positions in (
+        refiner.sam.shared_image_embedding,
+        refiner.sam.prompt_encoder.shared_embedding,
+    ):
+        nn.init.normal_(positions.positional_embedding)  # SAM-HQ's random ones are far too fine
     return refiner
 
 
@@ -103,6 +108,8 @@ def test_phrases_together_equal_transformers_one_at_a_time(kind, size, multimask
     together = refiner.refine(encoding, coarse)
     assert together.shape == (4, *size) and together.dtype == torch.float32
     assert (together - together.roll(1, 0)).abs().amax((1, 2)).min() > 0.01, "phrases differ"
+    other = refiner.refine(refiner.encode([image[::-1]])[0], coarse)
+    assert (together - other).abs().amax((1, 2)).min() > 0.01, "the picture counts"
     boxes, masks, original = build_prompts(refiner, coarse, size, encoding.input_size)
     for phrase in range(4):
         candidates = ask_transformers(refiner, image, boxes[phrase], masks[phrase], multimask)

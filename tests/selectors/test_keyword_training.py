@@ -186,7 +186,6 @@ def test_with_the_feature_cache_the_loss_is_the_same(grounder, batch, tmp_path, 
         for key in ("loss_keyword", "loss_mask"):
             gap = abs(float(cached[key].detach()) - float(plain[key].detach()))
             assert gap < difference, key
-        grounder.feature_cache.flush()
         grounder.vlm.prefill = None  # the second time the reader is not asked
     entry = grounder.feature_cache.find_phrases(inputs[0], samples[0].continuations).found
     assert [item.hidden_states[0] is None for item in entry] == [False, True]
@@ -200,8 +199,9 @@ def test_a_feature_cache_that_was_filled_without_a_selector_is_refused(batch, tm
         grounder.feature_cache = FeatureCache(tmp_path, grounder.vlm)
         if frozen:
             grounder(*batch, mode="loss")
-            grounder.feature_cache.flush()
-    message = r"caption 'The .*' is not in the feature cache, .*: give another feature_cache\.dir"
+        message = (
+            r"caption 'The .*' is not in the feature cache, .*: give another feature_cache\.dir"
+        )
     with pytest.raises(ValueError, match=message):
         grounder(*batch, mode="loss")
 
