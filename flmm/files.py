@@ -21,11 +21,7 @@ _DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFullError(OSError):
-    """A file did not find room; the message says which, and how much it needs.
-
-    Attributes:
-        reason: the system's own words, such as "No space left on device".
-    """
+    """A file did not find room; the message says which, ``reason`` in the system's own words."""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)

@@ -77,9 +77,7 @@ def resolve_weights(name_or_path: str | Path) -> str:
 def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """The content of a checkpoint file as mmengine lays it out, read without running code.
 
-    Returns:
-        dict with ``state_dict`` (keys without a leading ``module.``) and whatever else the file
-        holds, such as ``meta`` and ``optimizer``.
+    Its ``state_dict`` has keys without a leading ``module.``.
 
     Raises:
         FileNotFoundError: see :func:`resolve_weights`.
@@ -107,11 +105,9 @@ def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu"
 
 
 def load_trainable(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load trainable weights; all of them, and no others.
+    """Load trainable weights, all that the model's ``state_dict()`` names and no others.
 
     Args:
-        model: its ``state_dict()`` names what is expected.
-        state_dict: the weights.
         source: where they come from, for the message.
 
     Raises:
@@ -135,11 +131,7 @@ def load_weights(model: nn.Module, name_or_path: str | Path) -> None:
 
 
 def save_trainable(model: nn.Module, path: str | Path) -> None:
-    """Write the weights of ``model.state_dict()`` as safetensors, or as ``.pth`` by the suffix.
-
-    Raises:
-        DiskFullError, OSError: see :func:`flmm.files.replace_file`.
-    """
+    """Write the weights of ``model.state_dict()``, as safetensors or ``.pth`` by the suffix."""
     weights = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in model.state_dict().items()
@@ -151,11 +143,7 @@ def save_trainable(model: nn.Module, path: str | Path) -> None:
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write what ``torch.save`` makes of a content, whole or not at all.
-
-    Raises:
-        DiskFullError, OSError: see :func:`flmm.files.replace_file`.
-    """
+    """Write what ``torch.save`` makes of a content, whole or not at all."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     replace_file(path, buffer.getbuffer())

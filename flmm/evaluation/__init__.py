@@ -6,15 +6,13 @@ Each name is imported when it is first asked for.
 from flmm.lazy_exports import export_lazily
 
 _NAMES = {
-    "grounding_metrics": ("PNG_GROUPS", "PngMetric", "RefSegMetric"),
+    "grounding_metrics": ("PngMetric", "RefSegMetric"),
     "metrics": (
         *("compute_accuracy_at", "compute_average_recall", "compute_ciou", "compute_ious"),
         *("compute_intersections_unions", "compute_miou", "compute_png_summary"),
         *("compute_precision_at", "compute_summary"),
     ),
-    "scores": (
-        *("ExpressionScore", "Report", "build_report", "score_masks", "score_sample", "summarise"),
-    ),
+    "scores": ("ExpressionScore", "Report", "build_report", "score_sample"),
 }
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names}
 __all__ = list(_HOMES)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from flmm.data.protocols import Protocol, Question
 from flmm.evaluation.journal import Journal
-from flmm.evaluation.scores import ExpressionScore, list_groups, score_masks
+from flmm.evaluation.scores import ExpressionScore, score_sample
 from flmm.records import Continuation, GroundingSample, ImageInput, SkippedExpression
 from flmm.results import GroundingResult, join_results
 
@@ -58,7 +58,6 @@ class SplitResult:
     """What came out of one split.
 
     Attributes:
-        dataset_name, split: as in :class:`EvaluationSplit`.
         images: images that were scored.
         scores: protocol -> one score per expression, in the order of the data set.
         problems: protocol -> (expression id, reason) of masks that are empty for a reason.
@@ -92,7 +91,6 @@ def evaluate_split(
 
     Args:
         model: in eval mode, on its device.
-        split: what to evaluate.
         journal_folder: of the split; see :class:`Journal`.
         save_predictions: keep every refined mask as COCO RLE.
         num_workers: of the loader, per process.
@@ -194,17 +192,17 @@ def _score_question(
     sample: GroundingSample, question: Question, result: GroundingResult, save_predictions: bool
 ) -> Record:
     """The scores of one protocol's expressions and, if asked, their masks."""
-    ids = [sample.expression_ids[row] for row in question.rows]
-    groups = list_groups(sample.to_dict())
-    scores = score_masks(
-        ids,
-        sample.gt_masks[question.rows],
-        torch.tensor(result.masks),
-        None if result.coarse_masks is None else torch.tensor(result.coarse_masks),
-        [groups[row] for row in question.rows],
-    )
+    rows = question.rows
+    ids = [sample.expression_ids[row] for row in rows]
+    asked: Record = {"expression_ids": ids, "gt_masks": sample.gt_masks[rows]}
+    for key in ("expression_kinds", "expression_groups"):
+        if sample.get(key):
+            asked[key] = [sample.get(key)[row] for row in rows]
+    asked["pred_masks"] = torch.tensor(result.masks)
+    if result.coarse_masks is not None:
+        asked["coarse_masks"] = torch.tensor(result.coarse_masks)
     problems = [(key, item.problem) for key, item in zip(ids, result) if item.problem]
-    record: Record = {"scores": scores, "problems": problems}
+    record: Record = {"scores": score_sample(asked), "problems": problems}
     if save_predictions:
         record["predictions"] = _build_predictions(sample, question, result)
     return record

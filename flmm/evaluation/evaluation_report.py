@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flmm.evaluation.evaluating import SplitResult
-from flmm.evaluation.scores import Measure, Report, build_report, name_columns
+from flmm.evaluation.grounding_metrics import GroundingMetric
+from flmm.evaluation.scores import name_columns
 from flmm.tables import Rows, format_markdown, tabulate
 
 Row = dict[str, Any]
@@ -24,37 +25,30 @@ RARE = ("empty_truths", "no_box")
 
 
 def build_rows(
-    results: Sequence[SplitResult], measure: Measure, group_order: Sequence[str], refined: str
+    results: Sequence[SplitResult], metric: type[GroundingMetric], refined: str
 ) -> list[Row]:
     """One row per split, protocol, group of expressions and stage of the mask.
 
     Args:
-        results: of the splits, in the order of the table.
-        measure: what is measured, such as ``flmm.evaluation.compute_summary``.
-        group_order: groups that come first.
         refined: what the table calls the final masks ("refined", "box + SAM").
     """
     rows = []
     for result in results:
+        named = {"dataset": result.dataset_name, "split": result.split}
+        speed = result.computed / result.seconds if result.computed and result.seconds else None
         for protocol, scores in result.scores.items():
             if scores or result.skipped:
-                report = build_report([*scores, *result.skipped], measure, group_order)
-                named = {"dataset": result.dataset_name, "split": result.split}
-                counts = _list_counts(result, protocol, report)
+                report = metric.report([*scores, *result.skipped])
+                counts = {
+                    "images": result.images,
+                    "skipped": len(report.skipped),
+                    "empty_truths": report.empty_truths,
+                    "no_box": len(result.problems[protocol]),
+                    "expressions_per_second": speed,
+                }
                 for row in report.list_rows(refined):
                     rows.append({**named, "protocol": protocol, **row, **counts})
     return rows
-
-
-def _list_counts(result: SplitResult, protocol: str, report: Report) -> Row:
-    speed = result.computed / result.seconds if result.computed and result.seconds else None
-    return {
-        "images": result.images,
-        "skipped": len(report.skipped),
-        "empty_truths": report.empty_truths,
-        "no_box": len(result.problems[protocol]),
-        "expressions_per_second": speed,
-    }
 
 
 def list_left_out(results: Sequence[SplitResult]) -> dict[str, list[Row]]:
@@ -72,13 +66,7 @@ def list_left_out(results: Sequence[SplitResult]) -> dict[str, list[Row]]:
 
 
 def format_rows(rows: Sequence[Row], show_groups: bool, write: Callable[[Rows], str]) -> str:
-    """The rows as a table.
-
-    Args:
-        rows: of :func:`build_rows`.
-        show_groups: without it only the rows of all expressions.
-        write: ``format_markdown`` or ``format_text``.
-    """
+    """The rows as a table of :mod:`flmm.tables`; without groups those of all expressions alone."""
     rows = [row for row in rows if show_groups or row["group"] == "all"]
     if not rows:
         return "(nothing was evaluated)"
@@ -91,10 +79,8 @@ def write_report(path: Path, content: Row, show_groups: bool) -> None:
     """Write ``path`` (JSON) and the same as Markdown beside it.
 
     Args:
-        path: ends with ``.json``; folders are made.
         content: ``title``, ``rows``, ``skipped``, ``problems`` and, under ``run``, where the
             figures come from.
-        show_groups: the Markdown table has rows of groups too.
     """
     table = format_rows(content["rows"], show_groups, format_markdown)
     parts = [f"# {content['title']}", "Percent.", table]

@@ -11,7 +11,6 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,7 @@ from flmm.evaluation.evaluation_report import (
     list_left_out,
     write_report,
 )
-from flmm.evaluation.grounding_metrics import PNG_GROUPS
-from flmm.evaluation.metrics import compute_png_summary, compute_summary
-from flmm.evaluation.scores import Measure
+from flmm.evaluation.grounding_metrics import GroundingMetric, PngMetric, RefSegMetric
 from flmm.evaluation.splits import (
     SplitCfgs,
     check_files,
@@ -46,27 +43,6 @@ from flmm.fingerprints import hash_file, hash_json
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
 from flmm.tables import format_text
-
-
-@dataclass
-class Evaluation:
-    """One kind of evaluation: which data sets, asked how, measured how.
-
-    Attributes:
-        title: of the report.
-        folder: of the results within the work folder.
-        dataset_cfgs: (data set, split) -> config of the data set.
-        protocols: by name.
-        measure: counted pixels to figures in percent.
-        groups: of expressions that have rows of their own in the table; none: only "all" has.
-    """
-
-    title: str
-    folder: str
-    dataset_cfgs: SplitCfgs
-    protocols: dict[str, Protocol]
-    measure: Measure
-    groups: Sequence[str] = ()
 
 
 def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
@@ -81,8 +57,7 @@ def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[s
     """
     cfgs = list_referring_splits(config, options.datasets, options.splits)
     protocols = {name: REFER_PROTOCOLS[name] for name in options.protocols}
-    kind = "Referring segmentation", "eval_refcoco"
-    return _run(config, options, Evaluation(*kind, cfgs, protocols, compute_summary))
+    return _run(config, options, RefSegMetric, "eval_refcoco", cfgs, protocols)
 
 
 def run_png_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
@@ -91,41 +66,70 @@ def run_png_evaluation(config: Config, options: EvaluationOptions) -> dict[str, 
     Returns, Raises: as :func:`run_refcoco_evaluation`.
     """
     cfgs = list_narrative_splits(config, options.datasets, options.splits)
-    protocols: dict[str, Protocol] = {"narrative": ask_as_given}
-    kind = "Panoptic narrative grounding", "eval_png"
-    evaluation = Evaluation(*kind, cfgs, protocols, compute_png_summary, PNG_GROUPS)
-    return _run(config, options, evaluation)
+    return _run(config, options, PngMetric, "eval_png", cfgs, {"narrative": ask_as_given})
 
 
-def _run(config: Config, options: EvaluationOptions, evaluation: Evaluation) -> dict[str, Any]:
-    """Build the model, evaluate every split, write and print the report."""
-    check_files(evaluation.dataset_cfgs)
+def _run(
+    config: Config,
+    options: EvaluationOptions,
+    metric: type[GroundingMetric],
+    name: str,
+    cfgs: SplitCfgs,
+    protocols: dict[str, Protocol],
+) -> dict[str, Any]:
+    """Build the model, evaluate every split, write and print the report.
+
+    Args:
+        name: of the report, and of its folder in the work folder.
+    """
+    check_files(cfgs)
     init_processes(config.launcher)
     init_default_scope("flmm")
     options = options.fill(config.test_dataloader)
     model, run = _build_model(config, options)
-    folder = Path(config.work_dir) / evaluation.folder
-    results = [
-        _evaluate_split(model, names, evaluation, options, folder / "journal", [config.model, run])
-        for names in evaluation.dataset_cfgs
-    ]
-    refined = "box + SAM" if options.baseline else "refined"
+    folder = Path(config.work_dir) / name
+    results = []
+    for names, cfg in cfgs.items():  # one data set is in memory at a time
+        origin = [config.model, run, cfg, sorted(protocols)]
+        journal = _open_journal(folder / "journal" / "_".join(names), origin, options)
+        changes = {"test_mode": True, "bad_records": options.bad_records}
+        dataset = DATASETS.build({**copy.deepcopy(cfg), **changes})
+        split = EvaluationSplit(*names, dataset, protocols, options.limit)
+        given = options.save_predictions, options.num_workers or 0, options.batch_size or 1
+        results.append(evaluate_split(model, split, journal, *given, options.one_by_one))
     report: dict[str, Any] = {
-        "title": evaluation.title,
-        "rows": build_rows(results, evaluation.measure, evaluation.groups, refined),
+        "title": metric.title,
+        "rows": build_rows(results, metric, "box + SAM" if options.baseline else "refined"),
         **list_left_out(results),
         "run": run | {"limit": options.limit, "processes": dist.get_world_size()},
     }
     if dist.is_main_process():
-        path = Path(options.out or folder / f"{evaluation.folder}.json")
-        write_report(path, report, show_groups=bool(evaluation.groups))
+        path = Path(options.out or folder / f"{name}.json")
+        has_groups = bool(metric.group_order)
+        write_report(path, report, has_groups)
         if options.save_predictions:
             _write_predictions(folder / "predictions", results)
-        print(format_rows(report["rows"], bool(evaluation.groups), format_text))
+        print(format_rows(report["rows"], has_groups, format_text))
         print(run.get("weights", f"no trained head: --baseline {options.baseline}"))
         print(f"written: {path} and {path.with_suffix('.md')}")
     dist.barrier()
     return report
+
+
+def _open_journal(path: Path, origin: list[Any], options: EvaluationOptions) -> Path:
+    """The folder of a split's journal; its name changes with all that decides the figures.
+
+    Args:
+        path: how it begins.
+        origin: model, weights, data set (the third), protocols.
+    """
+    files = [hash_file(file) for file in list_files(origin[2])]
+    chosen = [options.save_predictions, options.bad_records, options.one_by_one, options.batch_size]
+    folder = path.with_name(f"{path.name}_{hash_json([*origin, files, *chosen])[:12]}")
+    if options.restart and dist.is_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+    dist.barrier()
+    return folder
 
 
 def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[str, Any]]:
@@ -150,39 +154,6 @@ def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[
     run |= describe_model(model)
     run |= {"device": describe_device(device), "seed": config.get("randomness", {}).get("seed")}
     return model, run | {"versions": list_versions()}
-
-
-def _evaluate_split(
-    model: Any,
-    names: tuple[str, str],
-    evaluation: Evaluation,
-    options: EvaluationOptions,
-    folder: Path,
-    origin: list[Any],
-) -> SplitResult:
-    """Evaluate one split under a journal whose name changes with all that decides its figures.
-
-    One data set is in memory at a time.
-    """
-    cfg = evaluation.dataset_cfgs[names]
-    depends_on = [*origin, cfg, [hash_file(path) for path in list_files(cfg)]]
-    depends_on += [sorted(evaluation.protocols), options.save_predictions, options.bad_records]
-    depends_on += [options.one_by_one, options.batch_size]
-    journal = folder / "_".join([*names, hash_json(depends_on)[:12]])
-    if options.restart and dist.is_main_process():
-        shutil.rmtree(journal, ignore_errors=True)
-    dist.barrier()
-    changes = {"test_mode": True, "bad_records": options.bad_records}
-    dataset = DATASETS.build({**copy.deepcopy(cfg), **changes})
-    return evaluate_split(
-        model,
-        EvaluationSplit(*names, dataset, evaluation.protocols, options.limit),
-        journal,
-        options.save_predictions,
-        options.num_workers or 0,
-        options.batch_size or 1,
-        options.one_by_one,
-    )
 
 
 def _write_predictions(folder: Path, results: Sequence[SplitResult]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +28,6 @@ from flmm.evaluation.scores import (
 )
 from flmm.registry import METRICS
 from flmm.tables import format_text, tabulate
-
-PNG_GROUPS = ("singulars", "plurals", "things", "stuff")
 
 
 class GroundingMetric(BaseMetric):
@@ -62,13 +60,13 @@ class GroundingMetric(BaseMetric):
         super().__init__(**kwargs)
         self.out_file, self.about = out_file, dict(about or {})
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Count the pixels of a batch of predictions.
+    @classmethod
+    def report(cls, results: Iterable[Outcome]) -> Report:
+        """The figures of any results; see :func:`flmm.evaluation.scores.build_report`."""
+        return build_report(results, cls.measure, cls.group_order)
 
-        Raises:
-            ValueError: predicted and true masks of a sample differ in shape, or the number of
-                ``expression_ids`` in it is not the number of masks.
-        """
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count the pixels of a batch of predictions."""
         for sample in data_samples:
             self.results += score_sample(sample)
 
@@ -89,12 +87,8 @@ class GroundingMetric(BaseMetric):
         return metrics[0]
 
     def compute_metrics(self, results: list[Outcome]) -> dict[str, float]:
-        """The metrics of all expressions; also logs the table and writes ``out_file``.
-
-        Raises:
-            ValueError: there is no result.
-        """
-        report = build_report(results, self.measure, self.group_order)
+        """The metrics of all expressions; also logs the table and writes ``out_file``."""
+        report = self.report(results)
         rows = report.list_rows()
         table = format_text(tabulate(rows, name_columns(rows[0])))
         print_log(f"{self.title}, percent:\n{table}\n{report.format_remarks()}", logger="current")
@@ -126,7 +120,7 @@ class PngMetric(GroundingMetric):
 
     title = "Panoptic narrative grounding"
     measure = staticmethod(compute_png_summary)
-    group_order = PNG_GROUPS
+    group_order = ("singulars", "plurals", "things", "stuff")
 
     def list_metrics(self, report: Report) -> dict[str, float]:
         """Figures of all phrases, and the average recall of every group."""

@@ -22,9 +22,8 @@ class Journal:
     """The journal of one split.
 
     Args:
-        folder: of this split's files; made if missing. Its name holds a hash of all
-            that decides the results, so that a changed setting starts a journal of its own, and
-            is part of every line's checksum.
+        folder: of this split's files. Its name holds a hash of all that decides the results, so
+            that a changed setting starts a journal of its own, and is part of every checksum.
         rank: of this process.
 
     Raises:

@@ -7,11 +7,9 @@ number of them, in percent. Formulas are in :mod:`flmm.evaluation.metrics`; no f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
-
-from torch import Tensor
 
 from flmm.evaluation.metrics import compute_intersections_unions
 from flmm.records import SkippedExpression
@@ -42,11 +40,7 @@ class ExpressionScore(NamedTuple):
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> ExpressionScore:
-        """A score as it was, or as JSON gives it back.
-
-        Raises:
-            ValueError: the values are no score.
-        """
+        """A score as it was, or as JSON gives it back; ValueError where it is none."""
         try:
             expression_id, groups, (both, either), coarse, gt_pixels = values
             pair = None if coarse is None else (int(coarse[0]), int(coarse[1]))
@@ -89,11 +83,7 @@ class Report:
         }
 
     def list_rows(self, refined: str = "refined") -> list[dict[str, Any]]:
-        """A record per group of expressions and stage of the mask, figures in percent.
-
-        Args:
-            refined: what the final masks are called.
-        """
+        """A record per group of expressions and stage of the mask, figures in percent."""
         rows = []
         for group, figures in ({"all": self.metrics} | self.groups).items():
             names = [name for name in figures if not name.startswith(COARSE_PREFIX)]
@@ -123,81 +113,37 @@ def name_columns(names: Iterable[str]) -> dict[str, str]:
     return {name: name.replace("precision@", "P@").replace("_", " ") for name in names}
 
 
-def score_masks(
-    ids: Sequence[int | str],
-    gt_masks: Tensor,
-    masks: Tensor,
-    coarse_masks: Tensor | None = None,
-    groups: Sequence[Sequence[str]] | None = None,
-) -> list[ExpressionScore]:
-    """One score per expression of an image.
-
-    Args:
-        ids: the P expressions' ids.
-        gt_masks, masks, coarse_masks: true, refined and coarse masks, bool ``[P, H, W]``.
-        groups: per expression the names of its groups.
-
-    Raises:
-        ValueError: counts or shapes differ.
-    """
-    groups = [()] * len(ids) if groups is None else groups
-    if not len(ids) == len(gt_masks) == len(groups):
-        raise ValueError(
-            f"{len(ids)} expression_ids for {len(gt_masks)} true masks (and {len(groups)} lists "
-            f"of groups), first id {next(iter(ids), None)!r}: give one each per expression"
-        )
-    refined = zip(*compute_intersections_unions(masks, gt_masks))
-    coarse: Iterable[Any] = [None] * len(ids)
-    if coarse_masks is not None:
-        coarse = zip(*compute_intersections_unions(coarse_masks, gt_masks))
-    pixels = gt_masks.bool().flatten(1).sum(1).tolist()
-    rows = zip(ids, map(tuple, groups), refined, coarse, pixels)
-    return [ExpressionScore(*row) for row in rows]
-
-
-def score_sample(sample: dict[str, Any]) -> list[Outcome]:
+def score_sample(sample: Mapping[str, Any]) -> list[Outcome]:
     """Scores of a predicted sample, or, where its record was skipped, the reason per expression.
 
     Args:
         sample: a ``GroundingSample`` as a dict: ``expression_ids`` and either ``skipped``, or
-            ``pred_masks`` and ``gt_masks``; optionally ``coarse_masks``, ``expression_kinds``
-            and ``expression_groups``.
+            ``pred_masks`` and ``gt_masks``, bool ``[P, H, W]``; optionally ``coarse_masks``, and
+            per expression a kind (``expression_kinds``) and groups (``expression_groups``).
 
     Raises:
         ValueError: counts or shapes differ.
     """
-    ids = sample["expression_ids"]
+    ids, truths = sample["expression_ids"], sample.get("gt_masks")
     if sample.get("skipped"):
         image_id, reason = sample.get("image_id", "unknown"), str(sample["skipped"])
         return [SkippedExpression(item, image_id, reason) for item in ids]
-    masks = sample["gt_masks"], sample["pred_masks"], sample.get("coarse_masks")
-    return list(score_masks(ids, *masks, list_groups(sample)))
-
-
-def list_groups(sample: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Per expression of a sample its kind (one name) and its groups (several), as one tuple.
-
-    Raises:
-        ValueError: one of them is there, but not for each expression.
-    """
-    count = len(sample["expression_ids"])
-    kinds, groups = sample.get("expression_kinds"), sample.get("expression_groups")
-    for name, entries in (("expression_kinds", kinds), ("expression_groups", groups)):
-        if entries and len(entries) != count:
-            raise ValueError(f"{len(entries)} {name} for {count} expressions: give one each")
-    return [
-        (*([kinds[row]] if kinds else ()), *(groups[row] if groups else ())) for row in range(count)
-    ]
-
-
-def summarise(scores: Sequence[ExpressionScore], measure: Measure) -> dict[str, float]:
-    """Figures in percent of the refined masks and, with ``coarse/``, of the coarse ones."""
-    metrics = measure([s.refined[0] for s in scores], [s.refined[1] for s in scores])
-    coarse = [score.coarse for score in scores if score.coarse is not None]
-    if coarse and len(coarse) == len(scores):
-        figures = measure([pair[0] for pair in coarse], [pair[1] for pair in coarse])
-        metrics |= {COARSE_PREFIX + name: value for name, value in figures.items()}
-    return metrics
+    kinds = sample.get("expression_kinds") or [None] * len(ids)
+    groups = sample.get("expression_groups") or [()] * len(ids)
+    named = {"true masks": truths, "expression_kinds": kinds, "expression_groups": groups}
+    for name, entries in named.items():
+        if len(entries) != len(ids):
+            raise ValueError(
+                f"{len(ids)} expression_ids for {len(entries)} {name}, first id "
+                f"{next(iter(ids), None)!r}: give one each per expression"
+            )
+    refined = zip(*compute_intersections_unions(sample["pred_masks"], truths))
+    coarse: Iterable[Any] = [None] * len(ids)
+    if sample.get("coarse_masks") is not None:
+        coarse = zip(*compute_intersections_unions(sample["coarse_masks"], truths))
+    members = [(*([kind] if kind else ()), *own) for kind, own in zip(kinds, groups)]
+    pixels = truths.bool().flatten(1).sum(1).tolist()
+    return [ExpressionScore(*row) for row in zip(ids, members, refined, coarse, pixels)]
 
 
 def build_report(
@@ -209,8 +155,6 @@ def build_report(
     that was scored and skipped counts as scored.
 
     Args:
-        results: scores and skipped expressions.
-        measure: what is computed of the counted pixels.
         group_order: groups that come first; others follow by name.
 
     Raises:
@@ -232,9 +176,19 @@ def build_report(
     names = [name for name in group_order if name in members]
     names += sorted(set(members) - set(names))
     return Report(
-        metrics=summarise(list(scored.values()), measure),
-        groups={name: summarise(members[name], measure) for name in names},
+        metrics=_summarise(list(scored.values()), measure),
+        groups={name: _summarise(members[name], measure) for name in names},
         counts={"all": len(scored)} | {name: len(members[name]) for name in names},
         skipped=tuple(sorted(skipped.values(), key=lambda item: str(item.expression_id))),
         empty_truths=sum(score.gt_pixels == 0 for score in scored.values()),
     )
+
+
+def _summarise(scores: Sequence[ExpressionScore], measure: Measure) -> dict[str, float]:
+    """Figures in percent of the refined masks and, with ``coarse/``, of the coarse ones."""
+    metrics = measure([s.refined[0] for s in scores], [s.refined[1] for s in scores])
+    coarse = [score.coarse for score in scores if score.coarse is not None]
+    if coarse and len(coarse) == len(scores):
+        figures = measure([pair[0] for pair in coarse], [pair[1] for pair in coarse])
+        metrics |= {COARSE_PREFIX + name: value for name, value in figures.items()}
+    return metrics

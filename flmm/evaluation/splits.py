@@ -20,11 +20,7 @@ _FILES = ("ann_file", "split_file")
 def list_referring_splits(
     config: Config, datasets: Sequence[str] | None = None, splits: Sequence[str] | None = None
 ) -> SplitCfgs:
-    """The splits of the data sets in ``config.eval_datasets``.
-
-    Args:
-        config: of an experiment.
-        datasets, splits: names to keep; ``None``: all.
+    """The splits of the data sets in ``config.eval_datasets``; names to keep, ``None``: all.
 
     Raises:
         ValueError: the config names none, or not these.

@@ -33,7 +33,7 @@ def adapt_amp_to_cpu(optim_wrapper: dict[str, Any]) -> dict[str, Any]:
     """The config of ``AmpOptimWrapper``, which needs a GPU, as one of :class:`CpuAmpOptimWrapper`.
 
     Raises:
-        ValueError: it asks for another dtype than bfloat16, the only one of CPU autocast.
+        ValueError: it asks for another dtype than bfloat16, the only one there.
     """
     adapted = {key: value for key, value in optim_wrapper.items() if key != "loss_scale"}
     dtype = str(adapted.pop("dtype", None) or "bfloat16").removeprefix("torch.")
@@ -54,7 +54,6 @@ def compile_mask_head(model: nn.Module, settings: bool | dict[str, Any]) -> None
     stay what they are; copies of the model are not compiled.
 
     Args:
-        model: with a ``mask_head``.
         settings: false: nothing is done; true, or arguments of ``torch.compile``.
 
     Raises:

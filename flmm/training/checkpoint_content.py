@@ -23,9 +23,7 @@ def collect_weights(
     """What every checkpoint holds: ``meta``, ``state_dict`` and ``message_hub``.
 
     Args:
-        runner: in its training loop.
         model: whose weights are kept, without DDP around it.
-        config_text: of the run.
         meta: ``epoch`` and ``iter``, and whatever else the caller knows.
     """
     written = {

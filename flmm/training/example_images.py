@@ -21,8 +21,7 @@ from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 
-from flmm.evaluation.metrics import compute_ious
-from flmm.evaluation.scores import score_masks
+from flmm.evaluation.metrics import compute_intersections_unions, compute_ious
 from flmm.geometry import resize_masks
 from flmm.records import GroundingSample
 from flmm.registry import HOOKS
@@ -106,20 +105,15 @@ def _rank(kind: str, value: float, expression_id: int | str) -> Rank:
 
 
 def add_sample(examples: ExtremeExamples, image: np.ndarray, sample: GroundingSample) -> None:
-    """Rank the expressions of one picture by the IoU of their refined masks.
+    """Rank the expressions of a picture (uint8 RGB ``[H, W, 3]``) by the IoU of their masks.
 
-    Args:
-        examples: where the extreme ones are kept.
-        image: uint8 RGB ``[H, W, 3]``, the picture as given.
-        sample: predicted, with ``gt_masks``; expressions without a true pixel are left out.
+    Those without a true pixel are left out.
     """
-    scores = score_masks(sample.expression_ids, sample.gt_masks, sample.pred_masks)
-    for row, score in enumerate(scores):
-        (iou,) = compute_ious([score.refined[0]], [score.refined[1]])
-        if score.gt_pixels and examples.wants(iou, score.expression_id):
+    ious = compute_ious(*compute_intersections_unions(sample.pred_masks, sample.gt_masks))
+    for row, (key, iou) in enumerate(zip(sample.expression_ids, ious)):
+        if sample.gt_masks[row].any() and examples.wants(iou, key):
             words = sample.phrases[row], f"IoU {iou:.2f}   image {sample.image_id}"
-            drawn = scale_example(image, _list_masks(sample, row))
-            examples.add(Example(iou, score.expression_id, *words, *drawn))
+            examples.add(Example(iou, key, *words, *scale_example(image, _list_masks(sample, row))))
 
 
 def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
@@ -141,13 +135,7 @@ def scale_example(
 
 
 def write_examples(folder: Path, kind: str, examples: Sequence[Example]) -> list[Path]:
-    """A file each, ``worst_01_0.03_the_red_circle_17.png``; those of an earlier run go.
-
-    Args:
-        folder: made if need be.
-        kind: what the names begin with.
-        examples: the most extreme first.
-    """
+    """A file each, ``worst_01_0.03_the_red_circle_17.png``; those of an earlier run go."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{kind}_[0-9]*.png"):
         old.unlink()
@@ -170,9 +158,6 @@ class ExampleImagesHook(Hook):
     Args:
         count: how many of the worst and how many of the best; 0: none.
         folder: where each of them is also written as a file of its own; ``None``: nowhere.
-
-    Raises:
-        ValueError: ``count`` is negative.
     """
 
     def __init__(self, count: int = 4, folder: str | Path | None = None) -> None:

@@ -14,22 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine import registry
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.logging import MessageHub, MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    LOG_PROCESSORS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    VISBACKENDS,
-    VISUALIZERS,
-    Registry,
-)
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -57,16 +47,11 @@ from flmm.training.training_state import capture_gradients, capture_random_state
 
 # Kinds of which flmm registers none: without a child of its scope mmengine warns at every look-up.
 _PARENTS = (
-    DATA_SAMPLERS,
-    LOG_PROCESSORS,
-    OPTIM_WRAPPERS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    VISBACKENDS,
-    VISUALIZERS,
+    *(registry.DATA_SAMPLERS, registry.LOG_PROCESSORS, registry.VISBACKENDS, registry.VISUALIZERS),
+    *(registry.OPTIM_WRAPPERS, registry.OPTIM_WRAPPER_CONSTRUCTORS, registry.OPTIMIZERS),
+    registry.PARAM_SCHEDULERS,
 )
-_CHILDREN = [Registry(parent.name, parent=parent, scope="flmm") for parent in _PARENTS]
+_CHILDREN = [registry.Registry(kind.name, parent=kind, scope="flmm") for kind in _PARENTS]
 
 
 class GroundingRunner(Runner):
@@ -168,16 +153,7 @@ class GroundingRunner(Runner):
         strict: bool = True,
         revise_keys: Any = (),
     ) -> dict[str, Any]:
-        """Load a checkpoint's weights, all of them, and return its content.
-
-        Args:
-            filename: path, or the name of embedded weights.
-            map_location: device that the content is read to.
-            strict, revise_keys: of mmengine's signature, not used: loading is always strict.
-
-        Raises:
-            FileNotFoundError, ValueError: see :mod:`flmm.checkpoints.checkpoint`.
-        """
+        """Load a checkpoint's weights, always all of them, and return its content."""
         checkpoint = load_checkpoint(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_trainable(self.trained_model, checkpoint["state_dict"], f"checkpoint {filename}")
@@ -270,8 +246,6 @@ class GroundingRunner(Runner):
         Args:
             out_dir, filename: a local folder, and the name in it.
             save_optimizer: with the optimiser and all else that a resume needs.
-            save_param_scheduler: with the schedulers.
-            meta: values of ``checkpoint["meta"]``.
             by_epoch: what ``meta`` does not say is counted at the end of an epoch, else within it.
             file_client_args, backend_args: of mmengine's signature, not used.
 

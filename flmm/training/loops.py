@@ -59,7 +59,7 @@ class TrainingStream:
 
     @property
     def samples_per_iteration(self) -> int:
-        """Samples of a batch, of all processes together."""
+        """Of all processes together."""
         return self.batch_size * get_world_size()
 
     @property
@@ -83,8 +83,7 @@ class TrainingStream:
 
     def advance(self) -> None:
         """Go to the next epoch."""
-        self.epoch += 1
-        self.samples = 0
+        self.epoch, self.samples = self.epoch + 1, 0
 
     def iterate(self) -> Generator[Any, None, None]:
         """Batches without end."""

@@ -31,10 +31,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 def list_resume_changes(before: str, now: str) -> Changes:
-    """Settings of a training that differ from its checkpoint's: dotted name -> (before, now).
-
-    Args:
-        before, now: texts of the configs, the checkpoint's and the present one.
+    """Settings that differ between the texts of two configs: dotted name -> (before, now).
 
     Raises:
         ValueError: the optimiser is another one, whose state the checkpoint has not.
@@ -69,12 +66,7 @@ def format_resume_changes(changes: Changes) -> str:
 
 
 def format_resume_sizes(state: Mapping[str, Any], samples: int) -> str:
-    """What a resume with other processes or another batch size cannot keep; else nothing.
-
-    Args:
-        state: of the training, as the checkpoint has it.
-        samples: of a step now, of all processes together.
-    """
+    """What a resume with other processes or samples a step cannot keep; else nothing."""
     then = state["samples_per_iteration"], state["world_size"]
     if then == (samples, get_world_size()):
         return ""

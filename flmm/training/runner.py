@@ -32,7 +32,6 @@ def run_training(
 
     Raises:
         ValueError: two different checkpoints are named.
-        TypeError: ``compile_mask_head`` of the config cannot be had.
         DiskFullError: a file finds no room; the latest checkpoint is whole.
     """
     if resume not in (None, "auto"):

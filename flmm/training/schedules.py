@@ -31,7 +31,6 @@ def drop_short_schedules(cfgs: Sequence[Any], epoch_length: int) -> tuple[list[A
     steps, and a ramp of one step never arrives: the learning rate would stay at its first value.
 
     Args:
-        cfgs: configs of schedulers.
         epoch_length: iterations of an epoch.
     """
     kept: list[Any] = []
@@ -55,8 +54,6 @@ def replay_schedulers(
     """Step schedulers that were just built as often as the training would have done.
 
     Args:
-        schedulers: mmengine's, all of one optimiser.
-        optim_wrapper: its wrapper.
         settings: what :func:`read_settings` gave when the schedulers were just built.
         iterations: steps that are done.
         epoch_length: after so many the schedulers by epoch step; 0: they never do.

@@ -54,12 +54,7 @@ def _stop_at_full_disk(
 
 
 def describe_run(runner: Runner, loops: Mapping[str, Any]) -> list[str]:
-    """Config, sizes of the data, device and log file of a run.
-
-    Args:
-        runner: about to begin.
-        loops: by what people call them; those that are not built are not used.
-    """
+    """Config, sizes of the data of the loops that are built, device and log file of a run."""
     sizes = [
         f"{name} {len(cast(Sized, loop.dataloader.dataset)):,} records"
         for name, loop in loops.items()

@@ -10,7 +10,6 @@ from flmm.evaluation import (
     build_report,
     compute_png_summary,
     compute_summary,
-    score_masks,
     score_sample,
 )
 from flmm.evaluation.scores import name_columns
@@ -43,13 +42,14 @@ def test_masks_are_counted_per_expression() -> None:
     gt_masks[0, 0] = True
     masks, coarse = torch.zeros_like(gt_masks), torch.ones_like(gt_masks)
     masks[:, 0, 1:] = True
-    scores = score_masks(["a", "b"], gt_masks, masks, coarse, [("things",), ()])
-    assert scores == [
+    sample = {"expression_ids": ["a", "b"], "gt_masks": gt_masks, "pred_masks": masks}
+    more = {"coarse_masks": coarse, "expression_groups": [("things",), ()]}
+    assert score_sample(sample | more) == [
         ExpressionScore("a", ("things",), (2, 3), (3, 9), 3),
         ExpressionScore("b", (), (0, 2), (0, 9), 0),
     ]
-    with pytest.raises(ValueError, match=r"1 expression_ids for 2 true masks .* first id 'a'"):
-        score_masks(["a"], gt_masks, masks)
+    with pytest.raises(ValueError, match=r"1 expression_ids for 2 true masks, first id 'a'"):
+        score_sample(sample | {"expression_ids": ["a"]})
 
 
 def test_kinds_and_groups_are_both_groups() -> None:
@@ -63,7 +63,7 @@ def test_kinds_and_groups_are_both_groups() -> None:
         ("place", "things", "plurals"),
         ("shape", "stuff"),
     ]
-    with pytest.raises(ValueError, match="1 expression_kinds for 2 expressions: give one each"):
+    with pytest.raises(ValueError, match="2 expression_ids for 1 expression_kinds, first"):
         score_sample(sample | {"expression_kinds": ["place"]})
 
 
