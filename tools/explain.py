@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     """Ask, explain, save."""
     from flmm import GroundingInferencer
     from flmm.apps.explanation import explain, load_head_ranking
-    from flmm.apps.explanation.report import save_results
+    from flmm.apps.explanation.explanation import save_results
     from flmm.checkpoints.chosen_weights import tell_weights
     from flmm.images import load_any_image, name_image
 

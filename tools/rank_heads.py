@@ -37,8 +37,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Build reader and data set, rank, print, save."""
-    from flmm.apps.explanation.head_ranking import rank_heads
-    from flmm.apps.explanation.labelled_set import build_reader, load_samples
+    from flmm.apps.explanation.head_ranking import build_reader, load_samples, rank_heads
     from flmm.config import load_config
 
     config = load_config(args.config, {"data_root": args.data} if args.data else None)

@@ -195,11 +195,11 @@ def test_json_holds_everything(explanation, tmp_path):
 
 
 def test_pictures_are_drawn(explanation, tmp_path):
-    sheet = Image.open(explanation.save_png(tmp_path / "sheet.png"))
+    sheet = Image.open(explanation.save_png(tmp_path / "sheet.png")).convert("RGB")
     words = explanation.save_png(tmp_path / "words.png", [explanation.find("circle")[-1]])
     ranking = explanation.save_ranking_png(tmp_path / "ranking.png", 1, box=(20, 20, 90, 90))
     assert sheet.width == 1120 and np.asarray(sheet).std() > 20
     for path in (words, ranking):
-        assert np.asarray(Image.open(path)).std() > 20
+        assert np.asarray(Image.open(path).convert("RGB")).std() > 20
     with pytest.raises(ValueError, match="no word to draw"):
         explanation.save_png(tmp_path / "none.png", [])

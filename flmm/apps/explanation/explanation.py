@@ -1,12 +1,9 @@
 """The explanation of a conversation: token -> region, region -> token.
 
-    explanation = explain(chat)
-    explanation.token_maps("circle")  # where a word looks, per picture [h, w]
-    explanation.rank_tokens(0, box=(40, 30, 120, 90))  # which tokens look there
-    explanation.save_html("explanation.html")
-
-In: a chat with at least one turn. Out: maps, masks, ranked tokens and files. The maps are the
-reader's own attention; nothing is learned here.
+explanation = explain(chat)
+explanation.token_maps("circle")  # where a word looks, per picture [h, w]
+explanation.rank_tokens(0, box=(40, 30, 120, 90))  # which tokens look there
+explanation.save_html("explanation.html")
 """
 
 from __future__ import annotations
@@ -14,21 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flmm.apps.explanation.drawing import draw_ranking, draw_sheet, draw_words
+from flmm.apps.explanation.explained_chat import ExplainedChat, TokenChoice
 from flmm.apps.explanation.page import build_page
-from flmm.apps.explanation.reading import Head, read_head_maps, read_merged_maps
-from flmm.apps.explanation.regions import RankedToken, compute_region_coverage, rank_maps
-from flmm.apps.explanation.report import build_report
-from flmm.apps.explanation.tokens import ExplainedToken, find_text, join_text, list_tokens
+from flmm.apps.explanation.reading import Head
+from flmm.apps.explanation.report import build_report, print_report
 from flmm.conversation import Chat, PointedPhrase
-from flmm.records import Span
-
-# A token by its index, a half-open range of them, a token, or words that stand in the text once.
-TokenChoice = int | Span | ExplainedToken | str
+from flmm.files import replace_file
 
 
 def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
@@ -46,189 +38,12 @@ def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
     """
     if not chat.turns:
         raise ValueError("there is no turn to explain yet: ask a question first")
-    chosen = None if heads is None else [(layer, head) for layer, head in heads]
     with chat.lock:
-        return Explanation(chat, chosen)
+        return Explanation(chat, heads)
 
 
-class Explanation:
-    """Where the tokens of a conversation looked; made by :func:`explain`.
-
-    Maps and rankings stay what they were when the chat goes on; :meth:`head_maps` and
-    :meth:`ground` ask the chat again and need the turns to be still there.
-
-    Attributes:
-        tokens: the T tokens of all questions and answers.
-        turns: the turns.
-        images: uint8 RGB ``[H, W, 3]``, the pictures as given.
-        maps: per picture float32 ``[T, h, w]``: attention of each token on each grid cell, of all
-            it has, mean over the merged heads; zero where the picture came later.
-        heads: (layer, head) of the merged heads; ``None``: all.
-        notice: what people must know beside the answers, see ``FrozenVLM.notice``.
-    """
-
-    def __init__(self, chat: Chat, heads: list[Head] | None) -> None:
-        self._chat = chat
-        self._input_ids = list(chat.dialogue.input_ids)
-        self._columns = [item.columns for item in chat.dialogue.images]
-        self.turns = list(chat.turns)
-        self.tokens: list[ExplainedToken] = list_tokens(self.turns)
-        self.images = [item.image for item in chat.images]
-        self.heads = heads
-        self.num_heads = chat.grounder.vlm.num_maps
-        self.notice = chat.grounder.vlm.notice
-        self.maps: list[np.ndarray] = read_merged_maps(chat, self.tokens, heads)
-
-    def describe_heads(self) -> str:
-        """Which heads were merged, in words."""
-        if self.heads is None:
-            return f"mean of all {self.num_heads} heads"
-        names = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
-        return f"mean of {len(self.heads)} of {self.num_heads} heads (layer.head {names})"
-
-    def find(self, text: str, turn: int | None = None, role: str | None = None) -> list[Span]:
-        """Every place where words stand, as index ranges in ``tokens``.
-
-        Args:
-            text: one word or more; whole words, capitals and small letters alike.
-            turn: only in this turn, from 0.
-            role: only in its ``"question"`` or ``"answer"``.
-
-        Raises:
-            ValueError: the text is blank, or stands nowhere.
-        """
-        if not text.strip():
-            raise ValueError(f"the words to find are {text!r}: give at least one letter")
-        found = find_text(self.turns, self.tokens, text, turn, role)
-        if not found:
-            said = " / ".join(item.text for item in self.turns)
-            raise ValueError(f"{text!r} stands nowhere in this conversation; the answers: {said}")
-        return found
-
-    def resolve(self, choice: TokenChoice) -> Span:
-        """The index range of a token, a range of them, or words that stand in the text once.
-
-        Raises:
-            ValueError: there are no such tokens, or the words stand there several times, or the
-                range is of more than one question or answer, or before the first picture.
-        """
-        if isinstance(choice, str):
-            found = self.find(choice)
-            if len(found) > 1:
-                raise ValueError(
-                    f"{choice!r} stands in this conversation {len(found)} times, at the tokens "
-                    f"{found}: give one of these ranges"
-                )
-            start, end = found[0]
-        elif isinstance(choice, ExplainedToken):
-            if choice not in self.tokens:
-                raise ValueError(f"{choice} is no token of this conversation: see tokens")
-            start = self.tokens.index(choice)
-            end = start + 1
-        elif isinstance(choice, (int, np.integer)):
-            start, end = int(choice), int(choice) + 1
-        else:
-            start, end = choice
-        self._check_range(start, end)
-        return start, end
-
-    def token_maps(self, choice: TokenChoice) -> list[np.ndarray]:
-        """Where a token, a range of them or words look: per picture one merged map.
-
-        Args:
-            choice: index in ``tokens``, half-open range, token, or words that stand there once.
-
-        Returns:
-            per picture float32 ``[h, w]``, mean over the merged heads and over the tokens; zero
-            where the picture came later.
-
-        Raises:
-            ValueError: as :meth:`resolve`.
-        """
-        start, end = self.resolve(choice)
-        return [maps[start:end].mean(0) for maps in self.maps]
-
-    def head_maps(self, choice: TokenChoice) -> list[np.ndarray]:
-        """As :meth:`token_maps`, of all heads, as the mask head is given them.
-
-        Returns:
-            per picture float32 ``[L*A, h, w]``; the tokens of a range are merged the reader's way
-            (``token_merge``).
-        """
-        with self._chat.lock:
-            return read_head_maps(self._chat, self._find_places(choice))
-
-    def ground(self, choice: TokenChoice, image: int | None = None) -> PointedPhrase:
-        """The mask of a token, a range of them or words.
-
-        Args:
-            choice: as in :meth:`token_maps`.
-            image: in which picture; ``None``: in the one that they look at most.
-
-        Raises:
-            ValueError: as :meth:`resolve`; or there is no such picture, or it came later.
-        """
-        start, end = self.resolve(choice)
-        if image is None:
-            image = self.choose_image((start, end))
-        self._check_image(image)
-        if self.tokens[start].place < self._columns[image].stop:
-            raise ValueError(
-                f"token {start} ({self.tokens[start].text!r}) was said before picture {image} was "
-                "shown: choose an earlier picture or a later token"
-            )
-        words = join_text(self.tokens[start:end])
-        with self._chat.lock:
-            seen = self._chat.look([self._find_places((start, end))])[image]
-            (found,) = self._chat.ground(seen, image, [words])
-        span = self.tokens[start].span[0], self.tokens[end - 1].span[1]
-        role = self.tokens[start].role
-        return PointedPhrase(**vars(found), span=span, role=role, image=image)
-
-    def choose_image(self, choice: TokenChoice) -> int:
-        """The picture that tokens look at most."""
-        return int(np.argmax([own.sum() for own in self.token_maps(choice)]))
-
-    def rank_tokens(
-        self,
-        image: int = 0,
-        box: Sequence[float] | np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-        role: str | None = None,
-    ) -> list[RankedToken]:
-        """Which tokens look at a region, most of all first.
-
-        A token's share of attention inside the region, of what it has on that picture, minus the
-        region's share of the picture's grid cells; see :mod:`flmm.apps.explanation.regions`.
-
-        Args:
-            image: which picture, from 0.
-            box: xyxy in pixels of the picture as given; what reaches outside is cut off.
-            mask: bool ``[H, W]`` in pixels of the picture as given; instead of a box.
-            role: only tokens of questions or of answers; ``None``: both.
-
-        Returns:
-            all tokens that can see the picture.
-
-        Raises:
-            TypeError: the mask is not bool.
-            ValueError: there is no such picture; the region is empty, outside or of another size.
-        """
-        self._check_image(image)
-        coverage = self.compute_coverage(image, box, mask)
-        ranked = rank_maps(self.tokens, self.maps[image], coverage)
-        return [item for item in ranked if role in (None, item.token.role)]
-
-    def compute_coverage(
-        self,
-        image: int,
-        box: Sequence[float] | np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Share of each grid cell of a picture that a region covers, float64 ``[h, w]``."""
-        height, width = self.images[image].shape[:2]
-        rows, columns = self.maps[image].shape[1:]
-        return compute_region_coverage((height, width), (rows, columns), box, mask)
+class Explanation(ExplainedChat):
+    """Where the tokens of a conversation looked, and its page, pictures and JSON."""
 
     def save_html(
         self,
@@ -247,11 +62,11 @@ class Explanation:
             ValueError: there are no such words, see :meth:`resolve`.
         """
         opened = None if words is None else self.resolve(words)
-        return _write(path, build_page(self, regions, opened))
+        return _write(path, build_page(self, regions, opened).encode())
 
     def save_json(self, path: str | Path) -> Path:
         """Write tokens, maps, turns and masks as JSON, see docs/explanation.md."""
-        return _write(path, json.dumps(build_report(self), ensure_ascii=False) + "\n")
+        return _write(path, f"{json.dumps(build_report(self), ensure_ascii=False)}\n".encode())
 
     def save_png(self, path: str | Path, words: Sequence[TokenChoice] | None = None) -> Path:
         """Draw where words look.
@@ -261,8 +76,7 @@ class Explanation:
             words: a row for each: the picture, its attention, its mask; ``None``: a sheet with one
                 small panel for each word of the answers.
         """
-        drawn = draw_sheet(self) if words is None else draw_words(self, words)
-        return _save_picture(path, drawn)
+        return _write(path, draw_sheet(self) if words is None else draw_words(self, words))
 
     def save_ranking_png(
         self,
@@ -272,60 +86,50 @@ class Explanation:
         mask: np.ndarray | None = None,
     ) -> Path:
         """Draw a region and the tokens that look there; arguments as :meth:`rank_tokens`."""
-        return _save_picture(path, draw_ranking(self, image, box, mask))
-
-    def _find_places(self, choice: TokenChoice) -> Span:
-        """Token range of the conversation.
-
-        Raises:
-            ValueError: the chat has forgotten these turns.
-        """
-        start, end = self.resolve(choice)
-        if self._chat.dialogue.input_ids[: len(self._input_ids)] != self._input_ids:
-            raise ValueError(
-                "turns of this conversation were taken back since it was explained: explain it "
-                "again"
-            )
-        return self.tokens[start].place, self.tokens[end - 1].place + 1
-
-    def _check_range(self, start: int, end: int) -> None:
-        if not 0 <= start < end <= len(self.tokens):
-            raise ValueError(
-                f"there are no tokens {start} to {end}: this conversation has {len(self.tokens)}, "
-                "give an index from 0 or a half-open range of them"
-            )
-        first, last = self.tokens[start], self.tokens[end - 1]
-        if (first.turn, first.role) != (last.turn, last.role):
-            raise ValueError(
-                f"the tokens {start} to {end} run from the {first.role} of turn {first.turn} into "
-                f"the {last.role} of turn {last.turn}: give a range within one of them"
-            )
-        if first.place < self._columns[0].stop:
-            raise ValueError(
-                f"token {start} ({first.text!r}) stands before the first picture and cannot look "
-                "at any: choose one behind it"
-            )
-
-    def _check_image(self, image: Any) -> None:
-        if not (isinstance(image, (int, np.integer)) and 0 <= image < len(self.images)):
-            raise ValueError(
-                f"there is no picture {image}: this conversation has {len(self.images)}, counted "
-                "from 0"
-            )
+        return _write(path, draw_ranking(self, image, box, mask))
 
 
-def _write(path: str | Path, text: str) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+def save_results(
+    explanation: Explanation,
+    folder: Path,
+    name: str,
+    words: Sequence[str] = (),
+    boxes: Sequence[Sequence[float]] = (),
+    image: int = 0,
+) -> None:
+    """Print what is asked for and save page, JSON and pictures as ``folder/name*``.
+
+    Args:
+        explanation: to be shown.
+        folder: made if missing.
+        name: stem of the files.
+        words: wherever they stand, their map and mask.
+        boxes: xyxy in pixels of picture ``image``; the tokens that look there.
+        image: which picture the boxes are in, from 0.
+
+    Raises:
+        ValueError: a word stands nowhere, or a box is empty or outside.
+    """
+    spans = [span for word in words for span in explanation.find(word)]
+    rankings = [explanation.rank_tokens(image, box=box) for box in boxes]
+    phrases = [explanation.ground(span) for span in spans]
+    print_report(explanation, list(zip(spans, phrases)), list(zip(boxes, rankings)))
+    saved = [
+        explanation.save_html(folder / f"{name}.html", phrases, spans[0] if spans else None),
+        explanation.save_json(folder / f"{name}.json"),
+        explanation.save_png(folder / f"{name}.png"),
+    ]
+    if spans:
+        saved.append(explanation.save_png(folder / f"{name}_words.png", spans))
+    for number, box in enumerate(boxes, start=1):
+        path = folder / f"{name}_box_{number}.png"
+        saved.append(explanation.save_ranking_png(path, image, box))
+    print("\nsaved " + "\n      ".join(map(str, saved)))
 
 
-def _save_picture(path: str | Path, picture: Any) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-    return path
+def _write(path: str | Path, content: bytes) -> Path:
+    replace_file(path, content)
+    return Path(path)
 
 
-__all__ = ["Explanation", "TokenChoice", "explain"]
+__all__ = ["Explanation", "TokenChoice", "explain", "save_results"]

@@ -17,21 +17,23 @@ Source: pointing game, Zhang et al., "Top-down neural attention by excitation ba
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import Tensor
+from tqdm import tqdm
 
-from flmm.apps.explanation.reading import Head
+from flmm.apps.explanation.reading import Head, merge_grids
 from flmm.apps.explanation.regions import compute_mask_coverage
-from flmm.geometry import fit_to_picture
-from flmm.tables import format_text, tabulate
-
-if TYPE_CHECKING:
-    from flmm.readers.base import FrozenVLM
+from flmm.files import replace_file
+from flmm.readers import FrozenVLM
+from flmm.registry import DATASETS, MODELS
+from flmm.tables import format_text
 
 MEASURES = ("inside_share", "hit_rate")
 
@@ -88,21 +90,17 @@ class HeadRanking:
 
     def format_table(self, count: int = 20) -> str:
         """The best heads as a plain-text table in percent, chance as the last row."""
-        rows = [
-            _build_row(
-                str(place), str(item.layer), str(item.head), item.inside_share, item.hit_rate
-            )
-            for place, item in enumerate(self.heads[:count], start=1)
-        ]
-        chance = (self.chance[name] for name in MEASURES)
-        return format_text(tabulate([*rows, _build_row("-", "chance", "", *chance)]))
+        rows = [["rank", "layer", "head", "inside share %", "hit rate %"]]
+        for place, item in enumerate(self.heads[:count], start=1):
+            figures = [100 * getattr(item, name) for name in MEASURES]
+            rows.append([place, item.layer, item.head, *figures])
+        chance = [100 * self.chance[name] for name in MEASURES]
+        return format_text([*rows, ["-", "chance", "", *chance]])
 
     def save_json(self, path: str | Path) -> Path:
         """Write everything; :func:`load_head_ranking` reads it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        return path
+        replace_file(path, f"{json.dumps(asdict(self), indent=1)}\n".encode())
+        return Path(path)
 
 
 def load_head_ranking(path: str | Path) -> HeadRanking:
@@ -150,7 +148,7 @@ def rank_heads(
             skipped += len(truth.phrases)
             continue
         seen = vlm.attend(vlm.prefill(image), truth.continuations)
-        maps = fit_to_picture(seen.maps, image.grids[0].box, image.original_size).cpu()
+        maps = merge_grids(seen.grid_maps, image).cpu()
         coverage = compute_mask_coverage(truth.gt_masks, (maps.shape[-2], maps.shape[-1]))
         kept = coverage.flatten(1).sum(1) > 0
         figures, expected = _measure(maps[kept].double(), coverage[kept])
@@ -183,20 +181,56 @@ def _measure(maps: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
     """
     maps, coverage = maps.flatten(2), coverage.flatten(1)
     shares = torch.einsum("pcn,pn->pc", maps, coverage) / maps.sum(2).clamp(min=1e-30)
-    touched = (coverage > 0).double()
+    touched = (coverage > 1e-6).double()  # less is rounding
     hits = touched.gather(1, maps.argmax(2))
     chance = torch.stack([coverage.mean(1).sum(), touched.mean(1).sum()])
     return torch.stack([shares.sum(0), hits.sum(0)]), chance
 
 
-def _build_row(place: str, layer: str, head: str, share: float, hits: float) -> dict[str, Any]:
-    return {
-        "rank": place,
-        "layer": layer,
-        "head": head,
-        "inside share %": 100 * share,
-        "hit rate %": 100 * hits,
-    }
+def build_reader(config: Config, device: str | None = None) -> FrozenVLM:
+    """The frozen reader of a config, without mask head and refiner.
+
+    Args:
+        config: of a grounder.
+        device: ``None``: a GPU where there is one.
+    """
+    init_default_scope("flmm")
+    vlm: FrozenVLM = MODELS.build(config.model.model)
+    return vlm.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
 
 
-__all__ = ["Head", "HeadRanking", "RankedHead", "load_head_ranking", "rank_heads"]
+def load_samples(
+    config: Config, loader: str = "val", split: str | None = None, limit: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Items of the data set of a config's ``val_dataloader`` or ``test_dataloader``.
+
+    Args:
+        config: with such a data set.
+        loader: "val" or "test".
+        split: of it; ``None``: as the config says.
+        limit: only the first so many pictures.
+
+    Raises:
+        ValueError: the config has no such loader.
+        FileNotFoundError: the data set is not there.
+    """
+    entry = config.get(f"{loader}_dataloader")
+    if not entry:
+        raise ValueError(f"{config.filename} has no {loader}_dataloader: choose another --loader")
+    init_default_scope("flmm")
+    cfg = {**entry.dataset, "bad_records": "skip"} | ({"split": split} if split else {})
+    dataset = DATASETS.build(cfg)
+    count = min(len(dataset), limit or len(dataset))
+    items = (dataset[index] for index in range(count))
+    return iter(tqdm(items, total=count, unit="image"))
+
+
+__all__ = [
+    "Head",
+    "HeadRanking",
+    "RankedHead",
+    "build_reader",
+    "load_head_ranking",
+    "load_samples",
+    "rank_heads",
+]

@@ -15,19 +15,17 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from flmm.apps.explanation.explained_chat import ExplainedChat
 from flmm.apps.explanation.tokens import group_characters
 from flmm.conversation import PointedPhrase
 from flmm.records import Span
 from flmm.visualization import colorize_map, get_color
-
-if TYPE_CHECKING:
-    from flmm.apps.explanation.explanation import Explanation
 
 _FOLDER = Path(__file__).parent
 BOX_SCRIPT = (_FOLDER / "box.js").read_text(encoding="utf-8")
@@ -37,7 +35,7 @@ _MASK_OPACITY = 115  # of 255
 
 
 def build_page(
-    explanation: Explanation,
+    explanation: ExplainedChat,
     regions: Sequence[PointedPhrase] = (),
     opened: Span | None = None,
 ) -> str:
@@ -64,7 +62,7 @@ def build_page(
 
 
 def _build_data(
-    explanation: Explanation, regions: Sequence[PointedPhrase], opened: Span | None
+    explanation: ExplainedChat, regions: Sequence[PointedPhrase], opened: Span | None
 ) -> dict[str, Any]:
     """What the script reads."""
     listed: list[tuple[int | None, PointedPhrase]] = []
@@ -103,7 +101,7 @@ def _build_data(
     }
 
 
-def _build_token(explanation: Explanation, unit: Span) -> dict[str, Any]:
+def _build_token(explanation: ExplainedChat, unit: Span) -> dict[str, Any]:
     """A token, or those that share a character and cannot be shown apart.
 
     ``span`` are its characters; its map on each picture is in steps of 1/65535 of its ``peak``,
@@ -124,7 +122,7 @@ def _build_token(explanation: Explanation, unit: Span) -> dict[str, Any]:
 
 
 def _build_region(
-    explanation: Explanation, turn: int | None, phrase: PointedPhrase, color: tuple[int, int, int]
+    explanation: ExplainedChat, turn: int | None, phrase: PointedPhrase, color: tuple[int, int, int]
 ) -> dict[str, Any]:
     return {
         "turn": turn,

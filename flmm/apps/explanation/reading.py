@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flmm.apps.explanation.tokens import ExplainedToken
 from flmm.conversation import Chat
-from flmm.geometry import fit_to_picture
+from flmm.geometry import fit_to_picture, resample_area
+from flmm.records import Grid, ImageInput
 
 Head = tuple[int, int]
 # Tokens x heads x cells that exist at once: 256 MiB in float32.
@@ -31,13 +33,13 @@ def read_merged_maps(
         heads: (layer, head) of those that are merged; ``None``: all.
 
     Returns:
-        one array per picture, padding cropped; zero where a token cannot see the picture, which
-        came later.
+        one array per picture, over the picture as given; zero where a token cannot see it,
+        because it came later.
 
     Raises:
         ValueError: there is no such head, or none at all.
     """
-    channels = list_channels(chat, heads)
+    channels = _list_channels(chat, heads)
     parts: list[list[np.ndarray]] = [[] for _ in chat.images]
     for portion in _split_portions(chat, tokens):
         for own, merged in zip(parts, _read_portion(chat, portion, channels)):
@@ -45,21 +47,37 @@ def read_merged_maps(
     return [np.concatenate(own) for own in parts]
 
 
-def read_head_maps(chat: Chat, places: tuple[int, int]) -> list[np.ndarray]:
-    """Per picture float32 ``[L*A, h, w]`` of one range of tokens, as the mask head is given it."""
-    seen = chat.look([places])
-    return [
-        fit_to_picture(item.maps[0], image.grids[0].box, image.original_size).cpu().numpy()
-        for item, image in zip(seen, chat.images)
-    ]
+def merge_grids(grid_maps: Sequence[Tensor], image: ImageInput) -> Tensor:
+    """All attention on a picture, that on its tiles and on its thumbnail alike, as one map.
+
+    A cell of a coarser grid gives its weight to the finest grid's cells by the area they share, so
+    that nothing of it is lost.
+
+    Args:
+        grid_maps: ``[..., h_g, w_g]`` of each grid, finest first.
+        image: the picture.
+
+    Returns:
+        ``[..., h, w]`` over the picture as given.
+    """
+    fine = image.grids[0]
+    merged = grid_maps[0]
+    for maps, grid in zip(grid_maps[1:], image.grids[1:]):
+        density = resample_area(maps, grid.box, fine.box, fine.size)
+        merged = merged + density * (_compute_cell_area(fine) / _compute_cell_area(grid))
+    return fit_to_picture(merged, fine.box, image.original_size)
 
 
-def list_channels(chat: Chat, heads: Sequence[Head] | None) -> list[int] | None:
-    """Channels ``l*A + a`` of heads; ``None`` for all."""
+def _compute_cell_area(grid: Grid) -> float:
+    x0, y0, x1, y1 = grid.box
+    return (x1 - x0) * (y1 - y0) / grid.columns.numel()
+
+
+def _list_channels(chat: Chat, heads: Sequence[Head] | None) -> list[int] | slice:
+    """Channels ``l*A + a`` of heads."""
     if heads is None:
-        return None
-    vlm = chat.grounder.vlm
-    layers, width = vlm.num_layers, vlm.num_heads
+        return slice(None)
+    layers, width = chat.grounder.vlm.num_layers, chat.grounder.vlm.num_heads
     if not heads:
         raise ValueError("no head is given to merge: give (layer, head) pairs, or None for all")
     for layer, head in heads:
@@ -84,22 +102,20 @@ def _split_portions(
 
 
 def _read_portion(
-    chat: Chat, tokens: Sequence[ExplainedToken], channels: list[int] | None
+    chat: Chat, tokens: Sequence[ExplainedToken], channels: list[int] | slice
 ) -> list[np.ndarray]:
     """Per picture ``[t, h, w]``."""
     first_picture = chat.dialogue.images[0].columns.stop
     sighted = [index for index, token in enumerate(tokens) if token.place >= first_picture]
     places = [tokens[index].place for index in sighted]
     seen = chat.look([(place, place + 1) for place in places]) if places else []
-    merged = []
+    portion = []
     for number, image in enumerate(chat.images):
-        maps = torch.zeros(len(tokens), *image.grids[0].size)
-        if places:
-            own = seen[number].maps
-            own = own.mean(1) if channels is None else own[:, channels].mean(1)
-            maps[sighted] = own.cpu()
-        merged.append(fit_to_picture(maps, image.grids[0].box, image.original_size).numpy())
-    return merged
+        grid_maps = [torch.zeros(len(tokens), *grid.size) for grid in image.grids]
+        for maps, own in zip(grid_maps, seen[number].grid_maps if places else []):
+            maps[sighted] = own[:, channels].mean(1).cpu()
+        portion.append(merge_grids(grid_maps, image).numpy())
+    return portion
 
 
-__all__ = ["MAX_WEIGHTS", "Head", "list_channels", "read_head_maps", "read_merged_maps"]
+__all__ = ["MAX_WEIGHTS", "Head", "merge_grids", "read_merged_maps"]

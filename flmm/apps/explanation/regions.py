@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flmm.apps.explanation.tokens import ExplainedToken
-from flmm.geometry import Size, scale_boxes
+from flmm.geometry import Size, resample_area
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def compute_region_coverage(
     """Share of each grid cell that a region covers.
 
     Args:
-        image_size: (H, W) px of the picture as given.
-        grid_size: (h, w) of the grid that covers it.
-        box: xyxy in pixel edges of the picture; what reaches outside is cut off.
+        image_size: (H, W) pixels of the picture as given.
+        grid_size: (h, w) of the grid over it.
+        box: xyxy in pixels of the picture; what reaches outside is cut off.
         mask: bool ``[H, W]``; instead of a box.
 
     Returns:
@@ -78,14 +78,11 @@ def compute_region_coverage(
     if (box is None) == (mask is None):
         raise ValueError("give one region: a box (x0, y0, x1, y1 in pixels) or a mask")
     if mask is not None:
-        return compute_mask_coverage(
-            torch.from_numpy(_check_mask(mask, image_size))[None], grid_size
-        )[0].numpy()
-    edges = torch.from_numpy(_check_box(box, image_size))
-    x0, y0, x1, y1 = scale_boxes(edges[None], image_size, grid_size)[0]
-    rows = _compute_overlaps(y0[None], y1[None], grid_size[0])
-    columns = _compute_overlaps(x0[None], x1[None], grid_size[1])
-    return (rows @ columns.T).numpy()
+        checked = torch.from_numpy(_check_mask(mask, image_size))[None]
+        return compute_mask_coverage(checked, grid_size)[0].numpy()
+    x0, y0, x1, y1 = _check_box(box, image_size)
+    rows = _compute_overlaps(y0, y1, image_size[0], grid_size[0])
+    return np.outer(rows, _compute_overlaps(x0, x1, image_size[1], grid_size[1]))
 
 
 def compute_mask_coverage(masks: Tensor, grid_size: Size) -> Tensor:
@@ -98,14 +95,9 @@ def compute_mask_coverage(masks: Tensor, grid_size: Size) -> Tensor:
     Returns:
         float64 ``[P, h, w]`` in [0, 1] on the CPU.
     """
-    height, width = masks.shape[-2:]
-    pixels = torch.arange(max(height, width) + 1, dtype=torch.float64)
-    corners = torch.stack([pixels, pixels, pixels, pixels], dim=1)
-    scaled = scale_boxes(corners, (height, width), grid_size)
-    y, x = scaled[: height + 1, 1], scaled[: width + 1, 0]
-    rows = _compute_overlaps(y[:-1], y[1:], grid_size[0])
-    columns = _compute_overlaps(x[:-1], x[1:], grid_size[1])
-    return rows @ masks.cpu().double() @ columns.T
+    frame = (0.0, 0.0, 1.0, 1.0)
+    # A hair less or more than all of a cell is rounding.
+    return resample_area(masks.cpu().float(), frame, frame, grid_size).double().clamp(0, 1)
 
 
 def rank_maps(
@@ -122,18 +114,18 @@ def rank_maps(
     inside, total = (maps * coverage).sum((1, 2)), maps.sum((1, 2))
     expected = float(coverage.mean())
     ranked = [
-        RankedToken(index, token, float(inside[index]), float(share), expected)
-        for index, token in enumerate(tokens)
-        if total[index] > 0
-        for share in [inside[index] / total[index]]
+        RankedToken(index, token, float(part), float(part / whole), expected)
+        for index, (token, part, whole) in enumerate(zip(tokens, inside, total))
+        if whole > 0
     ]
     return sorted(ranked, key=lambda item: -item.excess)
 
 
-def _compute_overlaps(starts: Tensor, ends: Tensor, cells: int) -> Tensor:
-    """``[cells, N]``: length of each interval, in cells, that lies in each cell of a line."""
-    edges = torch.arange(cells, dtype=torch.float64)[:, None]
-    return (torch.minimum(ends, edges + 1) - torch.maximum(starts, edges)).clamp(min=0)
+def _compute_overlaps(start: float, end: float, length: int, cells: int) -> np.ndarray:
+    """Share of each cell of a line that lies between two places, in pixels."""
+    edges = np.arange(cells + 1)
+    low, high = start * cells / length, end * cells / length
+    return (np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])).clip(min=0)
 
 
 def _check_box(box: Any, image_size: Size) -> np.ndarray:
