@@ -66,12 +66,7 @@ class PeakMemory:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the shape and size of the largest tensor that an operation makes.
-
-    Attributes:
-        shape: of that tensor.
-        bytes: of its values; a view counts what it shows.
-    """
+    """Remembers shape and bytes of the largest tensor that an operation makes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,10 +7,8 @@ of those where they differ most: true mask, one's, the other's. No model is run.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,9 @@ from flmm.evaluation import compute_png_summary, compute_summary
 from flmm.evaluation.metrics import compute_intersections_unions, compute_ious
 from flmm.evaluation.scores import Measure
 from flmm.evaluation.splits import list_narrative_splits, list_referring_splits
-from flmm.records import GroundingSample
+from flmm.files import replace_file
 from flmm.registry import DATASETS
-from flmm.tables import format_markdown, format_text
+from flmm.tables import format_markdown, format_text, tabulate
 from flmm.training.example_images import (
     BEST,
     WORST,
@@ -39,31 +37,7 @@ from flmm.training.example_images import (
 
 # (data set, split, protocol)
 Key = tuple[str, str, str]
-
-
-@dataclass
-class Compared:
-    """What two runs predicted for one split under one protocol.
-
-    Attributes:
-        key: data set, split, protocol.
-        measure: counted pixels to figures in percent.
-        pixels: per run (intersections, unions) in px, of the expressions that both have.
-        only: per run how many expressions it has alone; they are in no figure.
-        examples: ranked by the second run's IoU less the first's.
-    """
-
-    key: Key
-    measure: Measure
-    examples: ExtremeExamples
-    pixels: list[tuple[list[int], list[int]]] = field(default_factory=lambda: [([], []), ([], [])])
-    only: tuple[int, int] = (0, 0)
-
-    @property
-    def ious(self) -> tuple[list[float], list[float]]:
-        """Per run the IoU of each expression, in the same order."""
-        first, second = (compute_ious(*pair) for pair in self.pixels)
-        return first, second
+Records = dict[Any, dict[str, Any]]
 
 
 def compare_runs(
@@ -101,11 +75,19 @@ def compare_runs(
             f"{runs[0]} has predictions of {one}, {runs[1]} of {other}: evaluate both on the same "
             "split under the same protocol, with --save-predictions"
         )
-    results = []
+    folder, rows, parts = Path(folder), [], []
     for key in common:
+        cfg, measure = known[key[:2]]
         records = [_read_predictions(files[key]) for files in found]
-        results.append(_compare_split(key, known[key[:2]], records, names, show))
-    return _write(Path(folder), results, names)
+        pixels, examples = _compare_split(cfg, " ".join(key), records, names, show)
+        row = dict(zip(("dataset", "split", "protocol"), key))
+        rows.append(row | _build_figures(measure, pixels, records, names))
+        parts += _write_examples(examples, folder, key, names)
+    table = tabulate(rows)
+    page = [f"# {names[0]} and {names[1]}", "Percent.", format_markdown(table), *parts]
+    replace_file(folder / "compare.md", ("\n\n".join(page) + "\n").encode())
+    replace_file(folder / "compare.json", (json.dumps(rows, indent=2) + "\n").encode())
+    return format_text(table)
 
 
 def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> dict[Key, Path]:
@@ -151,7 +133,7 @@ def _list_splits(config: Config) -> dict[tuple[str, str], tuple[dict[str, Any], 
     return known
 
 
-def _read_predictions(path: Path) -> dict[Any, dict[str, Any]]:
+def _read_predictions(path: Path) -> Records:
     """Expression id -> record."""
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
@@ -164,52 +146,43 @@ def _read_predictions(path: Path) -> dict[Any, dict[str, Any]]:
 
 
 def _compare_split(
-    key: Key,
-    split: tuple[dict[str, Any], Measure],
-    records: Sequence[dict[Any, dict[str, Any]]],
+    cfg: dict[str, Any],
+    name: str,
+    records: Sequence[Records],
     names: tuple[str, str],
     show: int,
-) -> Compared:
-    cfg, measure = split
-    dataset = DATASETS.build({**copy.deepcopy(cfg), "test_mode": True})
-    result = Compared(key, measure, ExtremeExamples(show))
+) -> tuple[list[tuple[list[int], list[int]]], ExtremeExamples]:
+    """Of the expressions that both runs have: (intersections, unions) in px per run, and examples.
+
+    The examples are ranked by the second run's IoU less the first's.
+    """
+    dataset = DATASETS.build({**cfg, "test_mode": True})
     both = set(records[0]) & set(records[1])
-    result.only = (len(records[0]) - len(both), len(records[1]) - len(both))
-    for index in tqdm(range(len(dataset)), desc=" ".join(key), unit="image", mininterval=1):
+    pixels: list[tuple[list[int], list[int]]] = [([], []), ([], [])]
+    examples = ExtremeExamples(show)
+    for index in tqdm(range(len(dataset)), desc=name, unit="image", mininterval=1):
         item = dataset[index]
-        if item["inputs"] is not None:
-            sample = item["data_samples"]
-            rows = [row for row, name in enumerate(sample.expression_ids) if name in both]
-            if rows:
-                _compare_sample(result, item["inputs"].image, sample, rows, records, names)
-    return result
-
-
-def _compare_sample(
-    result: Compared,
-    image: Any,
-    sample: GroundingSample,
-    rows: Sequence[int],
-    records: Sequence[dict[Any, dict[str, Any]]],
-    names: tuple[str, str],
-) -> None:
-    """Add the expressions ``rows`` of one picture."""
-    ids = [sample.expression_ids[row] for row in rows]
-    gt_masks = sample.gt_masks[list(rows)]
-    masks = [_decode([own[name] for name in ids], gt_masks) for own in records]
-    counted = [compute_intersections_unions(own, gt_masks) for own in masks]
-    for kept, pair in zip(result.pixels, counted):
-        kept[0].extend(pair[0])
-        kept[1].extend(pair[1])
-    first, second = (compute_ious(*pair) for pair in counted)
-    for place, name in enumerate(ids):
-        value = second[place] - first[place]
-        if value and result.examples.wants(value, name):
-            shown = (gt_masks[place], masks[0][place], masks[1][place])
-            ious = (f"{names[0]}: {first[place]:.2f}", f"{names[1]}: {second[place]:.2f}")
-            scaled = scale_example(image, zip(("true mask", *ious), shown))
-            words = (records[0][name]["expression"], f"{value:+.2f}   image {sample.image_id}")
-            result.examples.add(Example(value, name, *words, *scaled))
+        sample = item["data_samples"]
+        rows = [row for row, known in enumerate(sample.expression_ids) if known in both]
+        if item["inputs"] is None or not rows:
+            continue
+        ids = [sample.expression_ids[row] for row in rows]
+        gt_masks = sample.gt_masks[rows]
+        masks = [_decode([own[known] for known in ids], gt_masks) for own in records]
+        counted = [compute_intersections_unions(own, gt_masks) for own in masks]
+        for kept, pair in zip(pixels, counted):
+            kept[0].extend(pair[0])
+            kept[1].extend(pair[1])
+        first, second = (compute_ious(*pair) for pair in counted)
+        for place, known in enumerate(ids):
+            value = second[place] - first[place]
+            if value and examples.wants(value, known):
+                ious = (f"{names[0]}: {first[place]:.2f}", f"{names[1]}: {second[place]:.2f}")
+                shown = (gt_masks[place], masks[0][place], masks[1][place])
+                scaled = scale_example(item["inputs"].image, zip(("true mask", *ious), shown))
+                words = (records[0][known]["expression"], f"{value:+.2f}   image {sample.image_id}")
+                examples.add(Example(value, known, *words, *scaled))
+    return pixels, examples
 
 
 def _decode(records: Sequence[dict[str, Any]], gt_masks: Tensor) -> Tensor:
@@ -226,46 +199,36 @@ def _decode(records: Sequence[dict[str, Any]], gt_masks: Tensor) -> Tensor:
     return torch.stack(masks)
 
 
-def _build_row(result: Compared, names: tuple[str, str]) -> dict[str, Any]:
+def _build_figures(
+    measure: Measure,
+    pixels: Sequence[tuple[list[int], list[int]]],
+    records: Sequence[Records],
+    names: tuple[str, str],
+) -> dict[str, Any]:
     """One line of the table."""
-    row: dict[str, Any] = dict(zip(("dataset", "split", "protocol"), result.key))
-    row["expressions"] = len(result.pixels[0][0])
-    figures = [result.measure(*pair) for pair in result.pixels]
+    row: dict[str, Any] = {"expressions": len(pixels[0][0])}
+    figures = [measure(*pair) for pair in pixels]
     for figure in list(figures[0])[:2]:
-        for run, own in zip(names, figures):
-            row[f"{figure} {run}"] = own[figure]
-    pairs = list(zip(*result.ious))
+        row |= {f"{figure} {run}": own[figure] for run, own in zip(names, figures)}
+    pairs = list(zip(*(compute_ious(*pair) for pair in pixels)))
     row[f"{names[0]} better"] = sum(first > second for first, second in pairs)
     row[f"{names[1]} better"] = sum(first < second for first, second in pairs)
     row["equal"] = sum(first == second for first, second in pairs)
-    for name, count in zip(names, result.only):
-        row[f"only {name}"] = count
-    return row
+    both = len(set(records[0]) & set(records[1]))
+    return row | {f"only {run}": len(own) - both for run, own in zip(names, records)}
 
 
-def _write(folder: Path, results: Sequence[Compared], names: tuple[str, str]) -> str:
-    """The files of a comparison; the table as text."""
-    rows = []
+def _write_examples(
+    examples: ExtremeExamples, folder: Path, key: Key, names: tuple[str, str]
+) -> list[str]:
+    """Pictures of either direction; gives their part of the page."""
     parts = []
-    for result in results:
-        rows.append(_build_row(result, names))
-        inner = folder / "_".join(result.key)
-        for kind, better in ((WORST, names[0]), (BEST, names[1])):
-            chosen = [e for e in result.examples.list(kind) if (e.value < 0) == (kind == WORST)]
-            slug = "first_better" if kind == WORST else "second_better"
-            paths = write_examples(inner, slug, chosen)
-            parts += [f"## {' '.join(result.key)}: {better} is better"] if paths else []
-            parts += [f"![{path.stem}]({path.relative_to(folder)})" for path in paths]
-    folder.mkdir(parents=True, exist_ok=True)
-    cells = [list(rows[0]), *([_format(value) for value in row.values()] for row in rows)]
-    table = "\n\n".join([f"# {names[0]} and {names[1]}", "Percent.", format_markdown(cells)])
-    (folder / "compare.md").write_text("\n\n".join([table, *parts]) + "\n", encoding="utf-8")
-    (folder / "compare.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    return format_text(cells)
+    for kind, better, slug in ((WORST, names[0], "first"), (BEST, names[1], "second")):
+        chosen = [item for item in examples.list(kind) if (item.value < 0) == (kind == WORST)]
+        paths = write_examples(folder / "_".join(key), f"{slug}_better", chosen)
+        parts += [f"## {' '.join(key)}: {better} is better"] if paths else []
+        parts += [f"![{path.stem}]({path.relative_to(folder)})" for path in paths]
+    return parts
 
 
-def _format(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-__all__ = ["Compared", "compare_runs", "find_predictions"]
+__all__ = ["compare_runs", "find_predictions"]

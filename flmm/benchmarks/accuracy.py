@@ -63,11 +63,8 @@ def _keep_expressions(dataset: Any, images: int, count: int) -> list[dict[str, A
 def precision(settings: BenchmarkSettings, images: int = 50) -> list[Row]:
     """How far a reader in half precision strays from float32; the rows' softmax is always float32.
 
-    Returns:
-        of the tiny model on unseen scenes ``cIoU``, ``coarse_cIoU`` (percent), ``changed`` (percent
-        of expressions whose refined mask has other counts than in float32); of it and of random
-        weights of a published size ``map_difference`` (relative, mean over phrases and heads) and
-        ``worst_head``.
+    ``changed``: percent of expressions whose refined mask has other counts than in float32;
+    ``map_difference`` (relative, mean over phrases and heads) and ``worst_head``.
     """
     return [*_measure_toy(settings.torch_device, images), *_measure_size(settings)]
 

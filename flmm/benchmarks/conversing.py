@@ -51,18 +51,10 @@ def measure_third_turn(
 ) -> list[Row]:
     """Seconds of a third question and its answer behind two turns.
 
-    Args:
-        reader: the reader.
-        image: uint8 RGB ``[H, W, 3]``.
-        name: of the reader, for the table.
-        repeats: timed rounds.
-        new_tokens: of each answer; fewer where the reader ends it.
-
-    Returns:
-        rows of a fresh start, of our turn, and of our turn with the maps of its answer. Beside
-        them ``history``, tokens before the answer; ``new_tokens``, that were written; and
-        ``same_tokens``, how many of those transformers writes too before the first other one (in
-        half precision two scores can lie too close to tell).
+    Rows of a fresh start, of our turn, and of our turn with the maps of its answer, with
+    ``history``, tokens before the answer; ``new_tokens``, that were written; and ``same_tokens``,
+    how many of those transformers writes too before the first other one (in half precision two
+    scores can lie too close to tell).
 
     Raises:
         ValueError: the reader's third answer is empty.
@@ -111,17 +103,10 @@ def generate(reader: FrozenVLM, inputs: dict[str, Tensor], new_tokens: int) -> l
 def measure_growth(reader: FrozenVLM, image: np.ndarray, turns: int) -> Row:
     """Memory of a conversation of short questions that goes on until the context is full.
 
-    Args:
-        reader: the reader.
-        image: uint8 RGB ``[H, W, 3]``.
-        turns: at least so many; answers are as long as fills the context with them.
-
-    Returns:
-        ``turns`` that there was room for, ``tokens`` of the whole conversation;
-        ``kv_bytes_per_token``, which the config implies, and ``bytes_per_token``, by which memory
-        grew from the second turn on; ``growth``, their ratio: 1 where nothing but keys and values
-        is kept; ``grown_mb``, by all these turns; ``peak_mb``, with what the passes needed for
-        themselves; and ``end``, what the user was told.
+    Answers are as long as fills it with so many ``turns``. ``bytes_per_token``, by which memory
+    grew from the second turn on, over ``kv_bytes_per_token``, which the config implies, is
+    ``growth``: 1 where nothing but keys and values is kept. ``peak_mb`` is with what the passes
+    needed for themselves.
 
     Raises:
         ValueError: the context is too small for so many turns.

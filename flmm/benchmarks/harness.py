@@ -100,11 +100,7 @@ class BenchmarkSettings:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that torch does not know or see.
-
-    Raises:
-        ValueError: it is so.
-    """
+    """Raise ValueError for a device that torch does not know or see."""
     try:
         kind = torch.device(name).type
     except RuntimeError as error:
@@ -119,14 +115,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def write_rows(name: str, rows: Sequence[Row], folder: Path, machine: str) -> None:
-    """Print rows as a table and write them, with all details, as JSON and Markdown.
-
-    Args:
-        name: of the benchmark.
-        rows: of any keys; what a row has not is "-".
-        folder: made if missing.
-        machine: where they were measured.
-    """
+    """Print rows of any keys as a table, and write them with all details as JSON and Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine, "versions": list_versions(), "rows": rows}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -156,14 +145,7 @@ def _format(value: Any) -> str:
 def compare_calls(
     what: str, calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int
 ) -> list[Row]:
-    """Rows of calls that take turns, so that a busy moment hits all of them.
-
-    Args:
-        what: is measured.
-        calls: by name; each is called once more before, untimed.
-        device: that they work on.
-        repeats: timed rounds.
-    """
+    """Rows of calls that take turns after a call each, so that a busy moment hits all of them."""
     for call in calls.values():
         call()
     rounds = [
@@ -192,7 +174,6 @@ def run_apart(call: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises:
         MemoryError: there was too little memory, of the machine or of the GPU.
-        Exception: whatever the call raised.
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:

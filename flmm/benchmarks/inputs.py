@@ -31,14 +31,9 @@ def build_reader(
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> FrozenVLM:
-    """A reader of a published size with random weights; always the same on a kind of device.
+    """A reader of a published size with random weights, drawn on ``device``; always the same there.
 
-    Args:
-        size: a key of :data:`flmm.readers.published_sizes.PUBLISHED_SIZES`.
-        layers: of the language model; ``None``: all.
-        dtype: of the weights.
-        device: where they are drawn; each kind of device draws its own.
-        options: ``context`` in tokens, and further arguments of the reader.
+    ``options``: ``context`` in tokens, and further arguments of the reader.
     """
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
         write_published_model(size, folder, layers, context=options.pop("context", None))
@@ -48,13 +43,7 @@ def build_reader(
 
 
 def build_grounder(size: str, layers: int | None, sam: str, device: torch.device) -> Grounder:
-    """A reader of a published size, F-LMM's mask head and a SAM refiner; always the same weights.
-
-    Args:
-        size, layers: as :func:`build_reader` takes them.
-        sam: of segment-anything's registry, random weights; or "tiny", the embedded one.
-        device: of all.
-    """
+    """A reader of a published size, F-LMM's mask head and a SAM; always the same weights."""
     torch.manual_seed(0)
     reader = build_reader(size, layers)
     head = UNetHead(in_channels=reader.num_maps, normalize_input=True, upsample_input=64)
@@ -79,13 +68,7 @@ def make_expressions(count: int) -> list[str]:
 def build_model_inputs(
     reader: FrozenVLM, image: np.ndarray, ids: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What transformers' own model is given for token ids that hold one picture.
-
-    Args:
-        reader: whose processor encodes the picture, as its publisher does.
-        image: uint8 RGB ``[H, W, 3]``.
-        ids: S tokens, the picture expanded.
-    """
+    """What transformers' own model is given for token ids that hold one picture."""
     encoded = reader.processor(text=[reader.render_prompt()], images=[image], return_tensors="pt")
     inputs = {key: value.to(reader.device) for key, value in encoded.items()}
     inputs["input_ids"] = torch.tensor([ids], device=reader.device)
@@ -100,18 +83,7 @@ def build_model_inputs(
 def build_toy(
     folder: str | Path, scenes: int, device: torch.device, dtype: str = "float32", **drawn: Any
 ) -> tuple[Any, Any]:
-    """The embedded model, and its data set of drawn scenes that it has not seen.
-
-    Args:
-        folder: where the scenes are drawn, once; a twentieth of them is evaluated.
-        scenes: how many.
-        device: of the model.
-        dtype: of the reader.
-        drawn: further arguments of ``write_dataset``.
-
-    Returns:
-        the grounder and the split "val", every sentence of every object.
-    """
+    """The embedded model, and the split "val" (a twentieth) of scenes that it has not seen."""
     root = Path(folder) / "scenes"
     if not root.exists():
         write_dataset(root, num_images=scenes, seed=7, **drawn)

@@ -38,12 +38,7 @@ _MENTION = re.compile(
 
 @dataclass(frozen=True)
 class Mention:
-    """A name in a caption.
-
-    Attributes:
-        noun: half-open character range of its last word.
-        objects: places of the scene's objects that it fits.
-    """
+    """A name in a caption: characters of its last word, and places of the objects that it fits."""
 
     noun: Span
     objects: list[int]

@@ -93,12 +93,9 @@ def find_obstacle(case: ReadingCase) -> str | None:
 
 
 def compare_rows(rows: Sequence[Row], maps: Sequence[np.ndarray | None]) -> None:
-    """Add the ratios against ours and the floor of the same inputs to the rows.
+    """Add ``time_over_ours``, ``memory_over_ours``, ``time_over_floor``, of the same inputs.
 
-    Args:
-        rows: get ``time_over_ours``, ``memory_over_ours``, ``time_over_floor`` and, F-LMM's,
-            ``difference`` (relative, of the maps).
-        maps: of each row.
+    Rows of F-LMM's way also get ``difference``, relative, of their maps from ours.
 
     Raises:
         ValueError: F-LMM's way and ours disagree about the maps.

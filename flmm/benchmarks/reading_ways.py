@@ -50,14 +50,10 @@ class ReadingCase:
 
 
 def measure_case(case: ReadingCase) -> tuple[Row, np.ndarray | None]:
-    """Run one case.
+    """Run one case: its row, and the maps ``[passes or P, L*A, h, w]``, which the floor has not.
 
-    Returns:
-        the case's fields (``image_tokens`` as they really were), ``median_s``, ``low_s``,
-        ``high_s``; of one run ``vision_s``, ``layers_s``, ``head_s`` and ``rest_s``; speeds,
-        ``gpu_percent`` (``None`` without a GPU or NVML), ``extra_mb``, ``largest_mb``,
-        ``largest_shape``, ``extrapolated``; and the maps ``[passes or P, L*A, h, w]``, which the
-        floor has not.
+    In the row ``vision_s``, ``layers_s``, ``head_s`` and ``rest_s`` are of one further run;
+    ``gpu_percent`` is ``None`` without a GPU or NVML.
     """
     device = torch.device(case.device)
     implementation = "eager" if case.way.startswith("flmm") else "sdpa"
@@ -134,14 +130,7 @@ def read_with_eager(
 ) -> Tensor:
     """F-LMM's way: the whole model with eager attention, every S x S matrix and all logits kept.
 
-    Args:
-        reader: whose model has eager attention.
-        prefix: what stands before the phrases.
-        inputs: of transformers' model: the prefix and the phrases behind it.
-        spans: tokens of each phrase, behind the prefix.
-
-    Returns:
-        float32 ``[P, L*A, h, w]``.
+    ``spans`` are the tokens of each phrase behind the prefix. Gives float32 ``[P, L*A, h, w]``.
 
     Source: F-LMM flmm/models/frozen_llava.py, ``_forward``.
     """
@@ -160,15 +149,8 @@ def measure_parts(reader: FrozenVLM, call: Callable[[], Any]) -> dict[str, float
     """Seconds of one call by part of the reader, told by hooks on the real modules.
 
     A run of its own: hooks that wait for the device would cost the timed runs a little.
-
-    Args:
-        reader: that ``call`` uses.
-        call: the work; a module that runs several times counts with all of them.
-
-    Returns:
-        seconds by ``PARTS``: ``"vision"`` the vision tower with its projection, ``"layers"`` all
-        layers of the language model (for phrases, the merging of their rows included), ``"head"``
-        the language head, ``"rest"`` everything between them.
+    ``"vision"`` is the vision tower with its projection, ``"layers"`` all layers of the language
+    model (for phrases, the merging of their rows included), ``"rest"`` everything between them.
     """
     model, decoder = reader.model, reader.model.get_decoder()
     modules = {
@@ -203,13 +185,10 @@ def measure_parts(reader: FrozenVLM, call: Callable[[], Any]) -> dict[str, float
 def measure_utilization(
     call: Callable[[], Any], device: torch.device, seconds: float = 3.0
 ) -> float | None:
-    """How busy a GPU is while a call is repeated for some seconds, in percent.
+    """How busy a GPU is while a call is repeated, in percent; ``None`` without a GPU or NVML.
 
     What NVML (the package ``nvidia-ml-py``) tells in the first half is left out: its sample, up to
     a second long, still holds the time before.
-
-    Returns:
-        the mean; ``None`` where there is no GPU, or no NVML to ask.
     """
     if device.type != "cuda":
         return None

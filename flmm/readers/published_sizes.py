@@ -38,7 +38,7 @@ def write_published_model(
     processor: str | Path | None = None,
     context: int | None = None,
 ) -> Path:
-    """Write config and processor of a published model.
+    """Write config and processor of a published model; gives the folder.
 
     Args:
         name: a key of ``PUBLISHED_SIZES``.
@@ -47,9 +47,6 @@ def write_published_model(
         processor: folder or hub id of the model's own; ``None``: one with the embedded tokenizer,
             which keeps the size of any picture up to 16 megapixels where its kind can.
         context: tokens that the model says it reads; ``None``: as published.
-
-    Returns:
-        the folder.
 
     Raises:
         ValueError: there is no such model.
@@ -67,6 +64,14 @@ def write_published_model(
     AutoConfig.for_model(values.pop("model_type"), **values).save_pretrained(folder)
     made.save_pretrained(folder)
     return Path(folder)
+
+
+def find_image_processor(folder: str | Path) -> dict[str, Any]:
+    """What a data set's ``image_processor`` is for the model of a folder."""
+    values = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    if values["model_type"].startswith("qwen"):
+        return {"type": "QwenImageProcessorWrapper", "processor": str(folder)}
+    return {"type": "ImageProcessorWrapper", "name_or_path": str(folder)}
 
 
 def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> None:
@@ -110,4 +115,4 @@ def _find_token_ids(model_type: str, processor: Any) -> dict[str, int]:
     return dict(zip(_TOKENS, ids))
 
 
-__all__ = ["PUBLISHED_SIZES", "write_published_model"]
+__all__ = ["PUBLISHED_SIZES", "find_image_processor", "write_published_model"]

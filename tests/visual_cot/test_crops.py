@@ -1,12 +1,10 @@
-"""The part that is looked at again, and box IoU against torchvision's."""
+"""The part of a picture that is looked at again."""
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.ops import box_iou
 
-from flmm.apps.visual_cot.crops import compute_box_iou, compute_crop_box
+from flmm.apps.visual_cot.crops import compute_crop_box
 
 
 @st.composite
@@ -46,9 +44,3 @@ def test_crops_by_hand(box, scale, expected):
 def test_a_long_thin_box_stays_readable():
     left, top, right, bottom = compute_crop_box((0, 500, 9000, 503), (1000, 9000))
     assert (right - left) / (bottom - top) <= 200 and top <= 500 and bottom >= 503
-
-
-@given(boxes(), boxes())
-def test_box_iou_is_torchvisions(first, second):
-    pair = [torch.tensor([case[1]], dtype=torch.float64) for case in (first, second)]
-    assert compute_box_iou(first[1], second[1]) == pytest.approx(float(box_iou(*pair)))

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from flmm.apps.visual_cot import VERSIONS, VisualCotOptions, run_visual_cot
-from flmm.apps.visual_cot.crops import compute_box_iou
-from flmm.apps.visual_cot.results import build_rows, format_table
+from flmm.apps.visual_cot.results import build_rows, list_cells
 from flmm.config import load_config
 from flmm.evaluation.answer_scores import score_answer
+from flmm.tables import format_text
 from flmm.toy.shape_sentences import render_samples
 from tests.forks import Fork, finish_ranks, start_ranks
 from tests.visual_cot.shape_questions import write_questions
@@ -67,15 +67,22 @@ def test_the_result_file_is_flmms_and_its_scores_can_be_computed_again(
         if version == "v3":
             assert (record["box_iou"], record["pointed_box"]) == (None, None)
         elif record["pointed_box"] is not None:
-            iou = compute_box_iou(record["pointed_box"], record["gt_bbox"])
-            assert record["box_iou"] == pytest.approx(iou)
+            assert record["box_iou"] == pytest.approx(compute_iou(record))
     assert report["rows"] == build_rows(records)
     saved = json.loads((tmp_path / "new" / f"{version}_scores.json").read_text())
     assert saved == json.loads(json.dumps(report))
     assert saved["run"]["version"] == version and len(saved["run"]["sha256"]) == 64
-    table = format_table(report["rows"])
+    table = format_text(list_cells(report["rows"]))
     assert table in capsys.readouterr().out and "word F1" in table
     assert "| shapes | 4 |" in (tmp_path / "new" / f"{version}_scores.md").read_text()
+
+
+def compute_iou(record):
+    """Counted on pixels."""
+    covered = []
+    for x0, y0, x1, y1 in (record["pointed_box"], record["gt_bbox"]):
+        covered.append({(x, y) for x in range(x0, x1) for y in range(y0, y1)})
+    return len(covered[0] & covered[1]) / len(covered[0] | covered[1])
 
 
 def build_record(dataset, exact, iou, whole_picture=None):
@@ -101,7 +108,7 @@ def test_rows_per_data_set_and_overall():
     assert gqa["box_accuracy@0.5"] == pytest.approx(100 / 3) and cub["box_iou"] is None
     assert [row["questions"] for row in (gqa, cub, everything, mean)] == [3, 1, 4, 4]
     assert [row["whole_picture"] for row in (gqa, cub, everything, mean)] == [1, 0, 1, 1]
-    assert format_table([cub]).split()[-2:] == ["-", "0"]
+    assert format_text(list_cells([cub])).split()[-2:] == ["-", "0"]
 
 
 def test_bad_records_are_listed_and_asked_again(folder, tmp_path, capsys):

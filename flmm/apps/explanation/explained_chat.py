@@ -57,15 +57,10 @@ class ExplainedChat:
         return f"mean of {len(self.heads)} of {self.num_heads} heads (layer.head {names})"
 
     def find(self, text: str, turn: int | None = None, role: str | None = None) -> list[Span]:
-        """Every place where words stand, as index ranges in ``tokens``.
-
-        Args:
-            text: one word or more; whole words, capitals and small letters alike.
-            turn: only in this turn, from 0.
-            role: only in its ``"question"`` or ``"answer"``.
+        """Every place where words stand, as index ranges in ``tokens``; whole words, any case.
 
         Raises:
-            ValueError: the text is blank, or stands nowhere.
+            ValueError: the text is blank, or stands nowhere in that ``turn`` (from 0) or ``role``.
         """
         if not text.strip():
             raise ValueError(f"the words to find are {text!r}: give at least one letter")
@@ -103,14 +98,10 @@ class ExplainedChat:
         return start, end
 
     def token_maps(self, choice: TokenChoice) -> list[np.ndarray]:
-        """Where a token, a range of them or words look: per picture one merged map.
-
-        Args:
-            choice: index in ``tokens``, half-open range, token, or words that stand there once.
+        """Where a token, a range of them or words look, mean over the merged heads and the tokens.
 
         Returns:
-            per picture float32 ``[h, w]``, mean over the merged heads and over the tokens; zero
-            where the picture came later.
+            per picture float32 ``[h, w]``; zero where the picture came later.
 
         Raises:
             ValueError: as :meth:`resolve`.
@@ -119,11 +110,9 @@ class ExplainedChat:
         return [maps[start:end].mean(0) for maps in self.maps]
 
     def head_maps(self, choice: TokenChoice) -> list[np.ndarray]:
-        """As :meth:`token_maps`, of all heads.
+        """As :meth:`token_maps`, of all heads: per picture float32 ``[L*A, h, w]``.
 
-        Returns:
-            per picture float32 ``[L*A, h, w]``; the tokens of a range are merged the reader's way
-            (``token_merge``).
+        The tokens of a range are merged the reader's way (``token_merge``).
         """
         places = self._find_places(choice)
         with self._chat.lock:
@@ -134,14 +123,10 @@ class ExplainedChat:
         ]
 
     def ground(self, choice: TokenChoice, image: int | None = None) -> PointedPhrase:
-        """The mask of a token, a range of them or words.
-
-        Args:
-            choice: as in :meth:`token_maps`.
-            image: in which picture; ``None``: in the one that they look at most.
+        """The mask of a token, a range of them or words, in the picture that they look at most.
 
         Raises:
-            ValueError: as :meth:`resolve`; or there is no such picture, or it came later.
+            ValueError: as :meth:`resolve`; or there is no such ``image``, or it came later.
         """
         start, end = self.resolve(choice)
         if image is None:
@@ -171,19 +156,13 @@ class ExplainedChat:
         mask: np.ndarray | None = None,
         role: str | None = None,
     ) -> list[RankedToken]:
-        """Which tokens look at a region, most of all first.
-
-        A token's share of attention inside the region, of what it has on that picture, minus the
-        region's share of the picture's grid cells; see :mod:`flmm.apps.explanation.regions`.
+        """Which tokens look at a region, most of all first; see :mod:`.regions`.
 
         Args:
-            image: which picture, from 0.
+            image: which picture, from 0; tokens that cannot see it are left out.
             box: xyxy in pixels of the picture as given; what reaches outside is cut off.
             mask: bool ``[H, W]`` in pixels of the picture as given; instead of a box.
             role: only tokens of questions or of answers; ``None``: both.
-
-        Returns:
-            all tokens that can see the picture.
 
         Raises:
             TypeError: the mask is not bool.
@@ -206,11 +185,7 @@ class ExplainedChat:
         return compute_region_coverage((height, width), (rows, columns), box, mask)
 
     def _find_places(self, choice: TokenChoice) -> Span:
-        """Token range of the conversation.
-
-        Raises:
-            ValueError: the chat has forgotten these turns.
-        """
+        """Token range of the conversation; an error where the chat has forgotten these turns."""
         start, end = self.resolve(choice)
         if self._chat.dialogue.input_ids[: len(self._input_ids)] != self._input_ids:
             raise ValueError(

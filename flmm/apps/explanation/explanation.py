@@ -57,9 +57,6 @@ class Explanation(ExplainedChat):
             path: of the file.
             regions: offered beside the phrases of the turns, such as :meth:`ground` gives.
             words: what the page shows when it is opened; ``None``: how it is used.
-
-        Raises:
-            ValueError: there are no such words, see :meth:`resolve`.
         """
         opened = None if words is None else self.resolve(words)
         return _write(path, build_page(self, regions, opened).encode())
@@ -69,13 +66,7 @@ class Explanation(ExplainedChat):
         return _write(path, f"{json.dumps(build_report(self), ensure_ascii=False)}\n".encode())
 
     def save_png(self, path: str | Path, words: Sequence[TokenChoice] | None = None) -> Path:
-        """Draw where words look.
-
-        Args:
-            path: of the file.
-            words: a row for each: the picture, its attention, its mask; ``None``: a sheet with one
-                small panel for each word of the answers.
-        """
+        """Draw a row for each of ``words``; ``None``: a sheet of all words of the answers."""
         return _write(path, draw_sheet(self) if words is None else draw_words(self, words))
 
     def save_ranking_png(

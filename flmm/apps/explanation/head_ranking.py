@@ -40,13 +40,7 @@ MEASURES = ("inside_share", "hit_rate")
 
 @dataclass(frozen=True)
 class RankedHead:
-    """A head and how well it points.
-
-    Attributes:
-        layer, head: from 0.
-        inside_share: mean share of its attention inside the true mask, in [0, 1].
-        hit_rate: share of phrases where its strongest cell touches the true mask, in [0, 1].
-    """
+    """A head, counted from 0, and how well it points: both figures in [0, 1]."""
 
     layer: int
     head: int
@@ -173,12 +167,7 @@ def rank_heads(
 
 
 def _measure(maps: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over phrases, ``[2, L*A]`` of both measures, and ``[2]`` of chance.
-
-    Args:
-        maps: ``[P, L*A, h, w]``, not negative.
-        coverage: ``[P, h, w]``, of the true masks.
-    """
+    """Sums over phrases: ``[2, L*A]`` of both measures, ``[2]`` of chance."""
     maps, coverage = maps.flatten(2), coverage.flatten(1)
     shares = torch.einsum("pcn,pn->pc", maps, coverage) / maps.sum(2).clamp(min=1e-30)
     touched = (coverage > 1e-6).double()  # less is rounding
@@ -188,12 +177,7 @@ def _measure(maps: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_reader(config: Config, device: str | None = None) -> FrozenVLM:
-    """The frozen reader of a config, without mask head and refiner.
-
-    Args:
-        config: of a grounder.
-        device: ``None``: a GPU where there is one.
-    """
+    """The frozen reader of a config, without mask head and refiner; on a GPU where there is one."""
     init_default_scope("flmm")
     vlm: FrozenVLM = MODELS.build(config.model.model)
     return vlm.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
@@ -203,12 +187,6 @@ def load_samples(
     config: Config, loader: str = "val", split: str | None = None, limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """Items of the data set of a config's ``val_dataloader`` or ``test_dataloader``.
-
-    Args:
-        config: with such a data set.
-        loader: "val" or "test".
-        split: of it; ``None``: as the config says.
-        limit: only the first so many pictures.
 
     Raises:
         ValueError: the config has no such loader.

@@ -39,13 +39,7 @@ def build_page(
     regions: Sequence[PointedPhrase] = (),
     opened: Span | None = None,
 ) -> str:
-    """The page.
-
-    Args:
-        explanation: its pictures, turns and tokens.
-        regions: masks to choose from beside those of the turns' phrases.
-        opened: range of tokens that it shows at first.
-    """
+    """The page, showing a range of tokens at first; ``regions`` are masks beside the turns' own."""
     # "<" cannot open a tag within JSON when it is written as an escape.
     content = json.dumps(_build_data(explanation, regions, opened), separators=(",", ":"))
     content = content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -27,14 +27,12 @@ def read_merged_maps(
 ) -> list[np.ndarray]:
     """Per picture float32 ``[T, h, w]``: each token's attention on it, mean over heads.
 
+    Zero where a token cannot see the picture, because it came later.
+
     Args:
         chat: the conversation.
         tokens: T tokens of it.
         heads: (layer, head) of those that are merged; ``None``: all.
-
-    Returns:
-        one array per picture, over the picture as given; zero where a token cannot see it,
-        because it came later.
 
     Raises:
         ValueError: there is no such head, or none at all.
@@ -50,15 +48,8 @@ def read_merged_maps(
 def merge_grids(grid_maps: Sequence[Tensor], image: ImageInput) -> Tensor:
     """All attention on a picture, that on its tiles and on its thumbnail alike, as one map.
 
-    A cell of a coarser grid gives its weight to the finest grid's cells by the area they share, so
-    that nothing of it is lost.
-
-    Args:
-        grid_maps: ``[..., h_g, w_g]`` of each grid, finest first.
-        image: the picture.
-
-    Returns:
-        ``[..., h, w]`` over the picture as given.
+    A cell of a coarser grid gives its weight to the finest grid's cells by the area they share.
+    ``[..., h_g, w_g]`` of each grid, finest first, to ``[..., h, w]`` over the picture as given.
     """
     fine = image.grids[0]
     merged = grid_maps[0]

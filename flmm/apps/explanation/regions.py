@@ -29,7 +29,6 @@ class RankedToken:
 
     Attributes:
         index: its place in the explanation's ``tokens``.
-        token: the token.
         weight: its attention inside the region, of all it has (mean over the merged heads).
         share: of its attention on the picture the part inside the region, in [0, 1].
         expected: the region's share of the picture's grid cells, in [0, 1].
@@ -88,12 +87,7 @@ def compute_region_coverage(
 def compute_mask_coverage(masks: Tensor, grid_size: Size) -> Tensor:
     """Share of each cell of a grid that masks cover; pixels across a border count by their area.
 
-    Args:
-        masks: bool ``[P, H, W]``.
-        grid_size: (h, w) of a grid over the same frame, finer or coarser.
-
-    Returns:
-        float64 ``[P, h, w]`` in [0, 1] on the CPU.
+    Bool ``[P, H, W]`` to float64 ``[P, h, w]`` in [0, 1] on the CPU.
     """
     frame = (0.0, 0.0, 1.0, 1.0)
     # A hair less or more than all of a cell is rounding.
@@ -105,10 +99,8 @@ def rank_maps(
 ) -> list[RankedToken]:
     """Tokens by how much more they look at a region than a token that knows nothing.
 
-    Args:
-        tokens: T tokens.
-        maps: ``[T, h, w]``, not negative; tokens with no weight on the picture are left out.
-        coverage: ``[h, w]``, of the region.
+    ``maps`` are ``[T, h, w]``, ``coverage`` of the region ``[h, w]``; tokens with no weight on the
+    picture are left out.
     """
     maps = maps.astype(np.float64)
     inside, total = (maps * coverage).sum((1, 2)), maps.sum((1, 2))

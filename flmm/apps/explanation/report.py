@@ -43,13 +43,7 @@ def print_report(
     phrases: Sequence[tuple[Span, PointedPhrase]],
     rankings: Sequence[tuple[Sequence[float], Sequence[RankedToken]]],
 ) -> None:
-    """What was said, where words look, and which tokens look at boxes.
-
-    Args:
-        explanation: of the conversation.
-        phrases: token ranges and their masks.
-        rankings: boxes (xyxy, pixels) and the tokens that look there.
-    """
+    """What was said, where words look, and which tokens look at boxes (xyxy, pixels)."""
     for turn in explanation.turns:
         print(f"question: {turn.question}\nanswer:   {turn.text}")
     if explanation.notice:

@@ -17,12 +17,9 @@ from flmm.records import Span
 
 @dataclass(frozen=True)
 class ExplainedToken(TurnToken):
-    """A token of a conversation.
+    """A token of a conversation, of the ``turn`` with that number, from 0.
 
-    Attributes:
-        place, span, text, role: as in :class:`flmm.conversation.TurnToken`. ``text`` is empty
-            where a character is made of several tokens and this is not the last of them.
-        turn: the turn it belongs to, from 0.
+    ``text`` is empty where a character is made of several tokens and this is not the last.
     """
 
     turn: int
@@ -46,15 +43,8 @@ def find_text(
 ) -> list[Span]:
     """Where words stand in a conversation: whole words, capitals and small letters alike.
 
-    Args:
-        turns: of the conversation.
-        tokens: all of its tokens.
-        text: one word or more.
-        turn: only in this turn; ``None``: in all.
-        role: only in the ``"question"`` or the ``"answer"``; ``None``: in both.
-
-    Returns:
-        per place the index range of the tokens that hold at least one of its characters.
+    Only in one ``turn`` or ``role`` where it is given. Gives per place the index range of the
+    tokens that hold at least one of its characters.
     """
     found = []
     for number, item in enumerate(turns):

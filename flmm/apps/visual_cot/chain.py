@@ -21,7 +21,7 @@ import torch
 
 from flmm.apps.visual_cot.crops import Box, compute_crop_box
 from flmm.apps.visual_cot.settings import PLACE, VERSIONS, VisualCotSettings
-from flmm.conversation import Chat, ChatTurn, find_places
+from flmm.conversation import Chat, find_places
 from flmm.inferencer import GroundingInferencer
 from flmm.records import Span
 from flmm.results import GroundedPhrase
@@ -60,7 +60,7 @@ class VisualCotAnswer:
 class _Pointing:
     """Where words look; ``fallback`` says why there is no mask."""
 
-    thought: str
+    thought: str = ""
     found: GroundedPhrase | None = None
     fallback: str | None = None
 
@@ -105,45 +105,39 @@ class VisualCot:
         if not question.strip():
             raise ValueError(f"the question is {question!r}: give at least one word")
         chat = self.inferencer.chat(image, selectors=())
-        if self.version == "v1":
-            pointing = self._name_and_point(chat, question)
-        elif self.version == "v2":
-            pointing = self._point_with_question(chat, question)
-        else:
-            pointing = _Pointing("")
+        pointing = _Pointing() if self.version == "v3" else self._point(chat, question)
         return self._answer(chat, question, pointing)
 
-    def _name_and_point(self, chat: Chat, question: str) -> _Pointing:
-        """v1: the rows of the object's name, as the reader wrote it."""
-        settings = self.settings
-        prompt = settings.naming_prompt.replace(PLACE, question)
-        turn = chat.ask(
-            prompt, max_new_tokens=settings.max_thought_tokens, begin=settings.naming_begin
-        )
-        name = find_name(turn.text, len(settings.naming_begin))
-        if name is None:
-            chat.undo()
-            return _Pointing("", fallback="the reader named no object")
-        return self._point(chat, turn, "answer", name)
+    def _point(self, chat: Chat, question: str) -> _Pointing:
+        """The mask of the object's name as the reader wrote it, or of the question's own words.
 
-    def _point_with_question(self, chat: Chat, question: str) -> _Pointing:
-        """v2: the rows of the question's own words; no answer is written to it."""
-        turn = chat.ask(question, max_new_tokens=0)
-        return self._point(chat, turn, "question", (0, len(question)))
-
-    def _point(self, chat: Chat, turn: ChatTurn, role: str, span: Span) -> _Pointing:
-        """The mask of some words of the last turn, which is taken back then."""
-        words = (turn.text if role == "answer" else turn.question)[slice(*span)]
-        thought = words if role == "answer" else ""
-        places = find_places(turn.tokens, role, span)
-        if places is None:
+        The turn is taken back.
+        """
+        settings, is_named = self.settings, self.version == "v1"
+        if is_named:
+            prompt, count = (
+                settings.naming_prompt.replace(PLACE, question),
+                settings.max_thought_tokens,
+            )
+            turn = chat.ask(prompt, max_new_tokens=count, begin=settings.naming_begin)
+            text, span = turn.text, find_name(turn.text, len(settings.naming_begin))
+        else:
+            turn = chat.ask(question, max_new_tokens=0)
+            text, span = question, (0, len(question))
+        try:
+            if span is None:
+                return _Pointing(fallback="the reader named no object")
+            words = text[slice(*span)]
+            thought = words if is_named else ""
+            places = find_places(turn.tokens, "answer" if is_named else "question", span)
+            if places is None:
+                return _Pointing(thought, fallback=f"{words!r} has no token of its own")
+            (found,) = chat.ground(chat.look([places])[0], 0, [words])
+            if found.is_empty:
+                return _Pointing(thought, fallback=f"the mask of {words!r} is empty")
+            return _Pointing(thought, found)
+        finally:
             chat.undo()
-            return _Pointing(thought, fallback=f"{words!r} has no token of its own")
-        (found,) = chat.ground(chat.look([places])[0], 0, [words])
-        chat.undo()
-        if found.is_empty:
-            return _Pointing(thought, fallback=f"the mask of {words!r} is empty")
-        return _Pointing(thought, found)
 
     def _answer(self, chat: Chat, question: str, pointing: _Pointing) -> VisualCotAnswer:
         picture = chat.images[0].image

@@ -1,4 +1,4 @@
-"""Which part of a picture is looked at again, and how well it meets a true box. Pixels, xyxy."""
+"""Which part of a picture is looked at again. Pixels, xyxy."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 
 from flmm.geometry import Size
-from flmm.readers.qwen_image_processor import MAX_ASPECT_RATIO
 
 Box = tuple[int, int, int, int]
+# Longer side over shorter one; image processors refuse pictures from 200 on.
+_LONGEST = 100
 
 
 def compute_crop_box(
     box_xyxy: Sequence[float], image_size: Size, scale: float = 1.0, min_side: int = 16
 ) -> Box:
-    """The part of a picture around a box, which it always contains.
+    """The part of a picture around a box, which it always contains; whole pixels.
 
     Args:
         box_xyxy: right and bottom exclusive, within the picture.
@@ -22,19 +23,14 @@ def compute_crop_box(
         scale: sides of the part over sides of the box, about its centre; at least 1.
         min_side: the least side, as far as the picture has it.
 
-    Returns:
-        whole pixels, right and bottom exclusive.
-
     Source: F-LMM, flmm/models/frozen_deepseek_vl.py (``mask2box``). Deviations: right and bottom
     are exclusive, so that the mask's last row and column are shown; at the picture's border the
-    part moves inwards instead of falling below ``min_side``; no part is longer than the reader
-    takes.
+    part moves inwards instead of falling below ``min_side``; no part is longer than readers take.
     """
     height, width = image_size
     x0, y0, x1, y1 = box_xyxy
     longest = max(x1 - x0, y1 - y0) * scale
-    # Half the limit: rounding to whole pixels must not reach it.
-    least = max(min_side, math.ceil(2 * longest / MAX_ASPECT_RATIO))
+    least = max(min_side, math.ceil(longest / _LONGEST))
     left, right = _grow(x0, x1, width, scale, least)
     top, bottom = _grow(y0, y1, height, scale, least)
     return left, top, right, bottom
@@ -51,14 +47,4 @@ def _grow(low: float, high: float, size: int, scale: float, least: int) -> tuple
     return start, end
 
 
-def compute_box_iou(first: Sequence[float], second: Sequence[float]) -> float:
-    """Intersection over union of two boxes, in [0, 1]; right and bottom exclusive."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    intersection = max(width, 0.0) * max(height, 0.0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    union = sum(areas) - intersection
-    return intersection / union if union > 0 else 0.0
-
-
-__all__ = ["Box", "compute_box_iou", "compute_crop_box"]
+__all__ = ["Box", "compute_crop_box"]

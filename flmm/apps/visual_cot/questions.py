@@ -20,18 +20,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-SUFFIXES = (".json", ".jsonl")
-BOX_MARK = "###"
-IMAGE_MARK = "<image>"
 # What the benchmark appends to a question for models that write boxes as text.
 _BOX_REQUEST = re.compile(r"\s*Please (?:think step by step and )?provide the bounding box.*", re.S)
-_BOX = re.compile(r"\[\s*(.+?)\s*\]")
-Value = TypeVar("Value")
 
 
 class BadQuestionError(ValueError):
@@ -63,13 +57,7 @@ class VisualCotQuestion:
 
 @dataclass
 class QuestionFile:
-    """One file.
-
-    Attributes:
-        path: of the file.
-        questions: by the record's place in the file, from 0.
-        bad: place -> why the record cannot be asked.
-    """
+    """One file: its path, and by a record's place, from 0, the question, or why it is none."""
 
     path: Path
     questions: dict[int, VisualCotQuestion] = field(default_factory=dict)
@@ -90,14 +78,13 @@ def read_question_files(path: str | Path) -> list[QuestionFile]:
         ValueError: a file is no list of records.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there are no questions at {path}: give a file or a folder")
+    paths = [path]
     if path.is_dir():
-        paths = sorted(item for item in path.iterdir() if item.suffix in SUFFIXES)
+        paths = sorted(item for item in path.iterdir() if item.suffix in (".json", ".jsonl"))
         if not paths:
             raise FileNotFoundError(f"{path} holds no question file (.json or .jsonl)")
-    elif path.is_file():
-        paths = [path]
-    else:
-        raise FileNotFoundError(f"there are no questions at {path}: give a file or a folder")
     return [_read_file(item) for item in paths]
 
 
@@ -105,7 +92,7 @@ def _read_file(path: Path) -> QuestionFile:
     file = QuestionFile(path)
     for place, record in enumerate(_load_records(path)):
         try:
-            file.questions[place] = parse_question(record, path, place)
+            file.questions[place] = _parse_question(record, path, place)
         except BadQuestionError as error:
             file.bad[place] = str(error)
     return file
@@ -132,17 +119,7 @@ def _load_line(line: str) -> Any:
         return line
 
 
-def parse_question(record: Any, path: Path, place: int) -> VisualCotQuestion:
-    """One record of a file.
-
-    Args:
-        record: as JSON holds it.
-        path: of the file.
-        place: of the record in it, from 0.
-
-    Raises:
-        BadQuestionError: a field is missing or cannot be used.
-    """
+def _parse_question(record: Any, path: Path, place: int) -> VisualCotQuestion:
     source = f"{path.name} record {place}"
     if not isinstance(record, dict):
         raise BadQuestionError(f"{source} is a {type(record).__name__}, not an object of fields")
@@ -150,42 +127,35 @@ def parse_question(record: Any, path: Path, place: int) -> VisualCotQuestion:
     if not isinstance(question_id, (int, str)):
         raise BadQuestionError(f"{source} has no question_id (a number or a text)")
     source += f" (question_id {question_id})"
-    image, box = _take(record, "image", _parse_image, source)
-    question, answer = _take(record, "conversations", _parse_conversations, source)
-    dataset = record.get("dataset") or path.stem
-    return VisualCotQuestion(source, str(dataset), question_id, image, question, answer, box)
+    parsed = {}
+    for name, parse in (("image", _parse_image), ("conversations", _parse_conversations)):
+        if name not in record:
+            raise BadQuestionError(f"{source} has no field {name!r}")
+        try:
+            parsed[name] = parse(record[name])
+        except ValueError as error:
+            raise BadQuestionError(f"{source}, field {name!r}: {error}") from error
+    (image, box), (question, answer) = parsed.values()
+    dataset = str(record.get("dataset") or path.stem)
+    return VisualCotQuestion(source, dataset, question_id, image, question, answer, box)
 
 
-def _take(record: dict, name: str, parse: Callable[[Any], Value], source: str) -> Value:
-    if name not in record:
-        raise BadQuestionError(f"{source} has no field {name!r}")
-    try:
-        return parse(record[name])
-    except ValueError as error:
-        raise BadQuestionError(f"{source}, field {name!r}: {error}") from error
-
-
-def _parse_image(value: Any) -> tuple[str, tuple[float, ...] | None]:
+def _parse_image(value: Any) -> tuple[str, Any]:
     """The picture's path, and the box of the last entry that has one."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{value!r} is no path and no list of paths")
     if not all(isinstance(entry, str) and entry.strip() for entry in entries):
         raise ValueError(f"{value!r} holds something that is no path")
-    path = entries[0].partition(BOX_MARK)[0]
-    boxes = [entry.partition(BOX_MARK)[2] for entry in entries if BOX_MARK in entry]
-    return path, parse_box(boxes[-1]) if boxes else None
+    parts = [entry.partition("###") for entry in entries]
+    boxes = [box for _, mark, box in parts if mark]
+    return parts[0][0], _parse_box(boxes[-1]) if boxes else None
 
 
-def parse_box(text: str) -> tuple[float, ...]:
-    """``"[x0, y0, x1, y1]"`` as numbers.
-
-    Raises:
-        ValueError: these are not four numbers, or the box has no area.
-    """
-    found = _BOX.fullmatch(text.strip())
+def _parse_box(text: str) -> tuple[float, ...]:
+    """``"[x0, y0, x1, y1]"`` as numbers."""
     try:
-        box = tuple(float(number) for number in found[1].split(",")) if found else ()
+        box = tuple(float(number) for number in text.strip().strip("[]").split(","))
     except ValueError:
         box = ()
     if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -200,24 +170,16 @@ def _parse_conversations(value: Any) -> tuple[str, str]:
     if not isinstance(value, list) or len(value) < 2:
         raise ValueError("it is no list of a question and an answer")
     values = [turn.get("value") if isinstance(turn, dict) else None for turn in value]
-    said = [text for text in values if isinstance(text, str)]
-    if len(said) < len(values):
+    if not all(isinstance(text, str) for text in values):
         raise ValueError("a turn has no text under 'value'")
     if value[-1].get("from") not in (None, "gpt"):
         raise ValueError(f"the last turn is from {value[-1]['from']!r}, the answer is missing")
-    question = _BOX_REQUEST.sub("", said[0].replace(IMAGE_MARK, "")).strip()
+    question = _BOX_REQUEST.sub("", values[0].replace("<image>", "")).strip()
     if not question:
         raise ValueError("the question is blank")
-    if not said[-1].strip():
+    if not values[-1].strip():
         raise ValueError("the true answer is blank")
-    return question, said[-1].strip()
+    return question, values[-1].strip()
 
 
-__all__ = [
-    "BadQuestionError",
-    "QuestionFile",
-    "VisualCotQuestion",
-    "parse_box",
-    "parse_question",
-    "read_question_files",
-]
+__all__ = ["BadQuestionError", "QuestionFile", "VisualCotQuestion", "read_question_files"]

@@ -8,21 +8,22 @@ judge (gpt_eval_cot_score_single.py, which adds ``score``) reads them, and furth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torchvision.ops import box_iou
+
 from flmm.apps.visual_cot.chain import VisualCotAnswer
-from flmm.apps.visual_cot.crops import compute_box_iou
 from flmm.apps.visual_cot.questions import VisualCotQuestion
 from flmm.evaluation import compute_accuracy_at, compute_miou
 from flmm.evaluation.answer_scores import score_answer
 from flmm.files import replace_file
-from flmm.tables import format_markdown, format_text
+from flmm.tables import format_markdown, tabulate
 
 Record = dict[str, Any]
 Row = dict[str, Any]
-NAMED_REASONS = 5
 ALL, MEAN = "all", "mean of data sets"
 _SCORES = ("exact_match", "anls", "word_f1")
 _TITLES = {
@@ -48,7 +49,8 @@ def build_record(question: VisualCotQuestion, answer: VisualCotAnswer, version: 
     iou = None
     if truth is not None and version != "v3":
         pointed = answer.pointed_box_xyxy
-        iou = 0.0 if pointed is None else compute_box_iou(pointed, truth)
+        boxes = [torch.tensor([box], dtype=torch.float64) for box in (pointed or (0,) * 4, truth)]
+        iou = float(box_iou(*boxes))
     return {
         "thought": answer.thought,
         "box": list(answer.box_xyxy),
@@ -107,24 +109,12 @@ def _average(rows: Sequence[Row]) -> Row:
     return average | counts
 
 
-def format_table(rows: Sequence[Row], write: Callable[[list[list[str]]], str] = format_text) -> str:
-    """The rows as a table.
-
-    Args:
-        rows: of :func:`build_rows`.
-        write: ``format_text`` or ``format_markdown``.
-    """
-    cells = [[_format(row[key]) for key in _TITLES] for row in rows]
-    return write([list(_TITLES.values()), *cells])
+def list_cells(rows: Sequence[Row]) -> list[list[Any]]:
+    """The rows of :func:`build_rows` as a header and cells."""
+    return tabulate(rows, _TITLES)
 
 
-def _format(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def format_bad(reasons: Sequence[str], count: int | None = NAMED_REASONS) -> str:
+def format_bad(reasons: Sequence[str], count: int | None = 5) -> str:
     """Records that could not be asked, as lines; only the first ``count`` are named."""
     if not reasons:
         return ""
@@ -136,29 +126,24 @@ def format_bad(reasons: Sequence[str], count: int | None = NAMED_REASONS) -> str
 
 
 def write_results(out: Path, records: Sequence[Record], report: dict[str, Any]) -> list[Path]:
-    """Write the result file, and the report as JSON and Markdown beside it; each whole or not.
+    """Write the result file, and the report as JSON and Markdown beside it; gives the paths.
 
-    Args:
-        out: of the results, ends with ``.json``.
-        records: of :func:`build_record`.
-        report: ``title``, ``rows``, ``bad`` and, under ``run``, where the figures come from.
-
-    Returns:
-        the three paths.
+    The report has ``title``, ``rows``, ``bad`` and, under ``run``, where the figures come from.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     scores = out.with_name(f"{out.stem}_scores.json")
-    parts = [f"# {report['title']}", "Percent.", format_table(report["rows"], format_markdown)]
-    parts += [f"```\n{format_bad(report['bad'], None)}\n```"] if report["bad"] else []
-    run = [f"- {key}: {value}" for key, value in report["run"].items()]
+    table = format_markdown(list_cells(report["rows"]))
+    bad = [f"```\n{format_bad(report['bad'], None)}\n```"] if report["bad"] else []
+    run = "\n".join(f"- {key}: {value}" for key, value in report["run"].items())
     texts = {
         out: json.dumps(records, indent=4),
         scores: json.dumps(report, indent=2),
-        scores.with_suffix(".md"): "\n\n".join([*parts, "\n".join(run)]),
+        scores.with_suffix(".md"): "\n\n".join(
+            [f"# {report['title']}", "Percent.", table, *bad, run]
+        ),
     }
     for path, text in texts.items():
         replace_file(path, f"{text}\n".encode())
     return list(texts)
 
 
-__all__ = ["build_record", "build_rows", "format_bad", "format_table", "write_results"]
+__all__ = ["build_record", "build_rows", "format_bad", "list_cells", "write_results"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from flmm.apps.visual_cot.results import (
     build_record,
     build_rows,
     format_bad,
-    format_table,
+    list_cells,
     write_results,
 )
 from flmm.apps.visual_cot.settings import build_settings
@@ -42,6 +41,7 @@ from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.readers.context import ContextFullError
+from flmm.tables import format_text
 
 
 @dataclass
@@ -109,7 +109,7 @@ def run_visual_cot(config: Config, options: VisualCotOptions) -> dict[str, Any]:
     }
     if dist.is_main_process():
         paths = write_results(Path(options.out), records, report)
-        print(format_table(report["rows"]))
+        print(format_text(list_cells(report["rows"])))
         print(*filter(None, [format_bad(bad)]), f"written: {', '.join(map(str, paths))}", sep="\n")
     dist.barrier()
     return report
@@ -139,9 +139,9 @@ def _run_file(
     visual_cot: VisualCot, file: QuestionFile, options: VisualCotOptions, run: dict[str, Any]
 ) -> tuple[list[Record], list[str]]:
     """The records of one file in its order, and why others could not be asked."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    name = f"{file.path.stem}_{hash_json([run, hash_file(file.path)])[:12]}"
-    folder = Path(options.out).with_suffix(".journal") / name
+    rank, world_size, name = dist.get_rank(), dist.get_world_size(), file.path.stem
+    content = hash_json([run, hash_file(file.path)])[:12]
+    folder = Path(options.out).with_suffix(".journal") / f"{name}_{content}"
     if options.restart and dist.is_main_process():
         shutil.rmtree(folder, ignore_errors=True)
     dist.barrier()
@@ -150,9 +150,16 @@ def _run_file(
     places = range(min(len(file), options.limit or len(file)))
     asked = [place for place in places if place in file.questions]
     wanted = [place for place in asked if place not in journal.records]
+    if len(wanted) < len(asked):
+        done = len(asked) - len(wanted)
+        dist.master_only(tqdm.write)(f"{name}: {done} questions were done before, going on")
     bad = {place: file.bad[place] for place in places if place in file.bad}
     own: dict[int, Record] = {}
-    for place in _show_progress(file.path.stem, _share(wanted, rank, world_size), asked, wanted):
+    # Neighbours stay together: questions about one picture share its reading.
+    first, last = (len(wanted) * number // world_size for number in (rank, rank + 1))
+    pace = 0.2 if sys.stderr.isatty() else 30  # seconds; in a log file a line now and then
+    hidden = not dist.is_main_process()
+    for place in tqdm(wanted[first:last], name, unit="question", disable=hidden, mininterval=pace):
         try:
             own[place] = _ask(visual_cot, file.questions[place], Path(options.images))
         except BadQuestionError as error:
@@ -165,28 +172,6 @@ def _run_file(
         bad |= reasons
     records = [journal.records[place] for place in asked if place not in bad]
     return records, [bad[place] for place in sorted(bad)]
-
-
-def _share(places: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
-    """This process's run of neighbours: questions about one picture share its reading."""
-    borders = [len(places) * number // world_size for number in (rank, rank + 1)]
-    return places[slice(*borders)]
-
-
-def _show_progress(
-    name: str, own: Sequence[int], asked: Sequence[int], wanted: Sequence[int]
-) -> Iterator[int]:
-    """The places with a bar; in a log file a line now and then."""
-    if len(wanted) < len(asked):
-        done = len(asked) - len(wanted)
-        dist.master_only(tqdm.write)(f"{name}: {done} questions were done before, going on")
-    yield from tqdm(
-        own,
-        desc=name,
-        unit="question",
-        disable=not dist.is_main_process(),
-        mininterval=0.2 if sys.stderr.isatty() else 30,
-    )
 
 
 def _ask(visual_cot: VisualCot, question: VisualCotQuestion, images: Path) -> Record:
