@@ -141,7 +141,8 @@ def write_experiment(settings: RehearsalSettings, out: Path, root: Path) -> tupl
     reader = write_published_model(
         settings.reader, out / "reader", settings.layers, settings.processor
     )
-    write_dataset(out / "scenes", num_images=_SCENES, seed=7)
+    if not (out / "scenes").exists():
+        write_dataset(out / "scenes", num_images=_SCENES, seed=7)
     text = _CONFIG.format(
         base=str(root / "configs/tiny/tiny_unet_sam_shapes.py"),
         reader=str(reader),

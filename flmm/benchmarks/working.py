@@ -112,14 +112,10 @@ def cache(settings: BenchmarkSettings, phrases: int = 2, images: int = 2) -> lis
     """A training epoch without feature cache, the one that fills it, and one that reads it.
 
     Only the frozen part differs: all take the same steps of the same optimiser.
-
-    Raises:
-        ValueError: losses with the cache are not those without it.
     """
     device = settings.torch_device
     grounder = build_grounder(settings.model, settings.layers, settings.sam, device).train()
     data = _make_data(grounder, settings.tokens[0], phrases, images)
-    _check_losses(grounder, data)
     cases = ("epoch without cache", "epoch that fills it", "epoch with cache")
     seconds: dict[str, list[float]] = {case: [] for case in cases}
     for _ in range(settings.repeats):
@@ -139,19 +135,12 @@ def _build_epoch(grounder: Grounder, data: Data) -> Callable[[], None]:
 
     def run() -> None:
         for image, sample in data:
-            losses = _compute_losses(grounder, image, sample)
+            figures = grounder.compute_loss([image], [sample])
             optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
+            sum(value for name, value in figures.items() if "loss" in name).backward()
             optimizer.step()
 
     return run
-
-
-def _compute_losses(
-    grounder: Grounder, image: ImageInput, sample: GroundingSample
-) -> dict[str, torch.Tensor]:
-    figures = grounder.compute_loss([image], [sample])
-    return {name: value for name, value in figures.items() if "loss" in name}
 
 
 def _make_data(grounder: Grounder, image_tokens: int, phrases: int, images: int) -> Data:
@@ -167,23 +156,6 @@ def _make_data(grounder: Grounder, image_tokens: int, phrases: int, images: int)
         sample.gt_masks[:, 50:300, 80:400] = True
         data.append((grounder.vlm.image_processor.encode(picture), sample))
     return data
-
-
-@torch.no_grad()
-def _check_losses(grounder: Grounder, data: Data) -> None:
-    """Losses of the first picture with and without the cache, as they are stored in float16."""
-    wanted = _compute_losses(grounder, *data[0])
-    with tempfile.TemporaryDirectory() as folder:
-        grounder.feature_cache = FeatureCache(folder, grounder.vlm, grounder.sam)
-        _compute_losses(grounder, *data[0])
-        found = _compute_losses(grounder, *data[0])
-        grounder.feature_cache = None
-    for name, value in wanted.items():
-        if not torch.isclose(found[name], value, rtol=1e-3, atol=1e-4):
-            raise ValueError(
-                f"{name} is {float(found[name]):.6f} with the cache and {float(value):.6f} "
-                "without: a cache must change nothing"
-            )
 
 
 __all__ = ["ask", "cache", "many", "refine"]

@@ -45,13 +45,6 @@ class RankedToken:
         """Share above what is expected, in [-1, 1]: what tokens are ranked by."""
         return self.share - self.expected
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        token = self.token
-        named = {"index": self.index, "turn": token.turn, "role": token.role, "text": token.text}
-        figures = ("excess", "share", "expected", "weight")
-        return named | {name: round(getattr(self, name), 6) for name in figures}
-
 
 def compute_region_coverage(
     image_size: Size,
