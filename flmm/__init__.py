@@ -8,13 +8,20 @@ from flmm.lazy_exports import export_lazily
 from flmm.moved import keep_old_paths
 
 __version__ = "0.3.0"
-__all__ = ["Continuation", "FrozenQwen", "GroundingInferencer", "QwenImageProcessorWrapper"]
+__all__ = [
+    "Continuation",
+    "FrozenQwen",
+    "GroundingInferencer",
+    "QwenImageProcessorWrapper",
+    "load_reader",
+]
 
 _HOMES = {
     "Continuation": "flmm.records",
     "FrozenQwen": "flmm.readers",
     "GroundingInferencer": "flmm.inferencer",
     "QwenImageProcessorWrapper": "flmm.readers",
+    "load_reader": "flmm.readers",
 }
 
 

@@ -329,7 +329,7 @@ class Grounder(BaseModel):
             )
 
     def _locate(self, text: str, spans: tuple[Span, ...]) -> list[Span]:
-        return self.vlm._plain_text.encode_continuation(Continuation(text, spans)).token_spans
+        return self.vlm.plain_text.encode_continuation(Continuation(text, spans)).token_spans
 
 
 @MODELS.register_module()

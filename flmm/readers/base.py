@@ -1,66 +1,84 @@
-"""The contract of a frozen reader, and what all families share.
+"""The frozen reader: one for every family of vision-language models.
 
 In: an image and a prompt (``prefill``, once), then phrases (``attend``), nothing (``generate``)
-or other questions (``answer``). Out: where each phrase looked, what was thought, what is said. A
-family provides ``_encode_image``, ``_encode_question``, ``_prefill`` and ``_decode``; see
-docs/adding_a_vlm_family.md.
+or other questions (``answer``, ``converse``). Out: where each phrase looked, what was thought, what
+is said. What families differ in is said in ``flmm.readers.families``.
 Not its duty: masks, training.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, overload
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, overload
 
 import torch
-from torch import Tensor
+from transformers import PreTrainedModel
 
-from flmm.readers.attention import TOKEN_MERGES, RowReader, build_continuation_mask
 from flmm.readers.context import Context, ContextFullError
+from flmm.readers.decoding import PackedTexts
 from flmm.readers.dialogue import Dialogue
+from flmm.readers.families import find_family
 from flmm.readers.frozen_model import FrozenModel, frozen_call
-from flmm.readers.generation import answer_pack, build_logits_processors, continue_prefix
-from flmm.readers.packing import attend_prefixes, split_into_packs
-from flmm.readers.prefixes import (
-    PADDING_SIDES,
-    Prefix,
-    PrefixBatch,
-    PrefixInput,
-    pad_inputs,
-    plan_batches,
+from flmm.readers.image_processor import ImageProcessorWrapper
+from flmm.readers.loading import (
+    build_random_model,
+    check_processor,
+    load_config,
+    load_model,
+    load_processor,
 )
+from flmm.readers.packing import attend_prefixes, split_into_packs
+from flmm.readers.prefixes import PADDING_SIDES, Prefix, PrefixInput, pad_inputs, plan_batches
 from flmm.readers.prompts import EncodedContinuation, PlainTextTokenizer
-from flmm.records import Continuation, ImageInput, PhraseAttention, Span, as_continuations
+from flmm.readers.turns import TurnEncoder
+from flmm.records import Continuation, ImageInput, PhraseAttention, as_continuations
+from flmm.registry import MODELS
 
 _PREFIX = "the picture with its prompt"
 DEFAULT_PROMPT = "Please give me a description of the image."  # F-LMM's
+Reader = TypeVar("Reader", bound="FrozenVLM")
 
 
-class FrozenVLM(FrozenModel, ABC):
-    """A vision-language model that is read and never trained.
+@MODELS.register_module()
+class FrozenVLM(FrozenModel):
+    """A frozen vision-language model behind ``prefill``, ``attend``, ``generate`` and ``answer``.
 
     See :class:`flmm.readers.frozen_model.FrozenModel` for how it is held.
 
     Args:
-        model: transformers model with a language head.
-        tokenizer: its fast tokenizer.
-        image_processor: anything with ``encode(image) -> ImageInput``.
+        name_or_path: folder or hub id; ``"tiny"``: the model embedded in flmm; or a ready
+            transformers model (then ``processor`` is needed).
+        dtype: ``"auto"``, a torch dtype or its name.
+        attn_implementation: of the prefill: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``.
         token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase.
         prompt: the default prompt; ``None``: F-LMM's.
+        processor: unified processor, or a folder or hub id; ``None``: from ``name_or_path``.
+        image_options: further arguments of the image processor.
+        device_map: as in transformers, to spread a large model over devices.
+        random_init: take the config only, with random weights: the untrained control.
+        seed: of these random weights.
 
-    Attributes (they change speed and memory, never results):
+    Attributes (the first four change speed and memory, never results):
         max_rows: continuations of an image are packed into passes of at most so many tokens (a
             longer continuation has a pass of its own).
         max_batch_tokens: images are read together up to so many tokens, padding included.
         max_batch_padding: greatest share of padding, in [0, 1], in such a batch.
         padding_side: ``"right"`` or ``"left"``. On the right, causal attention never sees the
             padding and needs no mask: the fastest kernels serve.
+        processor: the unified one.
+        image_processor: anything with ``encode(image) -> ImageInput``.
+        plain_text: reads what people write.
+        turns: encodes what they ask.
 
     Raises:
-        ValueError: ``token_merge`` is not known.
+        OSError: there is no model at ``name_or_path``.
+        TypeError: there is no unified processor.
+        ValueError: flmm reads no such model, or model and processor do not belong together, or an
+            argument is not known.
     """
 
+    model_types: ClassVar[tuple[str, ...] | None] = None  # that it reads; None: all of flmm's
     max_rows = 512
     max_batch_tokens = 8192
     max_batch_padding = 0.25
@@ -68,20 +86,47 @@ class FrozenVLM(FrozenModel, ABC):
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
-        image_processor: Any,
+        name_or_path: str | Path | PreTrainedModel,
+        dtype: str | torch.dtype = "bfloat16",
+        attn_implementation: str = "sdpa",
         token_merge: str = "mean",
         prompt: str | None = None,
+        processor: Any = None,
+        image_options: dict[str, Any] | None = None,
+        device_map: Any = None,
+        random_init: bool = False,
+        seed: int = 0,
     ) -> None:
-        super().__init__(model)
-        if token_merge not in TOKEN_MERGES:
-            raise ValueError(f"token_merge {token_merge!r} is not known: give 'mean' or 'max'")
-        self.tokenizer = tokenizer
-        self.image_processor = image_processor
-        self.token_merge = token_merge
+        is_ready = isinstance(name_or_path, PreTrainedModel)
+        config = name_or_path.config if is_ready else load_config(name_or_path)
+        kind = find_family(config, self.model_types)
+        source = name_or_path if processor is None else processor
+        if isinstance(source, (str, Path)):
+            source = load_processor(source)
+        family = kind(config, check_processor(source))
+        if is_ready:
+            model = name_or_path
+        elif random_init:
+            model = build_random_model(config, dtype, attn_implementation, seed)
+        else:
+            model = load_model(name_or_path, config, dtype, attn_implementation, device_map)
+        super().__init__(model, family, token_merge)
+        self.processor = family.processor
+        build = family.image_processor
+        options = image_options or {}
+        self.image_processor: Any = (
+            ImageProcessorWrapper(family, **options)
+            if build is None
+            else build(family.processor, **options)
+        )
         self.default_prompt = DEFAULT_PROMPT if prompt is None else prompt
-        self._plain_text = PlainTextTokenizer(tokenizer)
+        self.plain_text = PlainTextTokenizer(self.tokenizer)
+        self.turns = TurnEncoder(family, self.plain_text)
+
+    @classmethod
+    def from_model(cls: type[Reader], model: Any, processor: Any, **kwargs: Any) -> Reader:
+        """Wrap a ready model and its unified processor; ``kwargs`` as in the constructor."""
+        return cls(model, processor=processor, **kwargs)
 
     def extra_repr(self) -> str:
         """Family and sizes; the model itself is no submodule."""
@@ -89,101 +134,10 @@ class FrozenVLM(FrozenModel, ABC):
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self.model.config.model_type}, {sizes}, {dtype}, {self.token_merge}"
 
-    @abstractmethod
-    def _encode_image(self, image_input: ImageInput, prompt: str) -> PrefixInput:
-        """Token ids and positions of one image and prompt."""
-
-    @abstractmethod
-    def _prefill(
-        self,
-        inputs: Sequence[PrefixInput],
-        batch: PrefixBatch,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Read images in one pass; ``batch.cache`` fills.
-
-        Args:
-            inputs: the images.
-            batch: the same, padded to ``[B, S]``.
-            attention_mask: bool ``[B, S]``, false on padding; ``None``: causal.
-
-        Returns:
-            ``[B, S, D]``, after the final norm.
-        """
-
-    @abstractmethod
-    def _encode_question(self, question: str, image: ImageInput) -> list[int]:
-        """Token ids of the user turn behind the image tokens, up to where the answer begins.
-
-        Args:
-            question: plain text.
-            image: the picture before it.
-        """
-
-    @abstractmethod
-    def _encode_turn(
-        self, question: str, images: Sequence[ImageInput], is_first: bool
-    ) -> tuple[list[int], list[slice], list[tuple[int, Span]]]:
-        """Token ids of a user turn of a conversation, up to where the answer begins.
-
-        Args:
-            question: plain text.
-            images: the pictures of the turn, in order.
-            is_first: nothing stands before; otherwise the turn begins behind the last token of
-                an answer, and closes it.
-
-        Returns:
-            the ids, pictures expanded; per picture where its image tokens are; and of each token
-            of the question its place in the ids and its characters.
-        """
-
-    @abstractmethod
-    def _locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
-        """Int64 ``[axes, S]`` on the CPU: positions of tokens that hold all of ``images``."""
-
-    @abstractmethod
-    def _read_turn(
-        self,
-        cache: Any,
-        input_ids: Sequence[int],
-        positions: Tensor,
-        images: Sequence[ImageInput],
-    ) -> Tensor:
-        """Feed R tokens that hold pictures after what the cache holds.
-
-        Args:
-            cache: keys and values of what stands before; grows.
-            input_ids: R tokens, pictures expanded.
-            positions: ``[axes, R]``.
-            images: the pictures of these tokens, in order.
-
-        Returns:
-            ``[D]``, of the last token, after the final norm.
-        """
-
-    @abstractmethod
-    def _decode(
-        self,
-        cache: Any,
-        input_ids: Tensor,
-        positions: Tensor,
-        attention_mask: Tensor | None = None,
-        row_reader: RowReader | None = None,
-    ) -> Sequence[Tensor]:
-        """Feed tokens after what the cache holds.
-
-        Args:
-            cache: keys and values of S tokens, of B rows.
-            input_ids: ``[B, R]``.
-            positions: ``[B, R]``, the same on every axis of the position encoding.
-            attention_mask: additive ``[B, 1, R, S + R]``; ``None``: causal, through the model's
-                fastest attention.
-            row_reader: where every layer's weights go; ``None``: no weights are computed.
-
-        Returns:
-            with a reader L tensors ``[B, R, D]``, the outputs of the layers, the last one after
-            the final norm; without one only that last one.
-        """
+    def render_prompt(self, prompt: str | None = None) -> str:
+        """The text the model reads, as the chat template renders it, placeholder not expanded."""
+        before, after = self.family.render(1, is_first=True)
+        return before + (self.default_prompt if prompt is None else prompt) + after
 
     @overload
     def prefill(
@@ -208,23 +162,18 @@ class FrozenVLM(FrozenModel, ABC):
             ContextFullError: picture and prompt do not fit into the model's context.
         """
         if isinstance(image, (list, tuple)):
-            return self._read(image, prompt)
-        return self._read([image], prompt)[0]
+            return self._read_all(image, prompt)
+        return self._read_all([image], prompt)[0]
 
     @frozen_call
-    def _read(self, images: Sequence[Any], prompt: str | None) -> list[Prefix]:
+    def _read_all(self, images: Sequence[Any], prompt: str | None) -> list[Prefix]:
         prompt = self.default_prompt if prompt is None else prompt
         if not isinstance(prompt, str):
             raise TypeError(f"the prompt is a {type(prompt).__name__}: give a str or None")
         if self.padding_side not in PADDING_SIDES:
             raise ValueError(f"padding_side is {self.padding_side!r}: set 'right' or 'left'")
         encoded = [self.image_processor.encode(image) for image in images]
-        inputs = [self._encode_image(item, prompt) for item in encoded]
-        for item in inputs:
-            columns = item.image_columns.stop - item.image_columns.start
-            way_out = "shorten the prompt, or lower max_pixels"
-            context = Context(self.max_tokens, columns, "the picture", way_out)
-            context.check("the prompt", prompt, len(item) - columns)
+        inputs = [self._encode_prefix(item, prompt) for item in encoded]
         prefixes: dict[int, Prefix] = {}
         lengths = list(map(len, inputs))
         for places in plan_batches(lengths, self.max_batch_tokens, self.max_batch_padding):
@@ -232,12 +181,24 @@ class FrozenVLM(FrozenModel, ABC):
             prefixes.update(zip(places, self._read_batch(own)))
         return [prefixes[place] for place in range(len(inputs))]
 
+    def _encode_prefix(self, image: ImageInput, prompt: str) -> PrefixInput:
+        turn = self.turns.encode(prompt, [image])
+        (columns,) = turn.image_columns
+        size = columns.stop - columns.start
+        way_out = "shorten the prompt, or lower max_pixels"
+        context = Context(self.max_tokens, size, "the picture", way_out)
+        context.check("the prompt", prompt, len(turn.input_ids) - size)
+        positions = self.locate(turn.input_ids, [image])
+        return PrefixInput(turn.input_ids, positions, columns, image)
+
     def _read_batch(self, inputs: list[PrefixInput]) -> list[Prefix]:
         padding_id = self.tokenizer.pad_token_id or 0
         batch = pad_inputs(inputs, self.padding_side, padding_id, self.device)
         masked = batch.is_padded and self.padding_side == "left"
-        hidden_states = self._prefill(inputs, batch, batch.token_mask if masked else None)
-        return batch.split(inputs, hidden_states)
+        images = [item.image_input for item in inputs]
+        mask = batch.token_mask if masked else None
+        states = self.read(batch.cache, batch.input_ids, batch.positions, images, mask)
+        return batch.split(inputs, states)
 
     @overload
     def attend(self, prefix: Prefix, phrases: Any) -> PhraseAttention: ...
@@ -277,7 +238,7 @@ class FrozenVLM(FrozenModel, ABC):
     ) -> list[PhraseAttention]:
         packs = []
         for prefix, own in zip(prefixes, continuations):
-            encoded = [self._plain_text.encode_continuation(item) for item in own]
+            encoded = [self.plain_text.encode_continuation(item) for item in own]
             context = Context(self.max_tokens, len(prefix), _PREFIX, "shorten the phrase")
             for text, item in zip(own, encoded):
                 context.check("the phrase", text.text, len(item.input_ids))
@@ -302,7 +263,7 @@ class FrozenVLM(FrozenModel, ABC):
                 f"{_PREFIX} holds {len(prefix)} tokens, and the model reads {self.max_tokens} "
                 "(max_position_embeddings): shorten the prompt to leave room for an answer"
             )
-        ids = continue_prefix(self, prefix, max_new_tokens)
+        (ids,) = PackedTexts(self, prefix, len(prefix), [[]]).write(max_new_tokens)
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     @frozen_call
@@ -333,19 +294,17 @@ class FrozenVLM(FrozenModel, ABC):
         if isinstance(questions, str) or not all(isinstance(item, str) for item in questions):
             raise TypeError("questions is no list of str: give a list, also of a single one")
         prefix = image if isinstance(image, Prefix) else self.prefill(image)
-        encoded = [
-            EncodedContinuation(self._encode_question(question, prefix.image_input), [])
-            for question in questions
-        ]
         end = prefix.image_columns.stop
         context = Context(self.max_tokens, end, "the picture", "shorten the question")
-        for question, item in zip(questions, encoded):
-            context.check("the question", question, len(item.input_ids), room=1)
-        answers = [
-            ids
-            for pack in split_into_packs(encoded, self.max_rows)
-            for ids in answer_pack(self, prefix, pack, max_new_tokens)
-        ]
+        encoded = []
+        for question in questions:
+            ids = self.turns.encode(question, [prefix.image_input]).input_ids[end:]
+            context.check("the question", question, len(ids), room=1)
+            encoded.append(EncodedContinuation(ids, []))
+        answers = []
+        for pack in split_into_packs(encoded, self.max_rows):
+            texts = PackedTexts(self, prefix, end, [item.input_ids for item in pack])
+            answers += texts.write(max_new_tokens)
         return [
             self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in answers
         ]
@@ -357,40 +316,5 @@ class FrozenVLM(FrozenModel, ABC):
             image: a picture, an ``ImageInput``, or what ``prefill`` gave (its prompt is ignored;
                 it serves again afterwards).
         """
-        return Dialogue(self, image if isinstance(image, Prefix) else self.prefill(image))
-
-    @frozen_call
-    def _decode_rows(
-        self,
-        cache: Any,
-        input_ids: Sequence[int],
-        positions: Tensor,
-        row_reader: RowReader | None,
-    ) -> Sequence[Tensor]:
-        """:meth:`_decode` of one run of text.
-
-        Args:
-            cache: of one row.
-            input_ids: R tokens.
-            positions: ``[axes, R]``, the same on every axis.
-            row_reader: as there.
-        """
-        mask = None
-        if row_reader is not None:
-            owners = torch.zeros(1, len(input_ids), dtype=torch.int64, device=self.device)
-            seen = torch.ones(1, cache.get_seq_length(), dtype=torch.bool, device=self.device)
-            mask = build_continuation_mask(owners, seen, self.dtype)
-        ids = torch.tensor([input_ids], device=self.device)
-        return self._decode(cache, ids, positions[:1].to(self.device), mask, row_reader)
-
-    @frozen_call
-    def _score_next(self, hidden_state: Tensor, input_ids: Sequence[int]) -> int:
-        """The next token, greedily.
-
-        Args:
-            hidden_state: ``[D]``, of the last token.
-            input_ids: all tokens so far, which the repetition penalty counts.
-        """
-        logits = self.model.get_output_embeddings()(hidden_state[None]).float()
-        context: Any = torch.tensor([input_ids], device=logits.device)
-        return int(build_logits_processors(self)(context, logits).argmax(-1))
+        prefix = image if isinstance(image, Prefix) else self.prefill(image)
+        return Dialogue(self, self.turns, prefix)

@@ -11,20 +11,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from flmm.readers.attention import RowReader
+from flmm.readers.attention import RowReader, build_continuation_mask
 from flmm.readers.context import Context
-from flmm.readers.generation import find_stop_ids
+from flmm.readers.decoding import write_tokens
+from flmm.readers.frozen_model import FrozenModel
 from flmm.readers.guard import ConversationLock
 from flmm.readers.prefixes import Prefix, gather_grids, view_cache
+from flmm.readers.turns import TurnEncoder
 from flmm.records import ImageInput, PhraseAttention, Span
-
-if TYPE_CHECKING:
-    from flmm.readers.base import FrozenVLM
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class DialogueImage:
     """A picture of a conversation.
 
     Attributes:
-        columns: the positions of its image tokens within the conversation.
+        columns: from its first to its last image token within the conversation.
         image_input: the picture.
     """
 
@@ -75,7 +74,8 @@ class Dialogue:
     """Questions and answers behind one picture or more.
 
     Args:
-        vlm: the frozen reader.
+        model: that reads and speaks.
+        encoder: of its turns.
         prefix: the first picture, read with whatever prompt: only the part that ends with the
             picture is used, and it serves others afterwards.
 
@@ -84,16 +84,14 @@ class Dialogue:
             steps that belong together.
     """
 
-    def __init__(self, vlm: FrozenVLM, prefix: Prefix) -> None:
+    def __init__(self, model: FrozenModel, encoder: TurnEncoder, prefix: Prefix) -> None:
         end = prefix.image_columns.stop
-        batch = prefix.batch
-        self.vlm = vlm
-        self.lock = ConversationLock(vlm)
+        self._model, self._encoder = model, encoder
+        self.lock = ConversationLock(model)
         self.images = [DialogueImage(prefix.image_columns, prefix.image_input)]
         self.turns: list[DialogueTurn] = []
         self.input_ids: list[int] = prefix.input_ids[:end].tolist()
-        self._positions: Tensor = batch.positions[:, prefix.row, batch.spans[prefix.row]][:, :end]
-        self._positions = self._positions.cpu()
+        self._positions: Tensor = prefix.positions[:, :end].cpu()
         self._cache: Any = view_cache(prefix.cache, 0, slice(0, end))
         self._last_hidden_state: Tensor | None = None
 
@@ -103,7 +101,7 @@ class Dialogue:
     @property
     def max_tokens(self) -> int:
         """Tokens that the model's context holds."""
-        return self.vlm.max_tokens
+        return self._model.max_tokens
 
     @_exclusive
     def ask(self, question: str, images: Sequence[ImageInput] = ()) -> DialogueTurn:
@@ -117,21 +115,19 @@ class Dialogue:
             ContextFullError: the question does not fit into the model's context; the
                 conversation stays as it was.
         """
-        before = [self.images[0].image_input] if not self.turns else []
-        ids, columns, question_tokens = self.vlm._encode_turn(
-            question, [*before, *images], is_first=not self.turns
-        )
         start = len(self)
-        if not self.turns:  # the first picture and what stands before it was read
-            ids, columns = ids[start:], columns[1:]
-            columns = [slice(item.start - start, item.stop - start) for item in columns]
-            question_tokens = [(place - start, span) for place, span in question_tokens]
+        # The first turn begins with the first picture, which has been read with what precedes it.
+        read = [] if self.turns else [self.images[0].image_input]
+        offset = 0 if read else start
+        turn = self._encoder.encode(question, [*read, *images], is_first=not self.turns)
+        ids = turn.input_ids[start - offset :]
         self._context.check("the question", question, len(ids), room=1)
-        columns = [slice(start + item.start, start + item.stop) for item in columns]
-        self._read(ids, columns, images)
-        self.images += [DialogueImage(*row) for row in zip(columns, images)]
+        self._read(ids, images)
+        for columns, image in zip(turn.image_columns[len(read) :], images):
+            columns = slice(offset + columns.start, offset + columns.stop)
+            self.images.append(DialogueImage(columns, image))
         end = len(self)
-        tokens = [(start + place, span) for place, span in question_tokens]
+        tokens = [(offset + place, span) for place, span in turn.question]
         self.turns.append(DialogueTurn(start, (start, end), tokens, (end, end)))
         return self.turns[-1]
 
@@ -148,11 +144,9 @@ class Dialogue:
         Raises:
             ContextFullError: they do not fit into the model's context.
         """
-        ids, _ = self.vlm._plain_text.encode_plain(text)
+        ids, _ = self._encoder.tokenizer.encode_plain(text)
         self._context.check("the beginning of the answer", text, len(ids))
-        self._append(ids)
-        turn = self.turns[-1]
-        turn.answer = (turn.answer[0], len(self))
+        self._answer(self.turns[-1], ids)
         return ids
 
     def write(self, max_new_tokens: int = 256) -> Iterator[int]:
@@ -166,32 +160,24 @@ class Dialogue:
         Raises:
             ValueError: nothing was asked, or the conversation went on since the last token.
         """
+        if not self.turns:
+            raise ValueError("ask a question before the answer is written")
         turn = self.turns[-1]
-        for _ in range(max_new_tokens):
+        steps = write_tokens(self._model, [self.input_ids], self._read_last, max_new_tokens)
+        while True:
             with self.lock:
-                token = self._write_token(turn)
-            if token is None:
-                return
+                is_last = bool(self.turns) and self.turns[-1] is turn
+                if not is_last or turn.answer[1] != len(self):
+                    raise ValueError(
+                        "the conversation went on while this answer was being written: ask only "
+                        "when an answer is whole, or fork the conversation"
+                    )
+                token = next(steps)[0]
+                if isinstance(token, str):
+                    turn.end_reason = token
+                    return
+                self._answer(turn, [token])
             yield token
-        turn.end_reason = "max_new_tokens"
-
-    def _write_token(self, turn: DialogueTurn) -> int | None:
-        """One more token of the answer; ``None`` at its end."""
-        if not self.turns or self.turns[-1] is not turn or turn.answer[1] != len(self):
-            raise ValueError(
-                "the conversation went on while this answer was being written: ask only when an "
-                "answer is whole, or fork the conversation"
-            )
-        if len(self) + 1 > self.max_tokens:
-            turn.end_reason = "context"
-            return None
-        token = self._choose_token()
-        if token is None:
-            turn.end_reason = "end"
-            return None
-        self._append([token])
-        turn.answer = (turn.answer[0], len(self))
-        return token
 
     @_exclusive
     def undo(self) -> None:
@@ -215,7 +201,7 @@ class Dialogue:
         """The same conversation again; what is asked there is not heard here."""
         other = object.__new__(Dialogue)
         other.__dict__.update(self.__dict__)
-        other.lock = ConversationLock(self.vlm)
+        other.lock = ConversationLock(self._model)
         other.images = list(self.images)
         other.turns = [replace(turn) for turn in self.turns]  # an answer may grow there
         other.input_ids = list(self.input_ids)
@@ -231,8 +217,8 @@ class Dialogue:
                 within one run of text; the rows of a range are merged.
 
         Returns:
-            per picture the attention of all P ranges, in the order given: maps ``[P, L*A, h, w]``
-            (all zero where the picture came later), and, the same for every picture, features.
+            per picture the attention of all P ranges, in the order given: all zero where the
+            picture came later, features the same for every picture.
         """
         if not spans:
             raise ValueError("no token range is given: pass at least one")
@@ -245,13 +231,9 @@ class Dialogue:
         ids = [torch.tensor(self.input_ids[slice(*span)]) for span in spans]
         return [
             PhraseAttention(
-                gather_grids(
-                    torch.stack([maps[index] for maps, _ in rows]), image.image_input.grids
-                ),
-                features,
-                ids,
+                gather_grids(torch.stack(list(maps)), image.image_input.grids), features, ids
             )
-            for index, image in enumerate(self.images)
+            for image, maps in zip(self.images, zip(*(maps for maps, _ in rows)))
         ]
 
     @_exclusive
@@ -262,9 +244,7 @@ class Dialogue:
             span: half-open token range behind the first picture, within one run of text.
         """
         self._feed_pending()
-        start, end = span
-        cache = self._view(start)
-        return self._decode_text(cache, self.input_ids[start:end], self._positions[:, start:end])
+        return self._decode(self._view(span[0]), *span)[-1][0]
 
     @property
     def _context(self) -> Context:
@@ -285,17 +265,20 @@ class Dialogue:
         self._positions = torch.cat([self._positions, new], dim=1)
         self.input_ids += ids
 
-    def _read(self, ids: list[int], columns: Sequence[slice], images: Sequence[ImageInput]) -> None:
+    def _answer(self, turn: DialogueTurn, ids: Sequence[int]) -> None:
+        self._append(ids)
+        turn.answer = (turn.answer[0], len(self))
+
+    def _read(self, ids: list[int], images: Sequence[ImageInput]) -> None:
         """Feed what is pending and a turn; after an error the conversation is as it was."""
-        fed, tokens = self._fed, len(self)
-        positions = self._positions
+        fed, tokens, positions = self._fed, len(self), self._positions
         try:
             self._append(ids)
             if images:
                 shown = [*(item.image_input for item in self.images), *images]
-                self._positions = self.vlm._locate(self.input_ids, shown)
-                cache, rows = self._view(fed), self._positions[:, fed:]
-                read = self.vlm._read_turn(cache, self.input_ids[fed:], rows, images)
+                self._positions = self._model.locate(self.input_ids, shown)
+                cache, new = self._view(fed), self._get_rows(fed, len(self))
+                read = self._model.read(cache, *new, images)[0, -1]
                 self._cache, self._last_hidden_state = cache, read
             else:
                 self._feed_pending()
@@ -312,21 +295,32 @@ class Dialogue:
         """Feed the tokens at the end whose keys and values are not there yet."""
         fed = self._fed
         if fed < len(self):
-            cache, rows = self._view(fed), (self.input_ids[fed:], self._positions[:, fed:])
-            read = self._decode_text(cache, *rows)[-1]
+            cache = self._view(fed)
+            read = self._decode(cache, fed, len(self))[-1][0, -1]
             self._cache, self._last_hidden_state = cache, read
 
-    def _decode_text(self, cache: Any, ids: Sequence[int], positions: Tensor) -> Tensor:
-        return self.vlm._decode_rows(cache, ids, positions, None)[-1][0]
-
-    def _choose_token(self) -> int | None:
-        """The next token of the answer; ``None`` where it ends."""
+    def _read_last(self, _: Sequence[int]) -> Tensor:
+        """``[1, D]`` of the last token."""
         self._feed_pending()
-        if self._last_hidden_state is None:  # after undo, or after a fork of nothing
+        if self._last_hidden_state is None:  # after undo
             raise ValueError("ask a question before the answer is written")
-        vlm = self.vlm
-        token = vlm._score_next(self._last_hidden_state, self.input_ids)
-        return None if token in find_stop_ids(vlm) else token
+        return self._last_hidden_state[None]
+
+    def _get_rows(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Token ids ``[1, R]`` and positions ``[axes, 1, R]`` of a range."""
+        ids = torch.tensor([self.input_ids[start:end]], device=self._model.device)
+        return ids, self._positions[:, None, start:end].to(self._model.device)
+
+    def _decode(
+        self, cache: Any, start: int, end: int, row_reader: RowReader | None = None
+    ) -> Sequence[Tensor]:
+        """Feed a range of text behind what stands before it."""
+        model, mask = self._model, None
+        if row_reader is not None:
+            owners = torch.zeros(1, end - start, dtype=torch.int64, device=model.device)
+            before = torch.ones(1, start, dtype=torch.bool, device=model.device)
+            mask = build_continuation_mask(owners, before, model.dtype)
+        return model.decode(cache, *self._get_rows(start, end), mask, row_reader)
 
     def _group_spans(self, spans: Sequence[Span]) -> Iterator[list[int]]:
         """Places of the ranges of each run of text between two pictures.
@@ -334,12 +328,11 @@ class Dialogue:
         Raises:
             ValueError: a range is empty, reaches outside or into a picture.
         """
-        borders = [0, *(item.columns.stop for item in self.images), len(self)]
         starts = [*(item.columns.start for item in self.images), len(self)]
         groups: dict[int, list[int]] = {}
         for place, (start, end) in enumerate(spans):
             run = sum(start >= item.columns.stop for item in self.images)
-            if not (run and start < end <= starts[run] and start >= borders[run]):
+            if not (run and start < end <= starts[run]):
                 raise ValueError(
                     f"tokens {start} to {end} are no text behind the first picture: give ranges "
                     f"within {self.images[0].columns.stop} and {len(self)} that hold no picture"
@@ -349,33 +342,21 @@ class Dialogue:
 
     def _look_at(self, spans: Sequence[Span]) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Per range its maps ``[L*A, n]`` on every picture and its features ``[L, T, D]``."""
-        vlm = self.vlm
         first, last = min(start for start, _ in spans), max(end for _, end in spans)
         rows = [(start - first, end - first) for start, end in spans]
-        visible = [item for item in self.images if item.columns.stop <= first]
-        columns = slice(visible[0].columns.start, visible[-1].columns.stop)
-        reader = RowReader(
-            *([rows], [columns], last - first, vlm.num_layers, vlm.num_heads),
-            *(vlm.token_merge, vlm.device),
-        )
-        cache = self._view(first)
-        ids, positions = self.input_ids[first:last], self._positions[:, first:last]
-        layers = vlm._decode_rows(cache, ids, positions, reader)
-        features = torch.cat([layer.to(vlm.device) for layer in layers])
-        maps = reader.finish()[0]
-        for number, (start, end) in enumerate(rows):
-            own = [self._cut(maps[number], item, columns.start, visible) for item in self.images]
+        visible = [item.columns for item in self.images if item.columns.stop <= first]
+        columns = slice(visible[0].start, visible[-1].stop)
+        reader = self._model.build_row_reader([rows], [columns], last - first)
+        layers = self._decode(self._view(first), first, last, reader)
+        features = torch.cat([layer.to(self._model.device) for layer in layers])
+        later = [item.columns for item in self.images[len(visible) :]]
+        for maps, (start, end) in zip(reader.finish()[0], rows):
+            own = [
+                maps[:, item.start - columns.start :][:, : item.stop - item.start]
+                for item in visible
+            ]
+            own += [maps.new_zeros(len(maps), item.stop - item.start) for item in later]
             yield own, features[:, start:end]
-
-    @staticmethod
-    def _cut(
-        maps: Tensor, image: DialogueImage, first_column: int, visible: Sequence[DialogueImage]
-    ) -> Tensor:
-        """One picture's part of maps ``[L*A, columns]``."""
-        start, stop = image.columns.start, image.columns.stop
-        if image not in visible:
-            return maps.new_zeros(len(maps), stop - start)
-        return maps[:, start - first_column : stop - first_column]
 
 
 __all__ = ["Dialogue", "DialogueImage", "DialogueTurn"]

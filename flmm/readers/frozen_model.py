@@ -1,21 +1,26 @@
-"""A transformers model that is used and never trained: how it is held, locked and measured.
+"""A vision-language model that is used and never trained: how it is held, locked, measured and run.
 
-In: the model. Out: its sizes, and passes through it that one thread at a time runs in eval mode,
-without gradient. Not its duty: what is fed.
+In: a transformers model and what its family says of it; then tokens, pictures, caches. Out: hidden
+states and scores, of passes that one thread at a time runs in eval mode, without gradient.
+Not its duty: which tokens are fed.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader
+from flmm.readers.families import Family
 from flmm.readers.guard import find_guard
 from flmm.readers.loading import TOY_NOTICE, is_embedded
+from flmm.records import ImageInput, Span
 
 
 class _Held:
@@ -49,18 +54,39 @@ def frozen_call(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FrozenModel(nn.Module):
-    """Holds a model outside the module tree.
+    """Holds a model outside the module tree, and runs it.
 
     ``parameters()``, ``state_dict()``, an optimiser, DDP and ``requires_grad_()`` of a parent do
     not see it; ``to()`` and ``cuda()`` move it, a deep copy shares it.
 
     Args:
         model: transformers model with a language head.
+        family: of it, with its unified processor.
+        token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase.
+
+    Attributes:
+        tokenizer: the processor's.
+
+    Raises:
+        ValueError: ``token_merge`` is not known, or layers of the model look in a way that is not
+            read exactly.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, family: Family, token_merge: str = "mean") -> None:
         super().__init__()
+        if token_merge not in TOKEN_MERGES:
+            raise ValueError(f"token_merge {token_merge!r} is not known: give 'mean' or 'max'")
+        self.token_merge = token_merge
         self._held = _Held(model.eval().requires_grad_(False))
+        self.family = family
+        self.tokenizer = family.processor.tokenizer
+        strange = {*(getattr(self.text_config, "layer_types", None) or ())} - {"full_attention"}
+        if strange:
+            raise ValueError(
+                f"layers of this {family.config.model_type} have {', '.join(sorted(strange))}, "
+                "which flmm does not read: give a model whose layers all see the whole text"
+            )
+        self._picture_inputs = set(inspect.signature(self.model.model.forward).parameters)
         self.train(False)
 
     @property
@@ -103,13 +129,13 @@ class FrozenModel(nn.Module):
 
     @property
     def num_maps(self) -> int:
-        """Channels L*A of the attention maps."""
+        """Channels L*A of the attention maps of a grid."""
         return self.num_layers * self.num_heads
 
     @property
     def num_grids(self) -> int:
-        """Grids whose maps a mask head is given."""
-        return 1
+        """Grids whose maps a mask head is given, the same for every picture."""
+        return self.family.num_grids
 
     @property
     def num_channels(self) -> int:
@@ -147,16 +173,121 @@ class FrozenModel(nn.Module):
             self.model._apply(fn)
         return super()._apply(fn, recurse)
 
-    def _run(self, part: Any, attention: str | None = None, **inputs: Any) -> Any:
-        """One pass through a part of the model, while no other thread runs it.
+    def locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
+        """Int64 ``[axes, S]`` on the CPU: positions of tokens that hold all of ``images``."""
+        return self.family.locate(self.model, input_ids, [list_inputs(item) for item in images])
+
+    def collate(self, images: Sequence[ImageInput]) -> dict[str, Tensor]:
+        """The model's inputs for pictures that are read in one pass, on its device."""
+        moved = [
+            {name: self._move(value) for name, value in list_inputs(item).items()}
+            for item in images
+        ]
+        inputs = self.family.collate(moved)
+        return {name: value for name, value in inputs.items() if name in self._picture_inputs}
+
+    def _move(self, value: Tensor) -> Tensor:
+        # Converted there: a cast on the way would go through memory that is not pinned.
+        value = value.to(self.device, non_blocking=True)
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+    @frozen_call
+    def read(
+        self,
+        cache: Any,
+        input_ids: Tensor,
+        positions: Tensor,
+        images: Sequence[ImageInput],
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Feed tokens that hold pictures, through the model's own attention.
 
         Args:
-            part: of the model, or the whole.
-            attention: the registered attention function that it is to run through; ``None``: the
-                model's own.
-            inputs: of ``part``.
+            cache: keys and values of what stands before; grows.
+            input_ids: ``[B, R]``, pictures expanded.
+            positions: ``[axes, B, R]``.
+            images: the pictures of these tokens, in order.
+            attention_mask: bool ``[B, R]``, false on padding; ``None``: there is none to be seen.
+
+        Returns:
+            ``[B, R, D]``, after the final norm.
         """
-        return self._held.guard.run(part, attention, **inputs)
+        output = self._held.guard.run(
+            self.model.model,
+            input_ids=input_ids,
+            **self.collate(images),
+            **self.family.token_types(input_ids),
+            attention_mask=attention_mask,
+            position_ids=_drop_single_axis(positions),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state
+
+    def build_row_reader(
+        self, token_spans: list[list[Span]], image_columns: list[slice], rows: int
+    ) -> RowReader:
+        """What takes the weights of a pass, see :class:`RowReader`."""
+        layers, heads = self.num_layers, self.num_heads
+        return RowReader(
+            *(token_spans, image_columns, rows, layers, heads, self.token_merge, self.device)
+        )
+
+    @frozen_call
+    def decode(
+        self,
+        cache: Any,
+        input_ids: Tensor,
+        positions: Tensor,
+        attention_mask: Tensor | None = None,
+        row_reader: RowReader | None = None,
+    ) -> Sequence[Tensor]:
+        """Feed text after what the cache holds.
+
+        Args:
+            cache: keys and values of S tokens, of B rows.
+            input_ids: ``[B, R]``.
+            positions: ``[axes, B, R]``.
+            attention_mask: additive ``[B, 1, R, S + R]``; ``None``: causal, through the model's
+                fastest attention.
+            row_reader: where every layer's weights go; ``None``: no weights are computed.
+
+        Returns:
+            with a reader L tensors ``[B, R, D]``, the outputs of the layers, the last one after
+            the final norm; without one only that last one.
+        """
+        extra: dict[str, Any] = {}
+        if row_reader is not None:
+            extra = {"row_reader": row_reader, "output_hidden_states": True}
+        output = self._held.guard.run(
+            self.model.get_decoder(),
+            # FlashAttention cannot take such a mask.
+            attention=None if attention_mask is None else ROW_ATTENTION,
+            input_ids=input_ids,  # no embeddings: some models look tokens up in every layer
+            attention_mask=attention_mask,
+            position_ids=_drop_single_axis(positions),
+            past_key_values=cache,
+            use_cache=True,
+            **extra,
+        )
+        if row_reader is None:
+            return [output.last_hidden_state]
+        return output.hidden_states[-self.num_layers :]
+
+    @frozen_call
+    def score(self, hidden_states: Tensor) -> Tensor:
+        """Float32 logits ``[N, V]`` of the tokens that follow ``[N, D]``."""
+        return self.model.get_output_embeddings()(hidden_states).float().to(self.device)
 
 
-__all__ = ["FrozenModel", "frozen_call"]
+def list_inputs(image: ImageInput) -> dict[str, Tensor]:
+    """All that the processor made of a picture, by name."""
+    return {"pixel_values": image.pixel_values, **image.inputs}
+
+
+def _drop_single_axis(positions: Tensor) -> Tensor:
+    """As decoders take them: ``[B, R]`` where there is one axis, else ``[axes, B, R]``."""
+    return positions[0] if len(positions) == 1 else positions
+
+
+__all__ = ["FrozenModel", "frozen_call", "list_inputs"]

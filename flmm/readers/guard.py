@@ -13,15 +13,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 
 from flmm.readers.attention import ROW_ATTENTION
-
-if TYPE_CHECKING:
-    from flmm.readers.base import FrozenVLM
 
 
 class ModelGuard:
@@ -73,6 +70,15 @@ class ModelGuard:
                 config._attn_implementation = before
 
 
+class _Passing(Protocol):
+    """What runs a model."""
+
+    @property
+    def in_pass(self) -> bool:
+        """Whether this very thread is in the middle of a pass."""
+        ...
+
+
 class ConversationBusyError(RuntimeError):
     """A conversation is in use elsewhere, where waiting for it could last for ever."""
 
@@ -86,7 +92,7 @@ class ConversationLock:
         reader: that the conversation is held with.
     """
 
-    def __init__(self, reader: FrozenVLM) -> None:
+    def __init__(self, reader: _Passing) -> None:
         self._reader = reader
         self._lock = threading.RLock()
         self._process = os.getpid()

@@ -5,7 +5,6 @@ In: a name, a dtype. Out: a transformers model in eval mode. Not its duty: how i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +53,13 @@ def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return parsed
 
 
-def load_config(name: str | Path, families: Sequence[str]) -> Any:
+def load_config(name: str | Path) -> Any:
     """The model's config.
 
     Raises:
         OSError: there is no model at ``name``.
-        ValueError: its ``model_type`` is not one of ``families``.
     """
-    config = _load(AutoConfig, name, "model")
-    check_family(config, families)
-    return config
+    return _load(AutoConfig, name, "model")
 
 
 def load_processor(name: str | Path) -> Any:
@@ -93,21 +89,18 @@ def _load(kind: Any, name: str | Path, what: str) -> Any:
         ) from error
 
 
-def check_family(config: Any, families: Sequence[str]) -> None:
-    """Refuse configs flmm does not read exactly.
+def check_processor(processor: Any) -> Any:
+    """The same, if it is a unified processor.
 
     Raises:
-        ValueError: unknown ``model_type``, or layers with sliding-window attention.
+        TypeError: it has no tokenizer or no image processor.
     """
-    if config.model_type not in families:
-        raise ValueError(
-            f"model type {config.model_type!r} is not supported: give one of {', '.join(families)}"
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise TypeError(
+            f"{type(processor).__name__} is no unified processor: give processor= what "
+            "AutoProcessor.from_pretrained gives for the model's folder"
         )
-    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
-        raise ValueError(
-            f"this {config.model_type} uses sliding-window attention, which flmm does not read: "
-            "set use_sliding_window to false in its config"
-        )
+    return processor
 
 
 def load_model(

@@ -9,30 +9,27 @@ Not its duty: which images are read together (see prefixes), the weights of a ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from flmm.readers.attention import RowReader, build_continuation_mask
+from flmm.readers.attention import build_continuation_mask
+from flmm.readers.frozen_model import FrozenModel
 from flmm.readers.prefixes import Prefix, gather_grids, share_cache
 from flmm.readers.prompts import EncodedContinuation
 from flmm.records import PhraseAttention, Span, join_attention
-
-if TYPE_CHECKING:
-    from flmm.readers.base import FrozenVLM
 
 Pack = list[EncodedContinuation]
 _PADDING = -1  # the continuation that padding belongs to
 
 
 def attend_prefixes(
-    vlm: FrozenVLM, prefixes: Sequence[Prefix], packs: Sequence[Sequence[Pack]]
+    model: FrozenModel, prefixes: Sequence[Prefix], packs: Sequence[Sequence[Pack]]
 ) -> list[PhraseAttention]:
     """What the continuations of several prefixes see; those read together are asked together.
 
     Args:
-        vlm: the frozen reader.
+        model: that read them.
         prefixes: of any batches.
         packs: of each, one pass after the other.
     """
@@ -42,25 +39,23 @@ def attend_prefixes(
     seen: dict[int, PhraseAttention] = {}
     for places in together.values():
         if all(len(packs[place]) == 1 for place in places):
-            group = [prefixes[place] for place in places]
-            seen.update(zip(places, attend_packs(vlm, group, [packs[p][0] for p in places])))
+            group, own = (
+                [prefixes[place] for place in places],
+                [packs[place][0] for place in places],
+            )
+            seen.update(zip(places, attend_packs(model, group, own)))
             continue
         for place in places:
-            parts = [attend_packs(vlm, [prefixes[place]], [pack])[0] for pack in packs[place]]
+            prefix = [prefixes[place]]
+            parts = [attend_packs(model, prefix, [pack])[0] for pack in packs[place]]
             seen[place] = join_attention(parts)
     return [seen[place] for place in range(len(prefixes))]
 
 
 def attend_packs(
-    vlm: FrozenVLM, prefixes: Sequence[Prefix], packs: Sequence[Pack]
+    model: FrozenModel, prefixes: Sequence[Prefix], packs: Sequence[Pack]
 ) -> list[PhraseAttention]:
-    """One pass.
-
-    Args:
-        vlm: the frozen reader.
-        prefixes: of one batch.
-        packs: continuations of each.
-    """
+    """One pass over prefixes of one batch, see :func:`attend_prefixes`."""
     cache, prefix_mask, starts = share_cache(prefixes)
     rows = max(sum(count_tokens(pack)) for pack in packs)
     spans = [place_spans(pack) for pack in packs]
@@ -68,14 +63,13 @@ def attend_packs(
         slice(start + item.image_columns.start, start + item.image_columns.stop)
         for start, item in zip(starts, prefixes)
     ]
-    reader = RowReader(
-        *(spans, columns, rows, vlm.num_layers, vlm.num_heads), *(vlm.token_merge, vlm.device)
-    )
+    reader = model.build_row_reader(spans, columns, rows)
     placed = lay_out(packs, [item.next_position for item in prefixes], rows)
-    input_ids, positions, owners = placed.to(vlm.device, non_blocking=True)
-    mask = build_continuation_mask(owners, prefix_mask, vlm.dtype)
-    layers = vlm._decode(cache, input_ids, positions, attention_mask=mask, row_reader=reader)
-    features = torch.stack([layer.to(vlm.device) for layer in layers])
+    input_ids, positions, owners = placed.to(model.device, non_blocking=True)
+    positions = positions.expand(len(prefixes[0].positions), -1, -1)
+    mask = build_continuation_mask(owners, prefix_mask, model.dtype)
+    layers = model.decode(cache, input_ids, positions, mask, reader)
+    features = torch.stack([layer.to(model.device) for layer in layers])
     lengths = [count_tokens(pack) for pack in packs]
     return [
         PhraseAttention(

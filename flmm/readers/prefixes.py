@@ -72,6 +72,11 @@ class Prefix:
         return len(self.input_ids)
 
     @property
+    def positions(self) -> Tensor:
+        """``[axes, S]`` int64."""
+        return self.batch.positions[:, self.row, self.batch.spans[self.row]]
+
+    @property
     def image_token_mask(self) -> Tensor:
         """``[S]`` bool, true on the image tokens."""
         mask = torch.zeros(len(self), dtype=torch.bool)

@@ -170,19 +170,7 @@ class QwenImageProcessorWrapper:
         pixel_values = torch.as_tensor(pixel_values)
         if pixel_values.ndim == 4:
             return torch.cat([self.patchify(picture) for picture in pixel_values])
-        patch, merge, factor = self.patch_size, self.merge_size, self.patch_size * self.merge_size
-        channels, height, width = pixel_values.shape
-        if height % factor or width % factor:
-            raise ValueError(
-                f"input of {height} x {width} pixels (h x w) cannot be cut into image tokens: both "
-                f"sides must be multiples of {factor}; use preprocess()"
-            )
-        blocks = pixel_values.reshape(
-            channels, height // factor, merge, patch, width // factor, merge, patch
-        ).permute(1, 4, 2, 5, 0, 3, 6)
-        blocks = blocks.unsqueeze(5)
-        blocks = blocks.expand(*blocks.shape[:5], self.temporal_patch_size, patch, patch)
-        return blocks.reshape(height * width // patch**2, -1)
+        return patchify(pixel_values, self.patch_size, self.merge_size, self.temporal_patch_size)
 
     def _unpatchify(self, patches: Tensor, grid_thw: tuple[int, ...]) -> Tensor:
         """``[n_patches, C*T*p*p]`` of one still picture as float32 ``[C, H', W']``."""
@@ -195,6 +183,32 @@ class QwenImageProcessorWrapper:
         picture = blocks.permute(4, 0, 2, 5, 1, 3, 6)
         shape = (-1, grid_height * patch, grid_width * patch)
         return picture.reshape(shape).to(torch.float32)
+
+
+def patchify(pixel_values: Tensor, patch: int, merge: int, frames: int) -> Tensor:
+    """Patches of one still picture ``[C, H', W']``, token by token: ``[n_patches, C*T*p*p]``.
+
+    Args:
+        pixel_values: on any device, of any dtype.
+        patch: side p in pixels.
+        merge: patches per side of one image token.
+        frames: T, the picture so often.
+
+    Raises:
+        ValueError: a side is no multiple of patch size times merge size.
+    """
+    factor = patch * merge
+    channels, height, width = pixel_values.shape
+    if height % factor or width % factor:
+        raise ValueError(
+            f"input of {height} x {width} pixels (h x w) cannot be cut into image tokens: both "
+            f"sides must be multiples of {factor}; use preprocess()"
+        )
+    blocks = pixel_values.reshape(
+        channels, height // factor, merge, patch, width // factor, merge, patch
+    ).permute(1, 4, 2, 5, 0, 3, 6)
+    blocks = blocks.unsqueeze(5).expand(*blocks.shape[:5], frames, patch, patch)
+    return blocks.reshape(height * width // patch**2, -1)
 
 
 def build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from huggingface_hub.utils import validate_repo_id
 from flmm.fingerprints import hash_json, list_weight_files, sample_files_hash
 from flmm.readers.hub import is_out_of_reach
 from flmm.readers.loading import TINY_FOLDER, is_embedded, load_config
-from flmm.readers.qwen import FAMILIES
 from flmm.sharing.settings import show
 
 _CONFIG_FILE = "config.json"
@@ -106,7 +105,7 @@ def choose_reader(record: dict[str, Any], given: str | None = None) -> str:
         ValueError: the reader has other sizes than the head was trained for.
     """
     name = given or _find(record)
-    found = _read_sizes(load_config(name, FAMILIES))
+    found = _read_sizes(load_config(name))
     if found != record["sizes"]:
         raise ValueError(
             f"the head was trained for reader {format_reader(record)}, but {name} has "

@@ -26,7 +26,7 @@ def check_against_attend(vlm, chat, image, answer):
     kept = [index for index in own if explanation.tokens[index].text.strip()]
     spans = tuple(explanation.tokens[index].span for index in kept)
     prefix = vlm.prefill(image, prompt=QUESTION)
-    assert len(own) == len(vlm._plain_text.encode_plain(answer)[0])
+    assert len(own) == len(vlm.plain_text.encode_plain(answer)[0])
     for index, span in zip(kept, spans):
         expected = vlm.attend(prefix, [Continuation(answer, (span,))])
         if len(expected.text_features[0][0]) > 1:  # attend takes all tokens of a character

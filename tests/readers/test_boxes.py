@@ -9,7 +9,7 @@ from PIL import Image
 
 from flmm.readers import QwenImageProcessorWrapper
 from flmm.readers.boxes import BOX_FORMATS, build_box_question, parse_box
-from flmm.readers.qwen import FAMILIES
+from flmm.readers.families.qwen import Qwen
 from tests.small_models import load_processor
 
 INPUT, ORIGINAL = (420, 560), (300, 400)  # (h, w); scale 5/7 on both axes
@@ -22,7 +22,7 @@ def read(reply, model_type="qwen2_5_vl", input_size=INPUT, original_size=ORIGINA
 
 
 def test_every_supported_family_has_a_format():
-    assert set(BOX_FORMATS) == set(FAMILIES)
+    assert set(BOX_FORMATS) == set(Qwen.model_types)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class TestEveryEntryRefuses:
         with pytest.raises(ContextFullError) as refused:
             inferencer(image, ["star", words])
         assert time.perf_counter() - start < 20  # minutes where it was computed
-        tokens = len(inferencer.model.vlm._plain_text.encode_plain(words)[0])
+        tokens = len(inferencer.model.vlm.plain_text.encode_plain(words)[0])
         assert str(refused.value) == (
             f"the phrase 'the small red circle left of the big gre…' has {tokens} tokens, the "
             f"picture with its prompt holds {len(prefix)}, and the model reads {LIMIT} "
@@ -87,7 +87,7 @@ def test_what_fits_exactly_is_read(inferencer, image, monkeypatch):
     vlm = inferencer.model.vlm
     prefix = vlm.prefill(image)
     expected = vlm.attend(prefix, "the red star").maps
-    rows = len(vlm._plain_text.encode_plain("the red star")[0])
+    rows = len(vlm.plain_text.encode_plain("the red star")[0])
     monkeypatch.setattr(vlm.text_config, "max_position_embeddings", len(prefix) + rows)
     assert vlm.attend(prefix, "the red star").maps.equal(expected)
     monkeypatch.setattr(vlm.text_config, "max_position_embeddings", len(prefix) + rows - 1)
@@ -101,7 +101,7 @@ def test_an_answer_ends_where_the_context_does(inferencer, image, monkeypatch):
     whole = vlm.generate(prefix)
     monkeypatch.setattr(vlm.text_config, "max_position_embeddings", len(prefix) + 3)
     cut = vlm.generate(prefix)
-    assert cut and whole.startswith(cut) and len(vlm._plain_text.encode_plain(cut)[0]) <= 3
+    assert cut and whole.startswith(cut) and len(vlm.plain_text.encode_plain(cut)[0]) <= 3
     assert vlm.answer(prefix, [vlm.default_prompt])[0] == cut
     monkeypatch.setattr(vlm.text_config, "max_position_embeddings", len(prefix))
     with pytest.raises(ContextFullError, match="shorten the prompt to leave room for an answer"):

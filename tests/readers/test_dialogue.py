@@ -96,7 +96,7 @@ def test_maps_of_an_answer_are_those_of_attend(vlm, pictures):
     seen = dialogue.look(
         [(start, start + 3), (start + 2, start + len(ids)), (start + 1, start + 2)]
     )
-    text = vlm._plain_text.encode_plain(ANSWER)[1]
+    text = vlm.plain_text.encode_plain(ANSWER)[1]
     spans = [(text[0][0], text[2][1]), (text[2][0], text[-1][1]), (text[1][0], text[1][1])]
     expected = vlm.attend(vlm.prefill(pictures[0], question), [Continuation(ANSWER, tuple(spans))])
     assert len(seen) == 1

@@ -23,7 +23,7 @@ def count_tokens(vlm, noise):
     def count(size):
         if size not in known:
             encoded = vlm.image_processor.encode(noise(*size))
-            known[size] = len(vlm._encode_image(encoded, "Where is it?").input_ids)
+            known[size] = len(vlm.turns.encode("Where is it?", [encoded]).input_ids)
         return known[size]
 
     return count

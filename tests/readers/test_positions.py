@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flmm.readers.positions import compute_positions
+from flmm.readers.families.qwen import compute_positions
 
 IMAGE = 7
 

@@ -1,21 +1,19 @@
 """FrozenQwen from folders and configs, its prompt, and what it refuses."""
 
 import shutil
-import types
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig
+from transformers import BertConfig, LlavaConfig
 
 from flmm.readers import FrozenQwen, FrozenVLM
-from flmm.readers.loading import check_family, parse_dtype
-from flmm.readers.qwen import FAMILIES, check_image_span
+from flmm.readers.families import find_family
+from flmm.readers.loading import parse_dtype
 from flmm.records import Continuation
 from flmm.registry import MODELS
 from tests.small_models import (
-    build_small_config,
     build_small_model,
     load_processor,
     save_small_folder,
@@ -98,15 +96,10 @@ def test_control_tokens_in_prompt_and_phrase_are_read_as_text(reader):
 
 
 def test_other_families_are_refused():
-    with pytest.raises(ValueError, match=f"'bert' is not supported: give one of {FAMILIES[0]}"):
-        check_family(BertConfig(), FAMILIES)
-
-
-def test_sliding_windows_are_refused(data_dir):
-    config = build_small_config(data_dir, FAMILY)
-    config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="set use_sliding_window to false"):
-        check_family(config, FAMILIES)
+    with pytest.raises(ValueError, match="'bert' is not supported: give one of qwen2_vl"):
+        find_family(BertConfig())
+    with pytest.raises(ValueError, match="'llava' is not supported: give one of qwen2_vl, qwen2_5"):
+        find_family(LlavaConfig(), FrozenQwen.model_types)
 
 
 def test_a_missing_model_is_named(tmp_path):
@@ -152,28 +145,12 @@ def test_an_image_encoded_for_another_model_is_refused(data_dir, reader):
 
 
 @pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([1, 8, 8, 8, 2], "holds 3 image tokens, the grid 2 x 2"),
-        ([1, 8, 8, 0, 8, 8, 2], "needs 4 in one run"),
-        ([0, 8, 8, 8, 8, 2], r"between \[0\] and \[2\], not between"),
-        ([1, 8, 8, 8, 8], r"between \[1\] and \[\], not between"),
-    ],
-)
-def test_image_tokens_that_do_not_fit_are_refused(ids, message):
-    config = types.SimpleNamespace(image_token_id=8, vision_start_token_id=1, vision_end_token_id=2)
-    check_image_span([1, 8, 8, 8, 8, 2], (2, 2), config)
-    with pytest.raises(ValueError, match=message):
-        check_image_span(ids, (2, 2), config)
-
-
-@pytest.mark.parametrize(
     ("rendered", "message"),
     [
         ("<|image_pad|>", "the chat template writes the prompt 0 times"),
         ("{}", "holds 0 image placeholders"),
-        ("<|image_pad|><|image_pad|>{}", "holds 2 image placeholders"),
-        ("<|image_pad|>{}", "the image tokens stand between"),
+        ("<|vision_start|><|image_pad|><|vision_end|>" * 2 + "{}", "holds 2 image placeholders"),
+        ("<|image_pad|>{}", r"not between <.vision_start.> and <.vision_end.>"),
     ],
 )
 def test_templates_that_lose_the_image_or_the_prompt_are_refused(

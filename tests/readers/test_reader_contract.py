@@ -74,7 +74,7 @@ class TestReaderContract:
         ids, attentions, hidden_states = eager.read(image, "Where are they?", CAPTION.text)
         assert ids[len(prefix) :].equal(seen.input_ids[0])
         columns = attentions[:, :, prefix.image_columns]
-        encoded = vlm._plain_text.encode_continuation(CAPTION)
+        encoded = vlm.plain_text.encode_continuation(CAPTION)
         for index, (start, end) in enumerate(encoded.token_spans):
             rows = slice(len(prefix) + start, len(prefix) + end)
             expected = columns[:, rows].mean(1).unflatten(-1, prefix.grid_hw)

@@ -68,15 +68,23 @@ class Family(ABC):
         num_grids: grids whose maps a mask head is given: 2 where a thumbnail (the last grid) is
             seen beside the finest grid, else 1; the same for every picture.
         image_options: further arguments of the processor.
+        image_processor: what makes pictures ready, of the processor, where that is quicker than the
+            unified processor itself.
     """
 
     model_types: ClassVar[tuple[str, ...]]
     num_grids: ClassVar[int] = 1
     image_options: ClassVar[Mapping[str, Any]] = {}
+    image_processor: ClassVar[Any] = None
 
     def __init__(self, config: Any, processor: Any) -> None:
         self.config, self.processor = config, processor
         self.check()
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for a picture in a text, before it is expanded."""
+        return self.processor.image_token
 
     def check(self) -> None:
         """Refuse what is not read exactly.
