@@ -8,11 +8,12 @@ into the same folder: each takes a share of what is left, and measures anew when
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
+
+from flmm.files import measure_free
 
 GIGABYTE = 10**9
 # Left free for checkpoints and logs, which a training cannot do without.
@@ -76,10 +77,7 @@ class DiskBudget:
 
     def measure_free(self) -> int:
         """Free bytes of the disk."""
-        folder = self.folder.absolute()
-        while not folder.is_dir():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return measure_free(self.folder)
 
 
 def measure_files(folder: Path) -> int:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
 
 from flmm.features.budget import DiskBudget, format_gb
 from flmm.features.entries import EntryFolder
-from flmm.features.half_precision import STORAGE_DTYPES, pack_tensor, unpack_tensors
+from flmm.features.half_precision import STORAGE_DTYPES, pack_tensors, unpack_tensors
 from flmm.features.phrases import pack_phrases, split_phrases, unpack_phrases
 from flmm.fingerprints import (
     fingerprint_reader,
@@ -36,41 +36,9 @@ FORMAT = 3  # of the entries; another number leaves older ones unread
 _SETTINGS_FILE = "settings.json"
 
 
-@dataclass
-class PhraseLookup:
-    """What the cache knows of a picture's continuations.
-
-    Attributes:
-        cache: where it was looked up.
-        keys: one per continuation.
-        continuations: as they were asked.
-        found: one per continuation; ``None``: unknown.
-    """
-
-    cache: FeatureCache
-    keys: list[str]
-    continuations: list[Continuation]
-    found: list[PhraseAttention | None]
-
-    @property
-    def missing(self) -> list[Continuation]:
-        """The continuations that must be computed."""
-        return [item for item, known in zip(self.continuations, self.found) if known is None]
-
-    def complete(self, computed: PhraseAttention | None) -> PhraseAttention:
-        """All continuations in order; what was computed is kept.
-
-        Args:
-            computed: of ``missing``, in its order; ``None`` where nothing is missing.
-        """
-        new = iter([] if computed is None else split_phrases(computed, self.missing))
-        parts = []
-        for key, known in zip(self.keys, self.found):
-            if known is None:
-                known = next(new)
-                self.cache.keep_phrases(key, known)
-            parts.append(known)
-        return join_attention(parts)
+# What computes: pictures and what is asked of each to what was seen; pictures to encodings.
+Read = Callable[[list[ImageInput], list[list[Continuation]]], list[PhraseAttention]]
+Encode = Callable[[list[np.ndarray]], list[ImageEncoding]]
 
 
 class FeatureCache:
@@ -133,44 +101,68 @@ class FeatureCache:
         """Where entries of these settings lie."""
         return [self.phrases] if self.encodings is None else [self.phrases, self.encodings]
 
-    def find_phrases(self, image: ImageInput, continuations: list[Continuation]) -> PhraseLookup:
-        """What is known of a picture's continuations; maps and features on the reader's device."""
-        picture = hash_image_input(image)
-        keys = [hash_continuation(picture, item) for item in continuations]
-        stored = [self.phrases.get(key) for key in keys]
-        device = self.reader.device
-        found = [None if item is None else unpack_phrases(item, device) for item in stored]
-        return PhraseLookup(self, keys, list(continuations), found)
+    def read_phrases(
+        self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]], read: Read
+    ) -> list[PhraseAttention]:
+        """Where the phrases of pictures look: as is known, else as is read, which is kept.
 
-    def keep_phrases(self, key: str, seen: PhraseAttention) -> None:
-        """Keep what was computed for one continuation."""
-        if not self.budget.is_spent:
-            self.phrases.put(key, pack_phrases(seen, self.dtype))
+        Args:
+            images: B pictures.
+            continuations: of each.
+            read: asked once, about the pictures of which something is unknown, and for that alone.
+        """
+        keys, known = [], {}
+        for image, texts in zip(images, continuations):
+            picture = hash_image_input(image)
+            keys.append([hash_continuation(picture, text) for text in texts])
+            known |= {key: self._find_phrases(key) for key in keys[-1]}
+        missing = [
+            {key: text for key, text in zip(own, texts) if known[key] is None}
+            for own, texts in zip(keys, continuations)
+        ]
+        unread = [index for index, own in enumerate(missing) if own]
+        asked = [list(missing[index].values()) for index in unread]
+        seen = read([images[index] for index in unread], asked) if unread else []
+        for index, texts, attention in zip(unread, asked, seen):
+            for key, part in zip(missing[index], split_phrases(attention, texts)):
+                known[key] = part
+                if not self.budget.is_spent:
+                    self.phrases.put(key, pack_phrases(part, self.dtype))
+        return [join_attention([known[key] for key in own]) for own in keys]
 
-    def find_encoding(self, image: ImageInput) -> tuple[str, ImageEncoding | None]:
-        """A key, and the picture's encoding on the refiner's device where known.
+    def encode(self, images: Sequence[ImageInput], encode: Encode) -> list[ImageEncoding]:
+        """Pictures as the refiner sees them: as is known, else as is encoded, which is kept.
 
         What was encoded under autocast is another than what was in full precision.
+
+        Args:
+            images: B pictures.
+            encode: asked once, for those that are unknown.
         """
         if self.refiner is None or self.encodings is None:
-            raise ValueError("this feature cache keeps no image encodings")
+            return encode([image.image for image in images])
         device = self.refiner.device
         is_autocast = torch.is_autocast_enabled(device.type)
         precision = str(torch.get_autocast_dtype(device.type)) if is_autocast else "own"
-        key = hash_json([hash_picture(image.image), precision])
-        stored = self.encodings.get(key)
-        if stored is None:
-            return key, None
-        return key, self.refiner.unpack(unpack_tensors(stored, device), image.original_size)
+        keys = [hash_json([hash_picture(image.image), precision]) for image in images]
+        stored = [self.encodings.get(key) for key in keys]
+        computed = iter(encode([i.image for i, entry in zip(images, stored) if entry is None]))
+        found = []
+        for image, key, entry in zip(images, keys, stored):
+            if entry is not None:
+                tensors = unpack_tensors(entry, device)
+                found.append(self.refiner.unpack(tensors, image.original_size))
+                continue
+            found.append(next(computed))
+            if not self.budget.is_spent:
+                packed = self.refiner.pack(found[-1])
+                self.encodings.put(key, pack_tensors(packed, self.dtype, row_dims=2))
+        return found
 
-    def keep_encoding(self, key: str, encoding: ImageEncoding) -> None:
-        """Keep an encoding under the key that ``find_encoding`` gave."""
-        if self.refiner is None or self.encodings is None or self.budget.is_spent:
-            return
-        entry: dict[str, Tensor] = {}
-        for name, values in self.refiner.pack(encoding).items():
-            entry |= pack_tensor(name, values, self.dtype, row_dims=2)
-        self.encodings.put(key, entry)
+    def _find_phrases(self, key: str) -> PhraseAttention | None:
+        """Maps and features on the reader's device."""
+        entry = self.phrases.get(key)
+        return None if entry is None else unpack_phrases(entry, self.reader.device)
 
     def _open(self, kind: str, settings: dict[str, Any]) -> EntryFolder:
         """The folder of these settings, which are written into it for people to read."""
@@ -183,4 +175,4 @@ class FeatureCache:
         return EntryFolder(folder, self.budget)
 
 
-__all__ = ["FeatureCache", "PhraseLookup"]
+__all__ = ["FeatureCache"]

@@ -18,8 +18,8 @@ _GREATEST_EXPONENT = 15
 _LEAST_SCALE_EXPONENT = -126  # of a normal float32
 
 
-def pack_tensor(name: str, tensor: Tensor, storage: str, row_dims: int) -> dict[str, Tensor]:
-    """A tensor as it is stored, on the CPU, under ``name`` and perhaps ``name.scale``.
+def pack_tensors(tensors: dict[str, Tensor], storage: str, row_dims: int) -> dict[str, Tensor]:
+    """Tensors as they are stored, on the CPU, each under its name and perhaps ``name.scale``.
 
     With ``storage`` "float16", float32 (and wider) becomes float16. The relative error of a value
     is at most 2**-11 down to 2**-28 of the greatest one of its row; of smaller ones, the
@@ -27,45 +27,47 @@ def pack_tensor(name: str, tensor: Tensor, storage: str, row_dims: int) -> dict[
     dtypes (bfloat16 needs no more room than float16), and tensors with values that are not finite.
 
     Args:
-        name: of the tensor.
-        tensor: any shape, dtype and device.
+        tensors: any shapes, dtypes and devices.
         storage: "float16" or "float32".
         row_dims: the last so many dimensions share a scale.
     """
-    tensor = tensor.detach()
-    if storage == "float32" or tensor.dtype not in (torch.float32, torch.float64):
-        return {name: _copy_to_cpu(tensor)}
-    tensor = tensor.float()
-    greatest = tensor.abs().amax(tuple(range(-row_dims, 0)), keepdim=True)
-    if not bool(greatest.isfinite().all()):
-        return {name: _copy_to_cpu(tensor)}
-    exponents = torch.frexp(greatest).exponent - _GREATEST_EXPONENT
-    exponents = exponents.masked_fill(greatest == 0, 0).clamp(min=_LEAST_SCALE_EXPONENT)
-    scale = torch.ldexp(torch.ones_like(greatest), exponents)
-    packed = (tensor / scale).half()
-    return {name: _copy_to_cpu(packed), name + _SCALE_SUFFIX: _copy_to_cpu(scale)}
-
-
-def unpack_tensor(name: str, stored: dict[str, Tensor], device: torch.device) -> Tensor:
-    """The tensor that :func:`pack_tensor` stored, in its dtype (scaled ones: float32).
-
-    Args:
-        name: of the tensor.
-        stored: what was stored, maybe with other tensors.
-        device: where it goes; halves are moved as halves.
-
-    Returns:
-        a tensor of its own, whatever memory ``stored`` lies in.
-    """
-    if name + _SCALE_SUFFIX not in stored:
-        return stored[name].to(device, copy=True)
-    return stored[name].to(device).float() * stored[name + _SCALE_SUFFIX].to(device)
+    packed = {}
+    for name, tensor in tensors.items():
+        value, scale = tensor.detach(), None
+        if storage == "float16" and tensor.dtype in (torch.float32, torch.float64):
+            value, scale = _halve(value.float(), row_dims)
+        packed[name] = _copy_to_cpu(value)
+        if scale is not None:
+            packed[name + _SCALE_SUFFIX] = _copy_to_cpu(scale)
+    return packed
 
 
 def unpack_tensors(stored: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """All tensors that were packed into ``stored``, by name."""
-    names = [name for name in stored if not name.endswith(_SCALE_SUFFIX)]
-    return {name: unpack_tensor(name, stored, device) for name in names}
+    """What :func:`pack_tensors` stored, in its dtypes (scaled tensors: float32).
+
+    Returns:
+        tensors of their own on ``device``, whatever memory ``stored`` lies in; halves are moved
+        as halves.
+    """
+    tensors = {}
+    for name, value in stored.items():
+        scale = stored.get(name + _SCALE_SUFFIX)
+        if scale is not None:
+            tensors[name] = value.to(device).float() * scale.to(device)
+        elif not name.endswith(_SCALE_SUFFIX):
+            tensors[name] = value.to(device, copy=True)
+    return tensors
+
+
+def _halve(tensor: Tensor, row_dims: int) -> tuple[Tensor, Tensor | None]:
+    """Float32 as float16 and the scale of each row; as it is where a value is not finite."""
+    greatest = tensor.abs().amax(tuple(range(-row_dims, 0)), keepdim=True)
+    if not bool(greatest.isfinite().all()):
+        return tensor, None
+    exponents = torch.frexp(greatest).exponent - _GREATEST_EXPONENT
+    exponents = exponents.masked_fill(greatest == 0, 0).clamp(min=_LEAST_SCALE_EXPONENT)
+    scale = torch.ldexp(torch.ones_like(greatest), exponents)
+    return (tensor / scale).half(), scale
 
 
 def _copy_to_cpu(tensor: Tensor) -> Tensor:
@@ -73,4 +75,4 @@ def _copy_to_cpu(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format).cpu()
 
 
-__all__ = ["STORAGE_DTYPES", "pack_tensor", "unpack_tensor", "unpack_tensors"]
+__all__ = ["STORAGE_DTYPES", "pack_tensors", "unpack_tensors"]

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flmm.features.half_precision import pack_tensor, unpack_tensor
+from flmm.features.half_precision import pack_tensors, unpack_tensors
 from flmm.records import Continuation, PhraseAttention
+
+_MAPS = "maps_"
 
 
 def split_phrases(
@@ -37,18 +39,14 @@ def pack_phrases(seen: PhraseAttention, storage: str) -> dict[str, Tensor]:
         seen: of one continuation; its ``hidden_states`` are stored where they are there.
         storage: "float16" or "float32".
     """
-    features = torch.cat(seen.text_features, dim=1)  # [L, tokens of all phrases, D]
+    maps = {f"{_MAPS}{number:03d}": own for number, own in enumerate(seen.grid_maps)}
+    rows = {"text_features": torch.cat(seen.text_features, dim=1)}  # [L, tokens of all phrases, D]
+    if seen.hidden_states and seen.hidden_states[0] is not None:
+        rows["hidden_states"] = seen.hidden_states[0]
     lengths = [item.shape[1] for item in seen.text_features]
-    states = seen.hidden_states[0] if seen.hidden_states else None
-    kept = {} if states is None else pack_tensor("hidden_states", states, storage, row_dims=1)
-    maps: dict[str, Tensor] = {}
-    for number, own in enumerate(seen.grid_maps):
-        maps |= pack_tensor(f"maps_{number}", own, storage, row_dims=2)
     return {
-        **maps,
-        "grids": torch.tensor(len(seen.grid_maps), dtype=torch.int32),
-        **pack_tensor("text_features", features, storage, row_dims=1),
-        **kept,
+        **pack_tensors(maps, storage, row_dims=2),
+        **pack_tensors(rows, storage, row_dims=1),
         "lengths": torch.tensor(lengths, dtype=torch.int32),
         "input_ids": seen.input_ids[0].to("cpu", torch.int32),
     }
@@ -56,17 +54,12 @@ def pack_phrases(seen: PhraseAttention, storage: str) -> dict[str, Tensor]:
 
 def unpack_phrases(stored: dict[str, Tensor], device: torch.device) -> PhraseAttention:
     """The phrases of one continuation, on ``device``."""
-    features = unpack_tensor("text_features", stored, device)
+    tensors = unpack_tensors(stored, device)
     return PhraseAttention(
-        grid_maps=[
-            unpack_tensor(f"maps_{number}", stored, device)
-            for number in range(int(stored["grids"]))
-        ],
-        text_features=list(features.split(stored["lengths"].tolist(), dim=1)),
-        input_ids=[stored["input_ids"].to(device, torch.int64)],
-        hidden_states=[
-            unpack_tensor("hidden_states", stored, device) if "hidden_states" in stored else None
-        ],
+        grid_maps=[tensors[name] for name in sorted(tensors) if name.startswith(_MAPS)],
+        text_features=list(tensors["text_features"].split(stored["lengths"].tolist(), dim=1)),
+        input_ids=[tensors["input_ids"].to(torch.int64)],
+        hidden_states=[tensors.get("hidden_states")],
     )
 
 

@@ -149,25 +149,22 @@ class Grounder(BaseModel):
     ) -> list[PhraseAttention]:
         """Where the phrases of pictures look: as the feature cache knows, else as the reader sees.
 
-        Pictures of which everything is known are not read.
-
         Args:
             images: B pictures.
             continuations: of each.
         """
-        if self.feature_cache is None:
+        cache = self.feature_cache
+        if cache is None:
             return self.vlm.attend(self.vlm.prefill(list(images)), continuations)
-        lookups = [self.feature_cache.find_phrases(*pair) for pair in zip(images, continuations)]
-        unread = [index for index, lookup in enumerate(lookups) if lookup.missing]
-        computed: dict[int, PhraseAttention] = {}
-        if unread:
-            prefixes = self.vlm.prefill([images[index] for index in unread])
-            missing = [lookups[index].missing for index in unread]
-            seen = self.vlm.attend(prefixes, missing)
-            selector = self.keyword_selector
-            kept = [keep_hidden_states(selector, *row) for row in zip(seen, missing)]
-            computed = dict(zip(unread, kept))
-        return [lookup.complete(computed.get(index)) for index, lookup in enumerate(lookups)]
+        return cache.read_phrases(images, continuations, self._read_to_keep)
+
+    def _read_to_keep(
+        self, images: list[ImageInput], continuations: list[list[Continuation]]
+    ) -> list[PhraseAttention]:
+        """With what the keyword selector will ask for."""
+        seen = self.vlm.attend(self.vlm.prefill(images), continuations)
+        selector = self.keyword_selector
+        return [keep_hidden_states(selector, *pair) for pair in zip(seen, continuations)]
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageInput]) -> list[ImageEncoding]:
@@ -183,19 +180,9 @@ class Grounder(BaseModel):
             raise ValueError(
                 "this grounder has no refiner to encode images with: build it with sam="
             )
-        cache = self.feature_cache
-        if cache is None or cache.encodings is None:
+        if self.feature_cache is None:
             return self.sam.encode([image.image for image in images])
-        found = [cache.find_encoding(image) for image in images]
-        unknown = [index for index, (_, encoding) in enumerate(found) if encoding is None]
-        computed = iter(self.sam.encode([images[index].image for index in unknown]))
-        encodings = []
-        for key, encoding in found:
-            if encoding is None:
-                encoding = next(computed)
-                cache.keep_encoding(key, encoding)
-            encodings.append(encoding)
-        return encodings
+        return self.feature_cache.encode(images, self.sam.encode)
 
     def _encode(self, images: Sequence[ImageInput]) -> Sequence[ImageEncoding | None]:
         """:meth:`encode_images`; nothing where there is no refiner."""
@@ -254,12 +241,6 @@ class Grounder(BaseModel):
             sample.coarse_masks = torch.tensor(result.coarse_masks)
             sample.scores = torch.tensor(result.scores)
         return data_samples
-
-    def predict_phrases(
-        self, image: ImageInput, questions: list[list[Continuation]]
-    ) -> list[GroundingResult]:
-        """Masks of one picture's phrases, asked in several ways; see :meth:`predict_images`."""
-        return self.predict_images([image], [questions])[0]
 
     @torch.no_grad()
     def predict_images(

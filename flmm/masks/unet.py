@@ -23,6 +23,15 @@ from flmm.registry import MODELS
 
 DEFAULT_NORM = {"type": "GN", "num_groups": 1}
 DEFAULT_UPSAMPLING = {"type": "InterpConv"}
+# Setting -> its types, its keys, and what a message advises.
+_ONLY_CHOICES = {
+    "norm_cfg": (
+        {"GN", "GroupNorm"},
+        {"type", "num_groups"},
+        "dict(type='GN', num_groups=1), the norm",
+    ),
+    "upsample_cfg": ({"InterpConv"}, {"type"}, "dict(type='InterpConv'), the upsampling"),
+}
 
 
 @MODELS.register_module()
@@ -80,8 +89,8 @@ class UNetHead(nn.Module):
         per_step = {"dec_num_convs": dec_num_convs, "downsamples": downsamples}
         _check_lengths(per_step | {"dec_dilations": dec_dilations}, num_stages - 1, "num_stages-1")
         _check_strides(strides)
-        _check_upsampling(upsample_cfg)
-        num_groups = _read_num_groups(norm_cfg)
+        _read_only_choice("upsample_cfg", upsample_cfg)
+        num_groups = int(_read_only_choice("norm_cfg", norm_cfg).get("num_groups", 1))
 
         self.in_channels = in_channels
         self.num_stages = num_stages
@@ -181,15 +190,7 @@ class UNetHead(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, group norm, ReLU; mmcv's ``ConvModule``.
-
-    Args:
-        channels: (in, out).
-        kernel_size: 1 or 3; the map keeps its size at stride 1.
-        num_groups: of the group norm.
-        stride: 1 or 2.
-        dilation: of the kernel.
-    """
+    """Convolution without bias, group norm, ReLU for (in, out) channels; mmcv's ``ConvModule``."""
 
     def __init__(
         self,
@@ -211,14 +212,9 @@ class ConvNormAct(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A row of 3x3 convolutions; mmseg's ``BasicConvBlock``.
+    """A row of 3x3 convolutions for (in, out) channels; mmseg's ``BasicConvBlock``.
 
-    Args:
-        channels: (in, out); out from the first convolution on.
-        num_convs: how many.
-        num_groups: of the group norms.
-        stride: of the first convolution.
-        dilation: of all but the first convolution.
+    The first has the stride, the others the dilation.
     """
 
     def __init__(
@@ -245,13 +241,9 @@ class ConvBlock(nn.Module):
 
 
 class UpConvBlock(nn.Module):
-    """One decoder step: bring the deep features up, join the skip, convolve.
+    """One decoder step: bring the deep features up, join the skip, convolve with ``block``.
 
-    Args:
-        block: the convolutions after the join.
-        channels: (deep, skip).
-        num_groups: of the group norms.
-        doubles: whether the skip is twice as large as the deep features.
+    ``channels`` are (deep, skip); ``doubles``: the skip is twice as large as the deep features.
     """
 
     def __init__(
@@ -326,27 +318,11 @@ def _check_strides(strides: Sequence[int]) -> None:
         )
 
 
-def _read_type_name(cfg: Mapping[str, Any]) -> str:
-    """The bare class name that a config's ``type`` (a name, a dotted path or a class) means."""
-    kind = cfg.get("type")
-    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
-
-
-def _read_num_groups(norm_cfg: Mapping[str, Any] | None) -> int:
-    cfg = None if norm_cfg is None else dict(norm_cfg)
-    known = {"type", "num_groups"}
-    if cfg is None or _read_type_name(cfg) not in {"GN", "GroupNorm"} or not known.issuperset(cfg):
-        raise ValueError(
-            f"norm_cfg={cfg} is not supported: give dict(type='GN', num_groups=1), the norm of "
-            "F-LMM's heads"
-        )
-    return int(cfg.get("num_groups", 1))
-
-
-def _check_upsampling(upsample_cfg: Mapping[str, Any] | None) -> None:
-    cfg = None if upsample_cfg is None else dict(upsample_cfg)
-    if cfg is None or _read_type_name(cfg) != "InterpConv" or set(cfg) != {"type"}:
-        raise ValueError(
-            f"upsample_cfg={cfg} is not supported: give dict(type='InterpConv'), the upsampling "
-            "of F-LMM's heads"
-        )
+def _read_only_choice(name: str, cfg: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A setting that has one value in F-LMM's heads; its ``type`` is a name, a path or a class."""
+    kinds, keys, advice = _ONLY_CHOICES[name]
+    cfg = dict(cfg or {})
+    kind = str(getattr(cfg.get("type"), "__name__", cfg.get("type"))).rpartition(".")[2]
+    if kind not in kinds or not keys.issuperset(cfg):
+        raise ValueError(f"{name}={cfg or None} is not supported: give {advice} of F-LMM's heads")
+    return cfg

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from flmm.features.half_precision import pack_tensor, unpack_tensor
+from flmm.features.half_precision import pack_tensors, unpack_tensors
 
 CPU = torch.device("cpu")
 
 
 def store(tensor, storage="float16", row_dims=2):
-    stored = pack_tensor("maps", tensor, storage, row_dims)
-    return stored, unpack_tensor("maps", stored, CPU)
+    stored = pack_tensors({"maps": tensor}, storage, row_dims)
+    return stored, unpack_tensors(stored, CPU)["maps"]
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def test_values_that_are_not_finite_are_kept():
 
 def test_what_is_stored_has_memory_of_its_own(maps):
     for storage in ("float16", "float32"):
-        stored, before = pack_tensor("maps", maps[:1], storage, 2), maps[:1].clone()
+        stored, before = pack_tensors({"maps": maps[:1]}, storage, 2), maps[:1].clone()
         assert stored["maps"].untyped_storage().nbytes() == stored["maps"].nbytes
-        unpack_tensor("maps", stored, CPU).zero_()
+        unpack_tensors(stored, CPU)["maps"].zero_()
         torch.testing.assert_close(
-            unpack_tensor("maps", stored, CPU),
+            unpack_tensors(stored, CPU)["maps"],
             before,
             rtol=2**-11,
             atol=0 if storage == "float32" else 1e20,

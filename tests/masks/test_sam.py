@@ -336,7 +336,7 @@ def test_refuses_weights_that_mean_nothing(tmp_path, value, message):
     changed = weights[name].to(value) if isinstance(value, torch.dtype) else weights[name] * value
     torch.save(weights | {name: changed}, tmp_path / "sam.pth")
     with pytest.raises(
-        ValueError, match=rf"sam\.pth has 1 tensors .*mask_decoder\.iou_token\.weight {message}"
+        ValueError, match=rf"sam\.pth does not hold a 'tiny': 1 tensors .*iou_token.* {message}"
     ):
         SAMRefiner("tiny", checkpoint=tmp_path / "sam.pth")
 
@@ -347,7 +347,5 @@ def test_refuses_text_and_images_it_cannot_use():
         refine(refiner, draw_image(), draw_coarse())
     with pytest.raises(ValueError, match=r"shape \(3, 32\), expected \[T, 64\]"):
         refine(refiner, draw_image(), draw_coarse(), draw_text(width=32))
-    with pytest.raises(TypeError, match=r"ndarray float64 \(4, 4, 3\), expected a PIL image"):
-        encode(refiner, np.zeros((4, 4, 3)))
-    with pytest.raises(TypeError, match="got str, expected a PIL image"):
-        encode(refiner, "picture.png")
+    with pytest.raises(TypeError, match="dict is not an image"):
+        encode(refiner, {})

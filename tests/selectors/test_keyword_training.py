@@ -18,7 +18,7 @@ from flmm.data.refcoco import build_continuations
 from flmm.data.samples import keep_phrases
 from flmm.features import FeatureCache, split_phrases
 from flmm.grounder import Grounder
-from flmm.records import Continuation, GroundingSample, join_attention
+from flmm.records import Continuation, GroundingSample
 from flmm.registry import DATASETS, MODELS
 from flmm.selectors.keyword_training import compute_keyword_figures, find_keywords
 from flmm.toy import text as tiny_text
@@ -187,10 +187,10 @@ def test_with_the_feature_cache_the_loss_is_the_same(grounder, batch, tmp_path, 
             gap = abs(float(cached[key].detach()) - float(plain[key].detach()))
             assert gap < difference, key
         grounder.vlm.prefill = None  # the second time the reader is not asked
-    entry = grounder.feature_cache.find_phrases(inputs[0], samples[0].continuations).found
-    assert [item.hidden_states[0] is None for item in entry] == [False, True]
-    parts = split_phrases(join_attention(entry), samples[0].continuations)
-    assert torch.equal(parts[0].hidden_states[0], entry[0].hidden_states[0])
+    (seen,) = grounder.read_phrases(inputs[:1], [samples[0].continuations])
+    assert [states is None for states in seen.hidden_states] == [False, True]
+    parts = split_phrases(seen, samples[0].continuations)
+    assert torch.equal(parts[0].hidden_states[0], seen.hidden_states[0])
 
 
 def test_a_feature_cache_that_was_filled_without_a_selector_is_refused(batch, tmp_path):

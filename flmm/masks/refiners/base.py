@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -33,7 +32,6 @@ from flmm.geometry import (
 from flmm.images import load_image
 from flmm.weights import check_finite
 
-Picture = np.ndarray | Image.Image
 # Ends of the names of position frequencies, in segment-anything and in transformers.
 _PHASES = ("positional_encoding_gaussian_matrix", "positional_embedding")
 
@@ -96,20 +94,18 @@ class Refiner(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if not (use_mask or use_box or use_text):
+            name = type(self).__name__
             raise ValueError(
-                f"{type(self).__name__} has no prompt: set at least one of use_mask, use_box and "
-                "use_text"
+                f"{name} has no prompt: set at least one of use_mask, use_box and use_text"
             )
         self.sam = sam.eval()
         self.side = side
-        self.use_mask = use_mask
-        self.use_box = use_box
-        self.use_text = use_text
+        self.use_mask, self.use_box, self.use_text = use_mask, use_box, use_text
         self.multimask_output = multimask_output
         self.embed_dim: int = sam.mask_decoder.iou_token.weight.shape[1]
         height, width = sam.prompt_encoder.image_embedding_size
         self.mask_prompt_size: Size = (4 * height, 4 * width)
-        for _, weight in self._list_frozen():
+        for _, weight in self.list_frozen():
             weight.requires_grad_(False)
         # DDP would wait for their gradients in vain, and weight decay would shrink them.
         for module in self._list_unreached():
@@ -155,19 +151,19 @@ class Refiner(nn.Module, ABC):
         return self.sam.mask_decoder.iou_token.weight.device
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Picture], batch_size: int = 4) -> list[ImageEncoding]:
+    def encode(self, pictures: Sequence[Any], batch_size: int = 4) -> list[ImageEncoding]:
         """Read pictures of any sizes once, for many calls.
 
         Args:
-            pictures: uint8 RGB ``[H, W, 3]`` or PIL.
+            pictures: anything that ``flmm.images.load_image`` reads.
             batch_size: pictures in one pass of the image encoder (memory grows with it).
 
         Raises:
-            TypeError: an entry is neither uint8 RGB ``[H, W, 3]`` nor a PIL image.
+            TypeError, ValueError: see there.
         """
         encodings: list[ImageEncoding] = []
         for start in range(0, len(pictures), batch_size):
-            batch = [_to_pil(picture) for picture in pictures[start : start + batch_size]]
+            batch = [load_image(picture) for picture in pictures[start : start + batch_size]]
             frames = torch.stack([self._build_frame(picture) for picture in batch])
             features = self._encode_frames(frames.to(self.device, self.dtype))
             for index, picture in enumerate(batch):
@@ -189,7 +185,7 @@ class Refiner(nn.Module, ABC):
 
     def describe(self) -> dict[str, Any]:
         """What an encoding depends on but the picture, JSON-able; every frozen weight is hashed."""
-        weights, size = hash_tensors(self._list_frozen())
+        weights, size = hash_tensors(self.list_frozen())
         name = type(self).__name__
         return {"refiner": name, "side": self.side, "weights": weights, "weight_bytes": size}
 
@@ -214,15 +210,15 @@ class Refiner(nn.Module, ABC):
             ValueError: the number or the width of the words is wrong; or, outside of training,
                 the logits are not finite.
         """
-        words = self._check_words(words, len(coarse_mask_logits))
+        self._check_words(words, len(coarse_mask_logits))
         if len(coarse_mask_logits) == 0:
             return torch.zeros(0, *encoding.original_size, device=self.device)
         coarse = coarse_mask_logits.to(self.device).float()
         sizes = encoding.original_size, encoding.input_size
         boxes = self.build_box_prompts(coarse, *sizes) if self.use_box else None
         masks = self.build_mask_prompts(coarse, encoding.input_size) if self.use_mask else None
-        sparse, dense = self._embed(len(coarse), boxes, masks)
-        candidates = self._decode_groups(encoding, sparse, dense, words)
+        prompts = self._embed(len(coarse), boxes, masks)
+        candidates = self._decode_groups(encoding, prompts, words, self.multimask_output)
         logits = self._restore(candidates, encoding)
         if not self.multimask_output:
             return logits[:, 0]
@@ -243,7 +239,7 @@ class Refiner(nn.Module, ABC):
         boxes = boxes_xyxy.to(self.device).float()
         boxes = scale_boxes(boxes, encoding.original_size, encoding.input_size)
         prompts = self._embed(len(boxes), boxes, None)
-        masks = self._decode_checked(encoding, *prompts, multimask_output=False)
+        masks = self._decode_groups(encoding, prompts, None, multimask_output=False)
         return self._restore(masks, encoding)[:, 0]
 
     def build_mask_prompts(self, coarse_mask_logits: Tensor, input_size: Size) -> Tensor:
@@ -295,28 +291,27 @@ class Refiner(nn.Module, ABC):
         return sparse.to(self.dtype), dense.to(self.dtype)
 
     def _decode_groups(
-        self, encoding: ImageEncoding, sparse: Tensor, dense: Tensor, words: Sequence[Tensor]
+        self,
+        encoding: ImageEncoding,
+        prompts: tuple[Tensor, Tensor],
+        words: Sequence[Tensor] | None,
+        multimask_output: bool,
     ) -> Tensor:
         """:meth:`_decode` of all phrases, those with as many words together."""
+        sparse, dense = prompts
+        features = {name: values.to(sparse) for name, values in encoding.features.items()}
         groups: dict[int, list[int]] = defaultdict(list)
         for phrase in range(len(sparse)):
-            groups[len(words[phrase]) if self.use_text else 0].append(phrase)
+            groups[0 if words is None else len(words[phrase])].append(phrase)
         decoded = []
         for members in groups.values():
-            prompts = sparse[members]
-            if self.use_text:
-                own = torch.stack([words[phrase] for phrase in members]).to(prompts)
-                prompts = torch.cat([prompts, own], dim=1)
-            inputs = encoding, prompts, dense[members]
-            decoded.append(self._decode_checked(*inputs, self.multimask_output))
+            own = sparse[members]
+            if words is not None:
+                tokens = torch.stack([words[phrase] for phrase in members]).to(own)
+                own = torch.cat([own, tokens], dim=1)
+            decoded.append(self._decode(features, own, dense[members], multimask_output))
         order = torch.tensor([phrase for members in groups.values() for phrase in members])
-        return torch.cat(decoded)[order.argsort().to(self.device)]
-
-    def _decode_checked(
-        self, encoding: ImageEncoding, sparse: Tensor, dense: Tensor, multimask_output: bool
-    ) -> Tensor:
-        features = {name: values.to(sparse) for name, values in encoding.features.items()}
-        masks = self._decode(features, sparse, dense, multimask_output)
+        masks = torch.cat(decoded)[order.argsort().to(self.device)]
         if not self.training:
             check_finite(masks, "what SAM's mask decoder gives")
         return masks
@@ -329,46 +324,40 @@ class Refiner(nn.Module, ABC):
             masks = resize_maps(masks, (self.side, self.side))[..., :height, :width]
         return resize_maps(masks, encoding.original_size)
 
-    def _check_words(self, words: Sequence[Tensor] | None, count: int) -> Sequence[Tensor]:
+    def _check_words(self, words: Sequence[Tensor] | None, count: int) -> None:
         name = type(self).__name__
-        if not self.use_text:
-            if words is not None:
-                raise ValueError(f"this {name} takes no words: build it with use_text=True")
-            return []
-        words = [] if words is None else words
-        if len(words) != count:
+        if not self.use_text and words is not None:
+            raise ValueError(f"this {name} takes no words: build it with use_text=True")
+        if self.use_text and len(words or ()) != count:
             raise ValueError(
-                f"got the words of {len(words)} phrases for {count} phrases: give one "
+                f"got the words of {len(words or ())} phrases for {count} phrases: give one "
                 f"[T, {self.embed_dim}] tensor per phrase or build with use_text=False"
             )
-        for item in words:
+        for item in words or ():
             if item.ndim != 2 or item.shape[1] != self.embed_dim:
                 raise ValueError(
                     f"got words of shape {tuple(item.shape)}, expected [T, {self.embed_dim}]: "
                     f"project them to the embed_dim of {name}"
                 )
-        return words
 
     def _list_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers within ``sam``, those that are tied under each of their names."""
         tensors = (self.sam.named_parameters, self.sam.named_buffers)
         return chain(*(named(remove_duplicate=False) for named in tensors))
 
-    def _list_frozen(self) -> list[tuple[str, Tensor]]:
+    def list_frozen(self) -> list[tuple[str, Tensor]]:
+        """Names within ``sam`` and values of all that an encoding depends on."""
         return [item for item in self._list_tensors() if item[0].startswith(self.frozen)]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Refiner:
         """Move or cast, but keep the position frequencies in float32: they are phases."""
-        before = {name: value.data for name, value in self._list_tensors() if _is_phase(name)}
+        tensors = list(self._list_tensors())
+        phases = {name: value.data for name, value in tensors if name.endswith(_PHASES)}
         super()._apply(fn, *args, **kwargs)
         for name, moved in self._list_tensors():
-            if _is_phase(name) and moved.dtype != before[name].dtype:
-                moved.data = before[name].to(moved.device)
+            if name in phases and moved.dtype != phases[name].dtype:
+                moved.data = phases[name].to(moved.device)
         return self
-
-
-def _is_phase(name: str) -> bool:
-    return name.endswith(_PHASES)
 
 
 def _binarise(coarse: Tensor, size: Size) -> Tensor:
@@ -385,17 +374,6 @@ def _choose_candidates(logits: Tensor, coarse_masks: Tensor) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), best]
 
 
-def _to_pil(image: Picture) -> Image.Image:
-    is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)
-    if is_rgb or isinstance(image, Image.Image):
-        return load_image(image)
-    what = f" {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else ""
-    raise TypeError(
-        f"got {type(image).__name__}{what}, expected a PIL image or a uint8 RGB array "
-        "[H, W, 3]: convert it first, for example with PIL's Image.convert('RGB')"
-    )
-
-
 def _drop_frozen(
     module: Refiner, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
 ) -> None:
@@ -407,7 +385,7 @@ def _drop_frozen(
 
 def _forgive_frozen(module: Refiner, incompatible_keys: Any) -> None:
     """Load hook: what is frozen is not missing (the hook is told no prefix)."""
-    names = tuple(f"sam.{name}" for name, _ in module._list_frozen())
+    names = tuple(f"sam.{name}" for name, _ in module.list_frozen())
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if not key.endswith(names)]
 

@@ -85,28 +85,15 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
 def _check_architecture(
     sam: Sam, weights: dict[str, Tensor], model_name: str, checkpoint: str | Path | None
 ) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in sam.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if found == wanted:
-        problems = describe_mismatch(sam.state_dict(), weights)
-        if problems:
-            raise ValueError(
-                f"SAM checkpoint {checkpoint} has {len(problems)} tensors that cannot be used "
-                f"({problems[0].strip()}): download it again"
-            )
+    problems = describe_mismatch(sam.state_dict(), weights)
+    if not problems:
         return
-    missing, unexpected = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    misshapen = {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]}
-    example = min(missing | unexpected | misshapen)
+    width = weights.get("image_encoder.pos_embed", torch.empty(0)).shape[-1]
+    name = _WIDTH_TO_NAME.get(width)
+    advice = "download it again" if name == model_name else f"it looks like model_name={name!r}"
+    if name is None:
+        advice = "give a checkpoint of segment-anything itself"
     raise ValueError(
-        f"SAM checkpoint {checkpoint} does not hold a {model_name!r}: {len(missing)} weights are "
-        f"missing, {len(unexpected)} unexpected, {len(misshapen)} of another shape (for example "
-        f"{example}): {_suggest_name(found)}"
+        f"SAM checkpoint {checkpoint} does not hold a {model_name!r}: {len(problems)} tensors "
+        f"cannot be used (for example {problems[0].strip()}): {advice}"
     )
-
-
-def _suggest_name(shapes: dict[str, tuple[int, ...]]) -> str:
-    width = shapes.get("image_encoder.pos_embed", (0,))[-1]
-    if width in _WIDTH_TO_NAME:
-        return f"it looks like model_name={_WIDTH_TO_NAME[width]!r}"
-    return "give a checkpoint of segment-anything itself"

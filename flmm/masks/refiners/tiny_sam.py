@@ -32,24 +32,7 @@ def build_tiny_sam() -> Sam:
         Model for frames of 256 px; image embedding ``[1, 64, 16, 16]``, low-resolution masks
         ``[P, 1 or 3, 64, 64]``.
     """
-    sam = Sam(
-        image_encoder=_build_image_encoder(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=EMBED_DIM,
-            image_embedding_size=(IMAGE_SIZE // PATCH_SIZE, IMAGE_SIZE // PATCH_SIZE),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
-            mask_in_chans=16,
-        ),
-        mask_decoder=_build_mask_decoder(),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
-    )
-    return sam.eval()
-
-
-def _build_image_encoder() -> ImageEncoderViT:
-    """Four blocks of width 96: three with 8 x 8 windows, the last one global."""
-    return ImageEncoderViT(
+    image_encoder = ImageEncoderViT(  # three blocks with 8 x 8 windows, the last one global
         img_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
         embed_dim=96,
@@ -63,13 +46,18 @@ def _build_image_encoder() -> ImageEncoderViT:
         window_size=8,
         global_attn_indexes=(3,),
     )
-
-
-def _build_mask_decoder() -> MaskDecoder:
-    return MaskDecoder(
+    prompt_encoder = PromptEncoder(
+        embed_dim=EMBED_DIM,
+        image_embedding_size=(IMAGE_SIZE // PATCH_SIZE, IMAGE_SIZE // PATCH_SIZE),
+        input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+        mask_in_chans=16,
+    )
+    mask_decoder = MaskDecoder(
         transformer_dim=EMBED_DIM,
         transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, num_heads=4, mlp_dim=192),
         num_multimask_outputs=3,
         iou_head_depth=3,
         iou_head_hidden_dim=EMBED_DIM,
     )
+    statistics = {"pixel_mean": list(PIXEL_MEAN), "pixel_std": list(PIXEL_STD)}
+    return Sam(image_encoder, prompt_encoder, mask_decoder, **statistics).eval()

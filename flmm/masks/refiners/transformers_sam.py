@@ -28,6 +28,9 @@ class TransformersRefiner(Refiner):
             architecture, for tests and rehearsals.
         use_mask, use_box, use_text, multimask_output: see :class:`Refiner`.
 
+    Attributes:
+        revision: what was loaded; a commit, where the hub has said so.
+
     Raises:
         FileNotFoundError: the weights are not there.
         ValueError: neither or both of ``name_or_path`` and ``random_init``, no prompt at all, or
@@ -58,6 +61,7 @@ class TransformersRefiner(Refiner):
             sam = kind(kind.config_class(**(random_init or {})))
         side = sam.prompt_encoder.input_image_size
         super().__init__(sam, side, use_mask, use_box, use_text, multimask_output)
+        self.revision = revision or getattr(sam.config, "_commit_hash", None)
         self.image_processor = self._build_processor()
 
     @abstractmethod
