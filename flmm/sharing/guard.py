@@ -21,22 +21,23 @@ from torch import nn
 from flmm.checkpoints.checkpoint import describe_error
 from flmm.config.names import is_hub_id
 from flmm.grounder import Grounder
-from flmm.masks import SAMRefiner
+from flmm.masks import Refiner
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.selectors import KeywordSelector
+from flmm.sharing.refiner_record import REFINER_SOURCES
 from flmm.sharing.settings import LAYER_TYPES, find_type, show
 
 # Slot of a grounder -> the kind of part that belongs there; every other slot stays empty.
 SLOTS: dict[str, type] = {
     "model": FrozenVLM,
     "mask_head": nn.Module,
-    "sam": SAMRefiner,
+    "sam": Refiner,
     "keyword_selector": KeywordSelector,
 }
 _PLACES = ["model", *(f"model.{slot}" for slot in SLOTS)]
 # They read files, so that they belong into their slots alone.
-_READING = (FrozenVLM, SAMRefiner, Grounder)
+_READING = (FrozenVLM, Refiner, Grounder)
 _HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
 _FREE_TEXTS = ("model.model.prompt",)
 _GREATEST = {"min_pixels": 2**28, "max_pixels": 2**28, "upsample_input": 2048, "seed": 2**63 - 1}
@@ -61,13 +62,14 @@ def check_grounder(settings: dict[str, Any]) -> None:
             _check_kind(part, f"model.{name}", SLOTS[name])
         elif name != "type" and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
-    checkpoint = (settings.get("sam") or {}).get("checkpoint")
-    if checkpoint is not None:
-        raise ValueError(
-            f"model.sam.checkpoint is {show(checkpoint)}, and a shared head names no file of SAM's "
-            "there (its refiner record does): give your own with "
-            "cfg_options={'model.sam.checkpoint': PATH}"
-        )
+    for key in REFINER_SOURCES:
+        given = (settings.get("sam") or {}).get(key)
+        if given is not None:
+            raise ValueError(
+                f"model.sam.{key} is {show(given)}, and a shared head names no weights of SAM's "
+                f"there (its refiner record does): give your own with "
+                f"cfg_options={{'model.sam.{key}': ...}}"
+            )
     if settings["model"].get("device_map") is not None:
         raise ValueError("model.model.device_map is the affair of whoever loads the head")
     _check_part(settings, "model")

@@ -1,7 +1,8 @@
-"""Which published SAM a shared head refines with, and whether the file found is that one.
+"""Which published refiner a shared head uses, and whether what is found is that one.
 
-SAM's image encoder is frozen, so its weights are not shared with the head: the record names their
-file and its SHA-256, the reader of the record puts the file where it is looked for.
+Its image encoder is frozen, so its weights are not shared with the head. Of segment-anything's the
+record names their file and its SHA-256, and the reader of the record puts the file where it is
+looked for; of the others it names their hub id and its commit.
 """
 
 from __future__ import annotations
@@ -10,29 +11,43 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from flmm.config.names import is_hub_id
 from flmm.fingerprints import hash_file
+from flmm.masks import Refiner, TransformersRefiner
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
 from flmm.sharing.reader_record import is_digest, is_plain_name
 from flmm.sharing.settings import show
 
 DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+# Settings that say which weights a refiner has.
+REFINER_SOURCES = ("checkpoint", "name_or_path", "revision", "random_init")
 _PLACE = Path("checkpoints")
 _WAY_OUT = (
     "cfg_options={'model.sam.checkpoint': PATH} (tools: --cfg-options model.sam.checkpoint=PATH)"
 )
 
 
-def record_refiner(model_name: str, checkpoint: str | Path | None) -> dict[str, Any]:
-    """The record of SAM's weights.
+def record_refiner(settings: dict[str, Any], refiner: Refiner) -> dict[str, Any]:
+    """The record of a refiner's weights.
 
     Args:
-        model_name: of segment-anything's registry, or "tiny".
-        checkpoint: their file; ``None``: the embedded ones of "tiny".
+        settings: of the refiner; what names its weights is taken out of them.
+        refiner: built from them.
 
     Raises:
         FileNotFoundError: the file is not there any more.
-        ValueError: the weights are random, and nobody else could have the same.
+        ValueError: the weights are random or in a folder, and nobody else could have the same.
     """
+    given = {key: settings.pop(key, None) for key in REFINER_SOURCES}
+    if isinstance(refiner, TransformersRefiner):
+        name = given["name_or_path"]
+        if not is_hub_id(name):
+            raise ValueError(
+                f"the refiner's weights are {'random' if name is None else f'those of {name}'}, "
+                "which nobody else has: give model.sam.name_or_path a hub id (owner/name)"
+            )
+        return {"source": "hub", "name": name, "revision": refiner.revision}
+    model_name, checkpoint = settings["model_name"], given["checkpoint"]
     if checkpoint is None and model_name != "tiny":
         raise ValueError(
             f"SAM {model_name!r} was built without a checkpoint, with random weights that nobody "
@@ -60,6 +75,15 @@ def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | No
     if record is None or sam is None:
         return
     source, file, digest = record.get("source"), record.get("file"), record.get("sha256")
+    if (source == "hub") != ("model_name" not in sam):
+        raise ValueError("'refiner' and 'model.sam' are of different kinds")
+    if source == "hub":
+        revision = record.get("revision")
+        if not is_hub_id(record.get("name")) or not (revision is None or is_digest(revision, 40)):
+            raise ValueError(
+                f"the refiner is {show(record)}: name must be a hub id, revision a commit"
+            )
+        return
     if source not in ("embedded", "file") or not is_plain_name(file) or not is_digest(digest, 64):
         raise ValueError(
             f"the refiner is {show(record)}: source, sha256 and the file's plain name must be there"
@@ -70,11 +94,30 @@ def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | No
         )
 
 
+def place_refiner(settings: dict[str, Any], record: dict[str, Any], folder: Path) -> None:
+    """Put into the settings of a refiner where its weights are.
+
+    Args:
+        settings: what the user names there stays.
+        record: of :func:`record_refiner`.
+        folder: of the head.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`choose_checkpoint`.
+    """
+    if record["source"] != "hub":
+        given = settings.get("checkpoint")
+        settings["checkpoint"] = choose_checkpoint(record, given, folder)
+    elif settings.get("name_or_path") is None:
+        settings["name_or_path"] = record["name"]
+        settings["revision"] = settings.get("revision") or record["revision"]
+
+
 def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -> str | None:
     """What to load SAM from; ``None``: the embedded weights.
 
     Args:
-        record: of :func:`record_refiner`.
+        record: of :func:`record_refiner`, with a file.
         given: the user's own choice; ``None``: the file of the name in ``checkpoints`` or in
             ``folder``, or the embedded one.
         folder: of the head.
@@ -114,4 +157,10 @@ def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
     warnings.warn(f"{difference}: masks may differ", stacklevel=4)
 
 
-__all__ = ["DOWNLOADS", "check_refiner_record", "choose_checkpoint", "record_refiner"]
+__all__ = [
+    "DOWNLOADS",
+    "REFINER_SOURCES",
+    "check_refiner_record",
+    "place_refiner",
+    "record_refiner",
+]
