@@ -33,6 +33,7 @@ REFINERS: dict[str, dict[str, Any]] = {
             "vision_config": {
                 "backbone_channel_list": [1152, 576, 288, 144],
                 "backbone_config": {
+                    "model_type": "sam2_hiera_det_model",
                     "hidden_size": 144,
                     "num_attention_heads": 2,
                     "blocks_per_stage": [2, 6, 36, 4],
