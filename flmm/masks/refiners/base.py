@@ -157,9 +157,6 @@ class Refiner(nn.Module, ABC):
         Args:
             pictures: anything that ``flmm.images.load_image`` reads.
             batch_size: pictures in one pass of the image encoder (memory grows with it).
-
-        Raises:
-            TypeError, ValueError: see there.
         """
         encodings: list[ImageEncoding] = []
         for start in range(0, len(pictures), batch_size):
@@ -229,10 +226,8 @@ class Refiner(nn.Module, ABC):
 
         Args:
             encoding: of the picture.
-            boxes_xyxy: float ``[P, 4]``, pixels of the picture as given.
-
-        Returns:
-            float32 logits ``[P, H, W]``, original pixels.
+            boxes_xyxy: float ``[P, 4]``, pixels of the picture as given, as the float32 logits
+                ``[P, H, W]`` are.
         """
         if len(boxes_xyxy) == 0:
             return torch.zeros(0, *encoding.original_size, device=self.device)
@@ -243,11 +238,9 @@ class Refiner(nn.Module, ABC):
         return self._restore(masks, encoding)[:, 0]
 
     def build_mask_prompts(self, coarse_mask_logits: Tensor, input_size: Size) -> Tensor:
-        """Coarse logits ``[P, h', w']`` in the padded frame, at the prompt encoder's size.
+        """Coarse logits ``[P, h', w']`` in the padded frame: ``[P, 1, *mask_prompt_size]``.
 
-        Returns:
-            float32 logits ``[P, 1, *mask_prompt_size]``; padding holds -1 or the phrase's own
-            minimum, whichever is lower.
+        Padding holds -1 or the phrase's own minimum, whichever is lower.
         """
         if self.fills_frame:
             return resize_maps(coarse_mask_logits, self.mask_prompt_size)[:, None]
