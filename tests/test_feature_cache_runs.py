@@ -30,8 +30,9 @@ train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False,
                         dataset=dict(redraw=False, max_expressions=3))
 val_dataloader = dict(num_workers=0)
 test_dataloader = dict(num_workers=0)
-train_cfg = dict(max_iters=10, val_interval=10)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=100))
+train_cfg = dict(max_iters=8, val_interval=8)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=100),
+                     examples=dict(count=0))
 param_scheduler = []
 """
 IMAGES = 10  # of them 8 to train on and 1 to validate: two epochs are 8 iterations
@@ -85,7 +86,7 @@ def list_images(path: Path) -> dict[str, int]:
 def compare_losses(found: Path, wanted: Path) -> list[float]:
     """Differences between the losses of two runs, step by step."""
     one, other = read_losses(found), read_losses(wanted)
-    assert one.keys() == other.keys() and len(one) == 10
+    assert one.keys() <= other.keys() and len(other) == 8
     return [abs(one[step][0] - other[step][0]) for step in sorted(one)]
 
 
@@ -108,16 +109,17 @@ def test_a_second_epoch_asks_no_frozen_model(
     train(config, str(tmp_path / "first"), {"feature_cache": settings})
     images = list_images(config)
     assert calls["ImageEncoderViT"] == images["train"] + images["val"]
-    assert calls["UNetHead"] >= 10
+    assert calls["UNetHead"] >= 8
     assert max(compare_losses(tmp_path / "first", plain)) <= last_step
     log = read_logs(str(tmp_path / "first"))
     assert "0.0 GB of these settings are there already (0 entries), 0.0 GB of others" in log
 
     calls.clear()
-    train(config, str(tmp_path / "second"), {"feature_cache": settings})
-    assert count_frozen(calls) == (0, 0) and calls["UNetHead"] >= 10
-    differences = compare_losses(tmp_path / "second", plain)
-    assert differences[0] <= first_step and max(differences) <= last_step
+    more = {"feature_cache": settings, "train_cfg.max_iters": 1}
+    train(config, str(tmp_path / "second"), more)
+    assert count_frozen(calls) == (0, 0) and calls["UNetHead"] >= 2  # the end validates
+    (difference,) = compare_losses(tmp_path / "second", plain)
+    assert difference <= first_step
     assert not re.search(r"WARNING - .*feature cache", read_logs(str(tmp_path / "second")))
 
 
@@ -152,7 +154,7 @@ def test_a_killed_training_keeps_what_it_has_computed(config, calls, tmp_path):
     while process.poll() is None and len(list(cache.glob("refiner-*/*/*.safetensors"))) < 3:
         time.sleep(0.005)
     process.kill()
-    assert "Iter(train) [10/10]" not in process.finish().stdout
+    assert "Iter(train) [8/8]" not in process.finish().stdout
     found = fill_cache(load_config(config, {"feature_cache.dir": str(cache)}), ["train", "val"])
     images = list_images(config)
     assert 0 < calls["ImageEncoderViT"] < sum(images.values())
@@ -160,7 +162,7 @@ def test_a_killed_training_keeps_what_it_has_computed(config, calls, tmp_path):
 
 
 @pytest.mark.process
-def test_filled_ahead_by_two_processes(config, calls, tmp_path):
+def test_filled_ahead_by_two_processes(config, plain, calls, tmp_path):
     command = [ROOT / "tools/cache_features.py", config, "--splits", "train", "val"]
     command += ["--launcher", "pytorch", "--cfg-options", "feature_cache.dtype=float32"]
     text = "".join(finish_ranks(start_ranks(*command, f"feature_cache.dir={tmp_path / 'cache'}")))
@@ -169,9 +171,15 @@ def test_filled_ahead_by_two_processes(config, calls, tmp_path):
     train(
         config,
         str(tmp_path / "work"),
-        {"feature_cache": {"dir": str(tmp_path / "cache"), "dtype": "float32"}},
+        {
+            "feature_cache": {"dir": str(tmp_path / "cache"), "dtype": "float32"},
+            "train_cfg.max_iters": 4,
+        },
     )
     assert count_frozen(calls) == (0, 0)
+    differences = compare_losses(tmp_path / "work", plain)
+    # Other pictures were read together: the last bit of a map, which grows as the weights part.
+    assert differences[0] <= 1e-6 and max(differences) <= 1e-3 and len(differences) == 4
 
 
 @pytest.mark.parametrize("redraw", [True, False])

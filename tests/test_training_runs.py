@@ -33,7 +33,7 @@ train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0)
 test_dataloader = dict(num_workers=0, dataset=dict(split="val"))
 train_cfg = dict(max_iters={ITERATIONS}, val_interval=5)
-default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1), examples=dict(count=0))
 param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=9)]
 """
 WORKER = ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=True"]

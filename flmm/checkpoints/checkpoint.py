@@ -8,7 +8,6 @@ that lists every missing key, unexpected key, wrong shape, wrong dtype and tenso
 
 from __future__ import annotations
 
-import importlib
 import importlib.resources
 import io
 import pickle
@@ -36,11 +35,10 @@ def register_safe_globals() -> None:
     These are the training log's buffers: mmengine's ``HistoryBuffer`` and numpy's arrays, numbers
     and dtypes. None of them runs code when it is built.
     """
-    folder = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
-    multiarray = importlib.import_module(f"{folder}.multiarray")
     dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
     safe: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
-    for function in (multiarray._reconstruct, multiarray.scalar):
+    for value in (np.empty(0), np.float64(0)):
+        function: Any = value.__reduce__()[0]
         # numpy 1 and 2 write different paths for the same two functions.
         safe += [
             (function, f"{old_or_new}.multiarray.{function.__name__}")

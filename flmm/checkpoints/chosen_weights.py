@@ -37,14 +37,10 @@ class ChosenWeights:
     chosen_by: str
     remarks: tuple[str, ...] = ()
 
-    @property
-    def is_embedded(self) -> bool:
-        """Whether they came with flmm."""
-        return self.name in EMBEDDED_WEIGHTS
-
     def describe(self) -> str:
         """One line: what the weights are."""
-        kind = f"the embedded toy head {self.name!r}" if self.is_embedded else self.path
+        is_embedded = self.name in EMBEDDED_WEIGHTS
+        kind = f"the embedded toy head {self.name!r}" if is_embedded else self.path
         line = f"weights: {kind} (sha256 {self.sha256[:SHOWN_DIGITS]}"
         return line + (")" if self.chosen_by == "the user" else f", the config's {self.chosen_by})")
 

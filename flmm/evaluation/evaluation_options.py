@@ -35,8 +35,12 @@ class EvaluationOptions:
 
     def fill(self, loader: Mapping[str, Any]) -> EvaluationOptions:
         """The options with the batch size and the workers that a config's loader has."""
-        given = {"batch_size": self.batch_size, "num_workers": self.num_workers}
-        return replace(self, **{name: loader.get(name) for name in given if given[name] is None})
+        size, workers = self.batch_size, self.num_workers
+        return replace(
+            self,
+            batch_size=loader.get("batch_size") if size is None else size,
+            num_workers=loader.get("num_workers") if workers is None else workers,
+        )
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:

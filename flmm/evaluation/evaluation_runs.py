@@ -89,14 +89,11 @@ def _run(
     model, run = _build_model(config, options)
     folder = Path(config.work_dir) / name
     results = []
-    for names, cfg in cfgs.items():  # one data set is in memory at a time
-        origin = [config.model, run, cfg, sorted(protocols)]
-        journal = _open_journal(folder / "journal" / "_".join(names), origin, options)
-        changes = {"test_mode": True, "bad_records": options.bad_records}
-        dataset = DATASETS.build({**copy.deepcopy(cfg), **changes})
-        split = EvaluationSplit(*names, dataset, protocols, options.limit)
-        given = options.save_predictions, options.num_workers or 0, options.batch_size or 1
-        results.append(evaluate_split(model, split, journal, *given, options.one_by_one))
+    for names, cfg in cfgs.items():
+        journal = folder / "journal" / "_".join(names)
+        origin = [config.model, run, cfg, [hash_file(path) for path in list_files(cfg)]]
+        journal = _open_journal(journal, [*origin, sorted(protocols)], options)
+        results.append(_evaluate_split(model, names, cfg, protocols, journal, options))
     report: dict[str, Any] = {
         "title": metric.title,
         "rows": build_rows(results, metric, "box + SAM" if options.baseline else "refined"),
@@ -117,19 +114,29 @@ def _run(
 
 
 def _open_journal(path: Path, origin: list[Any], options: EvaluationOptions) -> Path:
-    """The folder of a split's journal; its name changes with all that decides the figures.
-
-    Args:
-        path: how it begins.
-        origin: model, weights, data set (the third), protocols.
-    """
-    files = [hash_file(file) for file in list_files(origin[2])]
+    """The folder of a split's journal; its name changes with all that decides the figures."""
     chosen = [options.save_predictions, options.bad_records, options.one_by_one, options.batch_size]
-    folder = path.with_name(f"{path.name}_{hash_json([*origin, files, *chosen])[:12]}")
+    folder = path.with_name(f"{path.name}_{hash_json([*origin, *chosen])[:12]}")
     if options.restart and dist.is_main_process():
         shutil.rmtree(folder, ignore_errors=True)
     dist.barrier()
     return folder
+
+
+def _evaluate_split(
+    model: Any,
+    names: tuple[str, str],
+    cfg: dict[str, Any],
+    protocols: dict[str, Protocol],
+    journal: Path,
+    options: EvaluationOptions,
+) -> SplitResult:
+    """Evaluate one split, whose data set is in memory no longer than that."""
+    changes = {"test_mode": True, "bad_records": options.bad_records}
+    dataset = DATASETS.build({**copy.deepcopy(cfg), **changes})
+    split = EvaluationSplit(*names, dataset, protocols, options.limit)
+    given = options.save_predictions, options.num_workers or 0, options.batch_size or 1
+    return evaluate_split(model, split, journal, *given, options.one_by_one)
 
 
 def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[str, Any]]:

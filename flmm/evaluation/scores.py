@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from flmm.evaluation.metrics import compute_intersections_unions
 from flmm.records import SkippedExpression
 
@@ -40,13 +42,10 @@ class ExpressionScore(NamedTuple):
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> ExpressionScore:
-        """A score as it was, or as JSON gives it back; ValueError where it is none."""
-        try:
-            expression_id, groups, (both, either), coarse, gt_pixels = values
-            pair = None if coarse is None else (int(coarse[0]), int(coarse[1]))
-            return cls(expression_id, tuple(groups), (int(both), int(either)), pair, int(gt_pixels))
-        except (TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{values!r:.100} is no stored expression score: {error}") from error
+        """A score as it was, or as JSON gives it back."""
+        expression_id, groups, (both, either), coarse, gt_pixels = values
+        pair = None if coarse is None else (coarse[0], coarse[1])
+        return cls(expression_id, tuple(groups), (both, either), pair, gt_pixels)
 
 
 Outcome = ExpressionScore | SkippedExpression
@@ -124,13 +123,15 @@ def score_sample(sample: Mapping[str, Any]) -> list[Outcome]:
     Raises:
         ValueError: counts or shapes differ.
     """
-    ids, truths = sample["expression_ids"], sample.get("gt_masks")
+    ids: Sequence[int | str] = sample["expression_ids"]
     if sample.get("skipped"):
         image_id, reason = sample.get("image_id", "unknown"), str(sample["skipped"])
         return [SkippedExpression(item, image_id, reason) for item in ids]
+    truths: Tensor = sample["gt_masks"]
     kinds = sample.get("expression_kinds") or [None] * len(ids)
     groups = sample.get("expression_groups") or [()] * len(ids)
-    named = {"true masks": truths, "expression_kinds": kinds, "expression_groups": groups}
+    named: dict[str, Any] = {"true masks": truths}
+    named |= {"expression_kinds": kinds, "expression_groups": groups}
     for name, entries in named.items():
         if len(entries) != len(ids):
             raise ValueError(

@@ -1,28 +1,23 @@
-"""Running under mmengine: checkpoints, the runner, and what the command-line tools share.
-
-Each name is imported when it is first asked for.
-"""
+"""Training and testing under mmengine; each name is imported when it is first asked for."""
 
 from flmm.lazy_exports import export_lazily
 
-_HOMES = {
-    "CpuAmpOptimWrapper": "flmm.training.acceleration",
-    "DiskFullError": "flmm.files",
-    "ExampleImagesHook": "flmm.training.example_images",
-    "FeatureCacheHook": "flmm.training.feature_caching",
-    "GroundingRunner": "flmm.training.grounding_runner",
-    "ResumableEpochLoop": "flmm.training.loops",
-    "ResumableIterLoop": "flmm.training.loops",
-    "SafeCheckpointHook": "flmm.training.checkpoint_hook",
-    "find_latest_checkpoint": "flmm.checkpoints.checkpoint_files",
-    "load_checkpoint": "flmm.checkpoints.checkpoint",
-    "load_config": "flmm.config",
-    "load_weights": "flmm.checkpoints.checkpoint",
-    "register_safe_globals": "flmm.checkpoints.checkpoint",
-    "resolve_weights": "flmm.checkpoints.checkpoint",
-    "run_test": "flmm.training.runner",
-    "run_training": "flmm.training.runner",
-    "save_trainable": "flmm.checkpoints.checkpoint",
+_NAMES = {
+    "flmm.checkpoints.checkpoint": (
+        *("load_checkpoint", "load_weights", "register_safe_globals", "resolve_weights"),
+        "save_trainable",
+    ),
+    "flmm.checkpoints.checkpoint_files": ("find_latest_checkpoint",),
+    "flmm.config": ("load_config",),
+    "flmm.files": ("DiskFullError",),
+    "flmm.training.acceleration": ("CpuAmpOptimWrapper",),
+    "flmm.training.checkpoint_hook": ("SafeCheckpointHook",),
+    "flmm.training.example_images": ("ExampleImagesHook",),
+    "flmm.training.feature_caching": ("FeatureCacheHook",),
+    "flmm.training.grounding_runner": ("GroundingRunner",),
+    "flmm.training.loops": ("ResumableEpochLoop", "ResumableIterLoop"),
+    "flmm.training.runner": ("run_test", "run_training"),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = list(_HOMES)
 __getattr__ = export_lazily(__name__, _HOMES)

@@ -31,33 +31,14 @@ class FeatureCacheHook(Hook):
     Training and validation both read and write; what is computed is there at once, also for others.
 
     Args:
-        dir: folder of the cache, shared by processes and trainings.
-        dtype: "float16" or "float32" (exact).
-        max_gb: limit of the folder, in 10**9 bytes.
-        image_embedding: keep the refiner's image encodings too.
+        **settings: of :func:`open_cache`.
     """
 
-    def __init__(
-        self,
-        dir: str,
-        dtype: str = "float16",
-        max_gb: float = 200.0,
-        image_embedding: bool = True,
-    ) -> None:
-        self.settings: dict[str, Any] = {
-            "dir": dir,
-            "dtype": dtype,
-            "max_gb": max_gb,
-            "image_embedding": image_embedding,
-        }
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
 
     def before_train(self, runner: Any) -> None:
-        """Open the cache and say what is in it.
-
-        Raises:
-            TypeError: the model is no grounder.
-            ValueError: a setting has an impossible value.
-        """
+        """Open the cache and say what is in it."""
         self.cache = open_cache(runner.model, **self.settings)
         self._epoch = runner.train_loop.stream.epoch
         if is_main_process():
@@ -72,22 +53,11 @@ class FeatureCacheHook(Hook):
             self.cache.budget.reopen()
 
 
-def register_feature_cache(runner: Any) -> None:
-    """Add :class:`FeatureCacheHook` where the runner's config has ``feature_cache``.
-
-    Raises:
-        ValueError: ``feature_cache`` has an unknown key, or no ``dir``.
-    """
-    settings = read_settings(runner.cfg)
-    if settings is not None:
-        runner.register_hook(FeatureCacheHook(**settings))
-
-
 def read_settings(config: Config) -> dict[str, Any] | None:
     """The config's ``feature_cache``, or ``None``.
 
     Raises:
-        ValueError: it has no ``dir``, or a key that is none of :class:`FeatureCacheHook`'s.
+        ValueError: it has no ``dir``, or a key that is none of :func:`open_cache`'s.
     """
     settings = config.get("feature_cache")
     if settings is None:
@@ -108,9 +78,10 @@ def open_cache(
 
     Args:
         model: a grounder, maybe wrapped for several processes.
-        dir: folder of the cache.
+        dir: folder of the cache, shared by processes and trainings.
         image_embedding: keep the refiner's image encodings, where there is a refiner.
-        **settings: of :class:`FeatureCache`.
+        **settings: ``dtype`` ("float16", or "float32": exact) and ``max_gb``, the folder's limit
+            in 10**9 bytes.
 
     Raises:
         TypeError: the model is no grounder.
@@ -128,7 +99,7 @@ def open_cache(
 
 
 def tell_room(cache: FeatureCache) -> None:
-    """Log what is there already, and what room there is."""
+    """Log what is there, and what room there is."""
     there = sum(folder.bytes_on_disk for folder in cache.folders)
     entries = sum(len(folder) for folder in cache.folders)
     used, free = cache.budget.measure_used(), cache.budget.measure_free()
@@ -143,8 +114,6 @@ def tell_room(cache: FeatureCache) -> None:
 def warn_of_redraws(dataset: Any) -> None:
     """Say what to set where every epoch asks other phrases, which no cache can know."""
     for item in list_datasets(dataset):
-        if not getattr(item, "redraw", False):
-            continue
         reasons = [
             f"{name}={getattr(item, name)!r}"
             for name in ("max_expressions", "max_phrases")
@@ -152,7 +121,7 @@ def warn_of_redraws(dataset: Any) -> None:
         ]
         if getattr(item, "text_mode", None) == "random":
             reasons.insert(0, "text_mode='random'")
-        if reasons:
+        if reasons and getattr(item, "redraw", False):
             print_log(
                 f"feature cache: the training data set draws other phrases in every epoch "
                 f"({', '.join(reasons)}), and later epochs find in the cache only what was asked "

@@ -33,7 +33,6 @@ from flmm.checkpoints.checkpoint import (
 from flmm.checkpoints.checkpoint_files import find_latest_checkpoint, read_training_state
 from flmm.distributed import init_processes
 from flmm.training.acceleration import adapt_amp_to_cpu
-from flmm.training.checkpoint_content import collect_training, collect_weights
 from flmm.training.loops import ResumableEpochLoop, ResumableLoop
 from flmm.training.resume_changes import (
     format_resume_changes,
@@ -43,7 +42,12 @@ from flmm.training.resume_changes import (
 )
 from flmm.training.schedules import drop_short_schedules, read_settings, replay_schedulers
 from flmm.training.terminal_log import arrange_handlers, describe_run
-from flmm.training.training_state import capture_gradients, capture_random_state
+from flmm.training.training_state import (
+    capture_gradients,
+    capture_random_state,
+    collect_training,
+    collect_weights,
+)
 
 # Kinds of which flmm registers none: without a child of its scope mmengine warns at every look-up.
 _PARENTS = (

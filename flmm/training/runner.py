@@ -12,7 +12,7 @@ from flmm.checkpoints.checkpoint_files import find_latest_checkpoint
 from flmm.checkpoints.chosen_weights import choose_weights
 from flmm.files import DiskFullError, is_disk_full, measure_free
 from flmm.training.acceleration import compile_mask_head
-from flmm.training.feature_caching import register_feature_cache
+from flmm.training.feature_caching import FeatureCacheHook, read_settings
 from flmm.training.grounding_runner import GroundingRunner
 from flmm.training.skipped_records import SkippedRecordsHook
 
@@ -49,7 +49,9 @@ def run_training(
         runner.register_hook(SkippedRecordsHook())
         runner.announcements = [f"begins with the weights of {load_from}"] if load_from else []
         compile_mask_head(runner.trained_model, config.get("compile_mask_head", False))
-        register_feature_cache(runner)
+        settings = read_settings(config)
+        if settings is not None:
+            runner.register_hook(FeatureCacheHook(**settings))
         runner.train()
     except OSError as error:
         if not isinstance(error, DiskFullError) and not is_disk_full(error):
