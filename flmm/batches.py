@@ -43,33 +43,27 @@ def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, 
         ValueError: no picture or no phrase is given; a phrase for all is blank; there is not one
             list per picture (for iterators at the end, when it shows).
     """
-    if isinstance(pictures, (list, tuple)) and not pictures:
+    is_list = isinstance(pictures, (list, tuple))
+    if is_list and not pictures:
         raise ValueError("no picture given: pass at least one")
     if isinstance(phrases, Iterator):
         return _zip_exactly(pictures, phrases)
-    own = _list_phrases(phrases)
-    if not isinstance(own[0], (list, tuple)):
-        return zip(pictures, repeat(as_continuations(own)))
-    if isinstance(pictures, (list, tuple)) and len(own) != len(pictures):
-        raise ValueError(f"got {len(pictures)} pictures and {len(own)} lists of phrases: {_WAYS}")
-    return _zip_exactly(pictures, iter(own))
-
-
-def _list_phrases(phrases: Any) -> Sequence[Any]:
-    """Phrases or lists of phrases, all of one kind."""
     if isinstance(phrases, (str, Continuation)):
-        return [phrases]
+        phrases = [phrases]
     if not isinstance(phrases, Iterable):
         raise TypeError(f"the phrases of a batch are a {type(phrases).__name__}: {_WAYS}")
     own = list(phrases)
     if not own:
         raise ValueError(f"no phrase given: {_WAYS}")
     lists = sum(isinstance(item, (list, tuple)) for item in own)
-    if 0 < lists < len(own):
-        raise TypeError(
-            f"the phrases of a batch are {lists} lists and {len(own) - lists} of no list: {_WAYS}"
-        )
-    return own
+    if lists == 0:
+        return zip(pictures, repeat(as_continuations(own)))
+    if lists < len(own):
+        kinds = f"{lists} lists and {len(own) - lists} of no list"
+        raise TypeError(f"the phrases of a batch are {kinds}: {_WAYS}")
+    if is_list and len(own) != len(pictures):
+        raise ValueError(f"got {len(pictures)} pictures and {len(own)} lists of phrases: {_WAYS}")
+    return _zip_exactly(pictures, iter(own))
 
 
 def _zip_exactly(pictures: Iterable[Any], lists: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
@@ -90,14 +84,9 @@ def _zip_exactly(pictures: Iterable[Any], lists: Iterator[Any]) -> Iterator[tupl
 
 @dataclass(eq=False)
 class Task:
-    """A picture of a batch and its phrases.
+    """A picture of a batch, what a person called it, and its phrases.
 
-    Attributes:
-        index: its place in the batch, from 0.
-        given: what a person called the picture.
-        continuations: its phrases.
-        image: the picture, ready for the reader; ``None`` where ``error`` says why it is not.
-        error: what is wrong with the picture or its phrases.
+    ``image``, ready for the reader, is ``None`` where ``error`` says why it is not.
     """
 
     index: int

@@ -220,7 +220,7 @@ def test_a_picture_that_is_far_too_large_is_a_mistake(desk, scenes, monkeypatch)
 def test_a_full_context_is_told_and_left_by_undo(desk, inferencer, monkeypatch):
     talk = desk()
     talk.say(PROMPT, "Where?")
-    second = talk.chat._chat.dialogue.turns[1]
+    second = talk.chat.chat.dialogue.turns[1]
     config = inferencer.model.vlm.text_config
     # Behind the short question there is room for three tokens of an answer.
     monkeypatch.setattr(config, "max_position_embeddings", second.question[1] + 3)
@@ -235,7 +235,7 @@ def test_a_full_context_is_told_and_left_by_undo(desk, inferencer, monkeypatch):
 def test_an_answer_that_ends_at_once_is_said_to_be_none(desk, inferencer, monkeypatch):
     talk = desk(begin="")
     talk.say(PROMPT)
-    first = talk.chat._chat.dialogue.input_ids[talk.chat._chat.dialogue.turns[0].answer[0]]
+    first = talk.chat.chat.dialogue.input_ids[talk.chat.chat.dialogue.turns[0].answer[0]]
     config = inferencer.model.vlm.model.generation_config
     monkeypatch.setattr(config, "eos_token_id", [config.eos_token_id, first])
     text, complaints = talk.say("/undo", PROMPT)

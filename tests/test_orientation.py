@@ -13,17 +13,16 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from flmm import GroundingInferencer
-from flmm.apps.demo import load_user_sample
+from flmm.apps.demo import draw_panels, load_user_sample
 from flmm.apps.explanation import explain
 from flmm.apps.visual_cot import VisualCotOptions, run_visual_cot
-from flmm.apps.web.limits import Limits
 from flmm.apps.web.pictures import read_upload
+from flmm.apps.web.requests import Limits
 from flmm.box_baseline import BoxBaseline
 from flmm.config import load_config
 from flmm.data.refcoco import RefCocoGroundingDataset
 from flmm.toy.shape_files import write_dataset
 from flmm.toy.shape_sentences import render_samples
-from flmm.visualization import draw_panels
 from tests.visual_cot.shape_questions import write_questions
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

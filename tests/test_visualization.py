@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from flmm import visualization
+from flmm.apps.demo import draw_panels
 from flmm.results import GroundingResult
 
 
@@ -69,7 +70,7 @@ def test_panels_have_readable_sizes(size):
     panel = visualization.compute_panel_size(size)
     assert panel[0] <= 480 and panel[1] <= 640
     assert panel[0] >= 224 or panel[1] == 640
-    sheet = visualization.draw_panels(draw_image(size), make_result(size))
+    sheet = draw_panels(draw_image(size), make_result(size))
     assert sheet.mode == "RGB"
     assert sheet.height >= 2 * panel[0]
     assert sheet.width >= 4 * max(panel[1], 180)
@@ -78,7 +79,7 @@ def test_panels_have_readable_sizes(size):
 def test_panels_show_image_box_and_masks():
     image = np.full((240, 240, 3), 128, dtype=np.uint8)
     result = make_result((240, 240), phrases=("a dog",))
-    sheet = np.array(visualization.draw_panels(Image.fromarray(image), result, ious=[0.5]))
+    sheet = np.array(draw_panels(Image.fromarray(image), result, ious=[0.5]))
     top = sheet.shape[0] - 240 - 8
     panels = [sheet[top : top + 240, left : left + 240] for left in range(8, 992, 248)]
     color, mask = visualization.get_color(0), result.masks[0]
@@ -93,8 +94,8 @@ def test_panels_show_image_box_and_masks():
 def test_titles_take_any_text_and_change_with_the_iou():
     phrases = ("红色的圆 — ∞ 🐕 עברית", "x" * 500, "two\nlines", "")
     result = make_result(phrases=phrases)
-    plain = visualization.draw_panels(draw_image(), result)
-    rated = visualization.draw_panels(draw_image(), result, ious=[0.1, 0.2, 0.3, float("nan")])
+    plain = draw_panels(draw_image(), result)
+    rated = draw_panels(draw_image(), result, ious=[0.1, 0.2, 0.3, float("nan")])
     assert plain.size == rated.size
     assert plain.tobytes() != rated.tobytes()
 
@@ -102,8 +103,8 @@ def test_titles_take_any_text_and_change_with_the_iou():
 def test_refuses_what_it_cannot_draw():
     result = make_result()
     with pytest.raises(ValueError, match="ground with return_maps=True"):
-        visualization.draw_panels(draw_image(), replace(result, attention_maps=None))
+        draw_panels(draw_image(), replace(result, attention_maps=None))
     with pytest.raises(ValueError, match="holds no phrase to draw"):
-        visualization.draw_panels(draw_image(), replace(result, found=[]))
+        draw_panels(draw_image(), replace(result, found=[]))
     with pytest.raises(ValueError, match="got 1 IoUs for 2 phrases"):
-        visualization.draw_panels(draw_image(), result, ious=[0.5])
+        draw_panels(draw_image(), result, ious=[0.5])

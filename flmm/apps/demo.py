@@ -1,4 +1,4 @@
-"""What ``tools/demo.py`` does: ground samples, print a table, save the panels.
+"""What ``tools/demo.py`` does: ground samples, print a table, save what was seen step by step.
 
 In: an inferencer and samples (a user's picture, or drawn scenes whose truth is known). Out: text
 on the screen and PNG files. It computes no mask.
@@ -7,18 +7,20 @@ on the screen and PNG files. It computes no mask.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from flmm.images import load_any_image, name_image
+from flmm import visualization
+from flmm.images import load_any_image, load_image, name_image
 from flmm.inferencer import GroundingInferencer
-from flmm.results import GroundingResult
+from flmm.results import GroundedPhrase, GroundingResult
 from flmm.tables import format_text, tabulate
 from flmm.toy.shape_sentences import render_samples
-from flmm.visualization import draw_panels
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +41,7 @@ class DemoSample:
 
 
 def load_user_sample(path: str, phrases: list[str]) -> DemoSample:
-    """A user's picture, upright.
-
-    Args:
-        path: of a file, or an address.
-        phrases: what to ground.
+    """A user's picture, upright; ``path`` is a file's or an address.
 
     Raises:
         OSError, ValueError: as :func:`flmm.images.load_any_image`.
@@ -87,16 +85,91 @@ def compute_ious(masks: np.ndarray, gt_masks: np.ndarray | None) -> list[float] 
 def build_rows(result: GroundingResult, ious: list[float] | None) -> list[dict[str, object]]:
     """The table's rows: phrase, score, box (xyxy, px), area (px) and, where known, IoU."""
     rows: list[dict[str, object]] = []
-    for index, phrase in enumerate(result.phrases):
-        box = result.boxes_xyxy[index]
-        text = "-" if np.isnan(box).any() else " ".join(str(round(edge)) for edge in box.tolist())
-        row: dict[str, object] = {
-            "phrase": phrase,
-            "score": float(result.scores[index]),
-            "box (x0 y0 x1 y1)": text,
-            "area": int(result.masks[index].sum()),
-        }
-        if ious is not None:
-            row["IoU"] = ious[index]
-        rows.append(row)
+    for index, item in enumerate(result):
+        box = "-" if item.is_empty else " ".join(str(round(edge)) for edge in item.box_xyxy)
+        row = {"phrase": item.text, "score": item.score, "box (x0 y0 x1 y1)": box}
+        rows.append(row | {"area": item.area} | ({} if ious is None else {"IoU": ious[index]}))
     return rows
+
+
+def draw_panels(
+    image: np.ndarray | Image.Image, result: GroundingResult, ious: Sequence[float] | None = None
+) -> Image.Image:
+    """One row per phrase: picture and box, attention, coarse mask, refined mask.
+
+    Args:
+        image: the picture as given, uint8 RGB ``[H, W, 3]`` or PIL.
+        result: with ``coarse_mask_logits`` and ``attention_maps``.
+        ious: per phrase, IoU with the true mask in [0, 1], where it is known.
+
+    Returns:
+        RGB picture; panels are 224 to 480 px high, lower only where the picture is very wide.
+
+    Raises:
+        ValueError: the result was made without its maps, holds no phrase, or has another number
+            of phrases than ``ious``.
+    """
+    maps, coarse = result.attention_maps, result.coarse_mask_logits
+    if maps is None or coarse is None:
+        raise ValueError(
+            "the result holds no maps to draw: ground with return_maps=True, for example "
+            "grounder(image, phrases, return_maps=True)"
+        )
+    if not result.phrases:
+        raise ValueError("the result holds no phrase to draw: ground at least one")
+    if ious is not None and len(ious) != len(result):
+        raise ValueError(f"got {len(ious)} IoUs for {len(result)} phrases: give one per phrase")
+    picture = load_image(image)
+    height, width = visualization.compute_panel_size((picture.height, picture.width))
+    scaled = np.array(picture.resize((width, height)))
+    rows = []
+    for index, item in enumerate(result):
+        color = visualization.get_color(index)
+        note = f"score {item.score:.2f}" + ("" if ious is None else f"   IoU {ious[index]:.2f}")
+        panels = _draw_panels(scaled, item, maps[index], coarse[index], color)
+        rows.append(visualization.compose_row(panels, item.text, note, color))
+    return visualization.stack_rows(rows)
+
+
+def _draw_panels(
+    scaled: np.ndarray,
+    phrase: GroundedPhrase,
+    maps: np.ndarray,
+    coarse_logits: np.ndarray,
+    color: visualization.Color,
+) -> dict[str, Any]:
+    """Caption -> panel, of one phrase."""
+    size, mask = (scaled.shape[0], scaled.shape[1]), phrase.mask
+    coarse = visualization.resize_map(coarse_logits, size) > 0
+    heat = visualization.merge_channels(maps, coarse if phrase.is_empty else mask)
+    best = min(visualization.BEST_CHANNELS, len(maps))
+    return {
+        "image and box": _draw_box(scaled, phrase, color),
+        f"attention ({best} best of {len(maps)})": visualization.overlay_heat(scaled, heat),
+        "coarse mask": visualization.overlay_mask(scaled, coarse, color),
+        "refined mask": visualization.overlay_mask(
+            scaled, visualization.resize_mask(mask, size), color
+        ),
+    }
+
+
+def _draw_box(scaled: np.ndarray, phrase: GroundedPhrase, color: visualization.Color) -> np.ndarray:
+    """The picture with the phrase's box; none where its mask is empty."""
+    drawn = Image.fromarray(scaled)
+    if not phrase.is_empty:
+        scale = np.array([drawn.width / phrase.size[1], drawn.height / phrase.size[0]] * 2)
+        x0, y0, x1, y1 = phrase.box_xyxy * scale
+        corners = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
+        ImageDraw.Draw(drawn).rectangle(corners, outline=color, width=3)
+    return np.array(drawn)
+
+
+__all__ = [
+    "DemoSample",
+    "build_rows",
+    "compute_ious",
+    "demonstrate",
+    "draw_panels",
+    "load_sample_scenes",
+    "load_user_sample",
+]

@@ -38,18 +38,15 @@ BRACKETS = "brackets"
 class Chat:
     """A conversation about one picture or more.
 
+    Threads that share one take turns: :meth:`ask` holds :attr:`lock` until its answer is whole, a
+    stream only for each piece.
+
     Args:
         grounder: the model.
         prefix: the first picture, read.
         encoding: the refiner's of it, if there is one already.
         selectors: which words of a turn are pointed at, see ``flmm.selectors.build_selector``;
             ``"brackets"`` are those that the question marks: ``is [the red cup] full?``.
-
-    Attributes:
-        turns: so far.
-
-    Threads that share a conversation take turns: :meth:`ask` holds :attr:`lock` until its answer is
-    whole, a stream only for each piece.
     """
 
     def __init__(
@@ -134,7 +131,7 @@ class Chat:
         return self._take_steps(pieces)
 
     def _take_steps(self, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
-        """The pieces of a stream, each made while no other thread uses the conversation."""
+        """Each piece is made while no other thread uses the conversation."""
         try:
             while True:
                 with self.lock:
@@ -223,13 +220,7 @@ class Chat:
     def ground(
         self, seen: PhraseAttention, image: int, texts: Sequence[str] = ("",)
     ) -> GroundingResult:
-        """Masks of what :meth:`look` gave.
-
-        Args:
-            seen: one entry of it, of P phrases.
-            image: which picture it is of.
-            texts: the P phrases.
-        """
+        """Masks of P phrases in a picture: ``seen`` is that picture's entry of :meth:`look`."""
         picture = self.images[image]
         outputs = ground_parts(self.grounder, picture, seen, self._encode(image))
         kept = ResultPicture(picture.image)

@@ -19,7 +19,7 @@ class PointedPhrase(GroundedPhrase):
 
     Attributes:
         span: half-open character range of ``text``, in the turn's question or answer.
-        role: ``"question"`` or ``"answer"``: whose words they are.
+        role: ``"question"`` or ``"answer"``.
         image: which picture of the conversation they point into, from 0.
     """
 

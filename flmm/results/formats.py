@@ -29,27 +29,18 @@ _NAME_LETTERS = 40  # of a phrase, in a file's name
 
 
 def build_coco_image(image_id: int | str, name: str, size: Size) -> dict[str, Any]:
-    """The entry of a picture.
-
-    Args:
-        image_id: its id.
-        name: of its file.
-        size: (H, W) px.
-    """
+    """The entry of a picture of a size (H, W); ``name``: of its file."""
     return {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
 
 
 def join_coco(
     images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A data set of entries that are ready.
+    """A data set, JSON ready.
 
     Args:
         images: of :func:`build_coco_image`.
         annotations: of ``to_coco(image_id=...)``, their ids unique.
-
-    Returns:
-        dict with ``images``, ``categories`` and ``annotations``, JSON ready.
     """
     return {
         "images": list(images),
@@ -93,13 +84,7 @@ def _import(name: str, method: str) -> Any:
 
 
 def build_mask_name(number: int, phrase: str, note: str = "") -> str:
-    """Name of a mask's file: letters, digits and underlines alone, told apart by its number.
-
-    Args:
-        number: of the phrase.
-        phrase: any text.
-        note: stands between the two, such as ``"turn1_answer"``.
-    """
+    """Name of a mask's file: number, note and phrase in letters, digits and underlines alone."""
     words = re.sub(r"\W+", "_", phrase).strip("_")[:_NAME_LETTERS]
     return "_".join(part for part in (f"{number:03d}", note, words) if part) + ".png"
 

@@ -18,10 +18,10 @@ from flmm.results.result import GroundingResult, join_results
 
 
 def compute_scores(mask_logits: Tensor) -> Tensor:
-    """Mean foreground probability inside each mask.
+    """Mean foreground probability inside each mask, where the logit is positive.
 
     Args:
-        mask_logits: ``[P, H, W]``; a pixel belongs to the mask where its logit is positive.
+        mask_logits: ``[P, H, W]``.
 
     Returns:
         float32 ``[P]`` in [0, 1]; 0 where no pixel is foreground.
@@ -73,11 +73,11 @@ def collect_result(
     return_maps: bool = False,
     return_probs: bool = False,
 ) -> GroundingResult:
-    """One result of a grounder's outputs.
+    """One result of a grounder's outputs, in order, each of some of the phrases.
 
     Args:
         phrases: P of them, at least one.
-        outputs: of parts of the phrases, in order; together of all P.
+        outputs: together of all P.
         picture: for drawing.
         return_maps: keep ``coarse_mask_logits`` and ``attention_maps``.
         return_probs: keep ``probs``.

@@ -120,14 +120,11 @@ class GroundedPhrase:
     ) -> dict[str, Any]:
         """A COCO-style record, JSON ready.
 
-        Args:
-            image_id: of the picture in a data set; ``None``: a record outside any.
-            annotation_id: of the phrase there, from 1; only with ``image_id``.
-
         Returns:
             ``phrase``, ``segmentation`` (compressed RLE), ``bbox`` (``[x, y, w, h]`` in pixels, all
-            zero where the mask is empty) and ``score``; with an ``image_id`` also ``id``,
-            ``image_id``, ``category_id`` (1), ``area`` (pixels) and ``iscrowd`` (0).
+            zero where the mask is empty) and ``score``; in a data set, which numbers its pictures
+            and annotations, also ``id``, ``image_id``, ``category_id`` (1), ``area`` (pixels) and
+            ``iscrowd`` (0).
         """
         x0, y0, x1, y1 = np.nan_to_num(self.box_xyxy).tolist()
         record: dict[str, Any] = {} if annotation_id is None else {"id": annotation_id}

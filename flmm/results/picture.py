@@ -29,12 +29,7 @@ class ResultPicture:
 
     @classmethod
     def keep(cls, given: Any, pixels: np.ndarray) -> ResultPicture:
-        """Remember a picture.
-
-        Args:
-            given: what a person called it.
-            pixels: uint8 RGB ``[H, W, 3]``, what was seen of it.
-        """
+        """Remember what a person called ``given`` by its ``pixels``, uint8 RGB ``[H, W, 3]``."""
         if isinstance(given, Path) or (isinstance(given, str) and _is_file(given)):
             return cls(Path(given).absolute(), hash_picture(pixels))
         return cls(pixels)

@@ -42,21 +42,20 @@ _KEPT = ("probs", "coarse_mask_logits", "attention_maps")
 
 @dataclass(eq=False, repr=False)
 class GroundingResult:
-    """The phrases of one picture and their masks, as handed to people.
+    """The P phrases of one picture and their masks, as handed to people.
 
-    ``len(result)`` is the number of phrases P; ``result[0]``, ``result["a dog"]`` and a loop give
-    :class:`GroundedPhrase`, ``result[:3]`` a result. Two results are equal where all they hold is
-    equal (pictures are not compared). Arrays are read-only: a change in one would be missing from
-    every file and format.
+    ``result[0]``, ``result["a dog"]`` and a loop give :class:`GroundedPhrase`, ``result[:3]`` a
+    result. Two results are equal where all they hold is equal (pictures are not compared). Arrays
+    are read-only: a change in one would be missing from every file and format.
 
     Attributes:
-        found: the P phrases and what they mean.
+        found: the phrases and what they mean.
         size: (H, W) pixels of the picture as given.
         picture: where its pixels are; ``None``: nobody kept them.
         probs: float32 ``[P, H, W]`` in [0, 1], foreground probability of every pixel, only with
-            ``return_probs=True``, otherwise ``None``.
+            ``return_probs=True``.
         coarse_mask_logits: ``[P, h', w']``, only with ``return_maps=True``.
-        attention_maps: ``[P, L*A, h, w]``, only with ``return_maps=True``.
+        attention_maps: ``[P, C, h, w]``, what the mask head was given, as above.
     """
 
     found: list[GroundedPhrase]
@@ -74,11 +73,10 @@ class GroundingResult:
         scores: Sequence[float] | np.ndarray,
         image: Any = None,
     ) -> GroundingResult:
-        """A result of masks that come from elsewhere, or were changed.
+        """A result of masks, bool ``[P, H, W]``, that come from elsewhere or were changed.
 
         Args:
-            phrases: P of them.
-            masks: bool ``[P, H, W]``.
+            phrases, masks: P of each.
             scores: P of them, in [0, 1]; that of an empty mask becomes 0.
             image: the picture: a path, a PIL image or uint8 RGB ``[H, W, 3]``.
 
@@ -109,7 +107,7 @@ class GroundingResult:
 
     @property
     def phrases(self) -> list[str]:
-        """The P phrases."""
+        """The words, P of them."""
         return [item.text for item in self.found]
 
     @property
@@ -214,7 +212,6 @@ class GroundingResult:
         return None if self.picture is None else formats.encode_picture(self.draw(), ".png")
 
     def _find(self, phrase: str) -> int:
-        """Where a phrase stands."""
         places = [index for index, text in enumerate(self.phrases) if text == phrase]
         if len(places) == 1:
             return places[0]
@@ -263,11 +260,11 @@ class GroundingResult:
         return axes.get_figure()  # type: ignore[return-value]  # of a figure's own axes
 
     def save(self, path: str | Path) -> Path:
-        """Write the result; the ending says as what.
+        """Write the result; folders are made.
 
         Args:
-            path: ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``: :meth:`draw`; ``.json``: a COCO data
-                set of this picture, which ``pycocotools.coco.COCO`` loads. Folders are made.
+            path: ends with ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``: :meth:`draw`; ``.json``: a
+                COCO data set of this picture, which ``pycocotools.coco.COCO`` loads.
 
         Raises:
             ValueError: another ending.
@@ -292,11 +289,7 @@ class GroundingResult:
     def save_masks(self, folder: str | Path) -> list[Path]:
         """One 8-bit PNG per phrase (255 inside, 0 outside), such as ``001_the_red_circle.png``.
 
-        Args:
-            folder: made if need be. Whatever a phrase holds, no file lies outside it.
-
-        Raises:
-            OSError: it cannot be written.
+        Whatever a phrase holds, no file lies outside the folder, which is made if need be.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -312,10 +305,9 @@ class GroundingResult:
         """One COCO-style record per phrase, see :meth:`GroundedPhrase.to_coco`.
 
         Args:
-            image_id: of the picture in a data set: ``COCO.loadRes`` takes the list, and it is the
-                ``annotations`` of :func:`flmm.results.build_coco_dataset`; ``None``: records
-                outside any data set.
-            first_id: of the first phrase; they count up. Only with ``image_id``.
+            image_id: of the picture in a data set, whose annotations these are (``COCO.loadRes``
+                takes them, too); ``None``: records outside any.
+            first_id: of the first phrase there; they count up.
         """
         if image_id is None:
             return [item.to_coco() for item in self.found]

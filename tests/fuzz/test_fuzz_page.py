@@ -18,9 +18,8 @@ pytest.importorskip("starlette", reason="the page needs Starlette (the extra 'we
 from starlette.testclient import TestClient
 
 from flmm import GroundingInferencer
-from flmm.apps.web.limits import Limits
-from flmm.apps.web.requests import FIELDS
-from flmm.apps.web.selecting import CHOICES
+from flmm.apps.web.pointing import CHOICES
+from flmm.apps.web.requests import FIELDS, Limits
 from flmm.apps.web.server import build_app
 from flmm.apps.web.service import PageService
 from tests.fuzz.harness import Fuzz

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from flmm.apps.web.downloads import build_name
+from flmm.apps.web.views import build_download
 from tests.web.page_requests import ask, send
 
 
@@ -70,4 +70,4 @@ def test_the_zip_holds_one_png_per_phrase_and_the_json(files) -> None:
     ],
 )
 def test_names_of_downloads(picture: str, name: str) -> None:
-    assert build_name(picture, "zip") == name
+    assert build_download([], picture, (4, 4), "png")[0] == name

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flmm.apps.web.limits import Limits
 from flmm.apps.web.pictures import clean_name, draw_samples, read_upload
+from flmm.apps.web.requests import Limits
 from flmm.apps.web.service import PageService
 from tests.web.bad_uploads import LIMIT_BYTES, draw, list_bad_uploads, save
 from tests.web.page_requests import ask, send, upload

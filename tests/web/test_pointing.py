@@ -8,8 +8,13 @@ import pytest
 from flmm.apps.explanation.regions import compute_region_coverage
 from flmm.apps.explanation.tokens import ExplainedToken, list_tokens
 from flmm.apps.web.pictures import draw_samples
-from flmm.apps.web.pointing import compute_excess, look_from_token, rank_words, read_turn_maps
-from flmm.apps.web.selecting import ListSelector
+from flmm.apps.web.pointing import (
+    ListSelector,
+    compute_excess,
+    look_from_token,
+    rank_words,
+    read_turn_maps,
+)
 from flmm.conversation import Chat
 from flmm.inferencer import GroundingInferencer
 from tests.web.page_requests import QUESTION

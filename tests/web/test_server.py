@@ -16,8 +16,7 @@ pytest.importorskip("starlette", reason="the page needs Starlette (the extra 'we
 from starlette.testclient import TestClient
 
 from flmm.apps.web import server
-from flmm.apps.web.limits import Limits
-from flmm.apps.web.requests import FIELDS
+from flmm.apps.web.requests import FIELDS, Limits
 from flmm.apps.web.server import build_app, build_start
 from flmm.apps.web.service import PageService, Update
 from tests.web.bad_uploads import draw, save

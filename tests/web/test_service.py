@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flmm import FrozenQwen, GroundingInferencer
-from flmm.apps.web.limits import Limits
+from flmm.apps.web.requests import Limits
 from flmm.apps.web.service import PageService
 from flmm.conversation import Chat
 from flmm.grounder import Grounder

@@ -1,4 +1,4 @@
-"""Pointed phrases as people read them: a table, marked words, a picture, a JSON record.
+"""Turns as people read them: a table of phrases, marked words, a picture, a JSON record.
 
 A phrase has the colour of its place in the turn everywhere: in the text as in the picture.
 """
@@ -35,12 +35,11 @@ def tabulate_phrases(phrases: Sequence[PointedPhrase]) -> Table:
     for name in ("of", "picture", "score", "box (x0 y0 x1 y1)", "area"):
         is_number = name in ("picture", "score", "area")
         table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
-    for index, phrase in enumerate(phrases):
-        is_empty = bool(np.isnan(phrase.box_xyxy).any())
-        edges = "-" if is_empty else " ".join(str(round(x)) for x in phrase.box_xyxy.tolist())
-        words = Text(" ".join(clean_controls(phrase.text).split()), _get_style(index))
-        numbers = [phrase.image + 1, f"{phrase.score:.2f}", edges, phrase.area]
-        table.add_row(str(index + 1), words, phrase.role, *map(str, numbers))
+    for index, item in enumerate(phrases):
+        edges = "-" if item.is_empty else " ".join(str(round(x)) for x in item.box_xyxy.tolist())
+        words = Text(" ".join(clean_controls(item.text).split()), _get_style(index))
+        numbers = [item.image + 1, f"{item.score:.2f}", edges, item.area]
+        table.add_row(str(index + 1), words, item.role, *map(str, numbers))
     return table
 
 
@@ -62,12 +61,12 @@ def _get_style(index: int) -> Style:
 
 
 def draw_turn(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -> Image.Image:
-    """One picture of a conversation with the masks that lie in it, each in its phrase's colour.
+    """Picture ``index`` of a conversation with those phrases of a turn that point into it.
 
     Args:
         image: uint8 RGB ``[H, W, 3]``.
-        phrases: of a turn; their numbers, from 1, stand at their boxes.
-        index: which picture it is.
+        phrases: of the turn; their numbers, from 1, stand at their boxes.
+        index: of the picture, from 0.
     """
     own = [(place, item) for place, item in enumerate(phrases) if item.image == index]
     labels = [str(place + 1) for place, _ in own]
@@ -76,22 +75,10 @@ def draw_turn(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -
 
 
 def describe_chat(chat: Chat, names: Sequence[str]) -> dict[str, Any]:
-    """A conversation, JSON ready.
-
-    Args:
-        chat: the conversation.
-        names: of its pictures.
-
-    Returns:
-        ``{"pictures": [{"name", "size"}], "turns": [{"question", "answer", "end_reason",
-        "phrases"}]}``; ``size`` is [h, w] in pixels, ``phrases`` see ``PointedPhrase.to_coco``,
-        whose ``image`` is a place in ``pictures``.
-    """
+    """A conversation about pictures of some names, JSON ready; documented in docs/chat.md."""
+    images = zip(names, chat.images)
     return {
-        "pictures": [
-            {"name": name, "size": list(item.original_size)}
-            for name, item in zip(names, chat.images)
-        ],
+        "pictures": [{"name": name, "size": list(item.original_size)} for name, item in images],
         "turns": [
             {
                 "question": turn.question,

@@ -6,10 +6,11 @@ and the conversation goes on. It computes no mask.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.text import Text
 from flmm.apps.terminal.phrases import describe_chat, draw_turn, mark_phrases, tabulate_phrases
 from flmm.apps.terminal.terminal import PROMPT, Terminal, clean_controls, watch_interrupts
 from flmm.command_line import USER_ERRORS, summarise_error
-from flmm.conversation import BRACKETS, Chat, ChatTurn
+from flmm.conversation import BRACKETS, Chat
 from flmm.files import replace_file
 from flmm.images import is_address, load_any_image
 from flmm.inferencer import GroundingInferencer
@@ -65,7 +66,7 @@ class ChatSettings:
 
 
 class TerminalChat:
-    """Answers lines.
+    """Answers lines, within one conversation after the other.
 
     Args:
         inferencer: the model.
@@ -74,7 +75,10 @@ class TerminalChat:
 
     Attributes:
         mistakes: how many lines could not be obeyed.
+        chat: the conversation; there is one from :meth:`open` on.
     """
+
+    chat: Chat
 
     def __init__(
         self, inferencer: GroundingInferencer, settings: ChatSettings, terminal: Terminal
@@ -83,7 +87,6 @@ class TerminalChat:
         self.settings = settings
         self.mistakes = 0
         self._terminal = terminal
-        self._chat: Chat | None = None
         # Name and picture, all of the conversation; those the chat has not seen yet wait for the
         # next question.
         self._pictures: list[tuple[str, Image.Image]] = []
@@ -98,10 +101,10 @@ class TerminalChat:
             OSError, ValueError: it cannot be read.
         """
         picture = load_any_image(path)
-        self._chat = self.inferencer.chat(picture)
+        self.chat = self.inferencer.chat(picture)
         self._pictures = [(str(path), picture)]
         self._folder = None
-        self._say(f"{_describe_picture(0, str(path), picture)}. Ask about it, or /help")
+        self._say(f"{self._describe_picture(0)}. Ask about it, or /help")
         if notice := self.inferencer.model.vlm.notice:
             self._say(notice)
 
@@ -124,17 +127,12 @@ class TerminalChat:
                 continue
             if self._terminal.echo:
                 self._say(PROMPT + clean_controls(line))
-            if not self.answer(line):
+            if line.strip() == "/quit":
                 return
+            self._answer(line)
 
-    def answer(self, line: str) -> bool:
-        """Obey one line; a mistake, or Ctrl-C, is told in one line.
-
-        Returns:
-            whether the conversation goes on: not after ``/quit``.
-        """
-        if line.strip() == "/quit":
-            return False
+    def _answer(self, line: str) -> None:
+        """Obey one line; a mistake, or Ctrl-C, is told in one line."""
         try:
             if line.startswith("/"):
                 self._obey(line)
@@ -144,16 +142,15 @@ class TerminalChat:
             self._complain("interrupted")
         except _ERRORS as error:
             self._complain(f"error: {summarise_error(error)}")
-        return True
 
     # -- questions -------------------------------------------------------------------------
 
     def _ask(self, question: str) -> None:
-        chat = self._get_chat()
+        chat, settings = self.chat, self.settings
         before = len(chat.turns)
         new = [picture for _, picture in self._pictures[len(chat.images) :]]
         pieces = chat.stream(
-            question, new, self._selectors, self.settings.max_new_tokens, self.settings.begin
+            question, new, self._selectors, settings.max_new_tokens, settings.begin
         )
         try:
             with watch_interrupts() as pressed, closing(pieces):
@@ -166,10 +163,11 @@ class TerminalChat:
             if len(chat.turns) == before:
                 raise
         self._is_answering = False
-        self._show_turn(chat.turns[-1], len(chat.turns))
+        self._show_turn()
 
-    def _show_turn(self, turn: ChatTurn, number: int) -> None:
-        """What follows the answer: how it ended, the phrases, where their picture is."""
+    def _show_turn(self) -> None:
+        """What follows the answer: how it ended, the phrases, where their pictures are."""
+        turn = self.chat.turns[-1]
         self._say("")
         if not turn.text:
             self._say("(no answer: the reader ended it at once)")
@@ -181,20 +179,14 @@ class TerminalChat:
             self._say("(no words that point: put [brackets] around some, or /select others)")
             return
         self._terminal.console.print(tabulate_phrases(turn.phrases))
-        for path in self._save_masks(turn, number):
-            self._say(f"saved {path}")
-
-    def _save_masks(self, turn: ChatTurn, number: int) -> Iterator[Path]:
-        """One file for each picture that the turn points into."""
-        chat = self._get_chat()
         if self._folder is None:
             self._folder = make_folder(self.settings.out, Path(self._pictures[0][0]).stem)
         shown = sorted({phrase.image for phrase in turn.phrases})
         for index in shown:
             which = "" if shown == [0] else f"_picture_{index + 1}"
-            path = self._folder / f"turn_{number}{which}.png"
-            draw_turn(chat.images[index].image, turn.phrases, index).save(path)
-            yield path
+            path = self._folder / f"turn_{len(self.chat.turns)}{which}.png"
+            draw_turn(self.chat.images[index].image, turn.phrases, index).save(path)
+            self._say(f"saved {path}")
 
     # -- commands --------------------------------------------------------------------------
 
@@ -208,25 +200,24 @@ class TerminalChat:
             raise ValueError(f"/{name} stands alone: leave out {argument!r}")
         if not argument and wanted in ("PATH", "FILE"):
             raise ValueError(f"/{name} needs a {wanted}: /{name} {wanted}")
-        getattr(self, f"_obey_{name}")(argument)
+        getattr(self, f"_obey_{name}")(*([argument] if wanted else []))
 
     def _obey_image(self, argument: str) -> None:
         self.open(argument if is_address(argument) else parse_path(argument))
 
     def _obey_add(self, argument: str) -> None:
-        self._get_chat()
         path = argument if is_address(argument) else parse_path(argument)
         self._pictures.append((str(path), load_any_image(path)))
-        place = len(self._pictures) - 1
-        self._say(_describe_picture(place, *self._pictures[-1]) + ", shown with your next question")
+        self._say(
+            self._describe_picture(len(self._pictures) - 1) + ", shown with your next question"
+        )
 
-    def _obey_undo(self, _: str) -> None:
-        chat = self._get_chat()
-        if len(self._pictures) > len(chat.images):
+    def _obey_undo(self) -> None:
+        if len(self._pictures) > len(self.chat.images):
             self._say(f"taken back: {self._pictures.pop()[0]}")
             return
-        turn = chat.undo()
-        del self._pictures[len(chat.images) :]
+        turn = self.chat.undo()
+        del self._pictures[len(self.chat.images) :]
         self._say(f"taken back: {clean_controls(turn.question)}")
 
     def _obey_select(self, argument: str) -> None:
@@ -242,36 +233,29 @@ class TerminalChat:
         ]
         self._selector_names = [_name_selector(item) for item in names]
 
-    def _obey_history(self, _: str) -> None:
-        chat = self._get_chat()
-        for place, (name, picture) in enumerate(self._pictures):
-            self._say(_describe_picture(place, name, picture))
-        for number, turn in enumerate(chat.turns, start=1):
+    def _obey_history(self) -> None:
+        for place in range(len(self._pictures)):
+            self._say(self._describe_picture(place))
+        for number, turn in enumerate(self.chat.turns, start=1):
             question = Text(f"{number}{PROMPT}") + mark_phrases(turn, "question")
             self._terminal.console.print(question)
             self._terminal.console.print(mark_phrases(turn, "answer"))
-        self._say(f"{len(chat.dialogue)} of {chat.dialogue.max_tokens} tokens")
+        self._say(f"{len(self.chat.dialogue)} of {self.chat.dialogue.max_tokens} tokens")
 
     def _obey_save(self, argument: str) -> None:
-        chat = self._get_chat()
         path = parse_path(argument)
-        names = [name for name, _ in self._pictures[: len(chat.images)]]
-        text = json.dumps(describe_chat(chat, names), indent=2, ensure_ascii=False)
+        described = describe_chat(self.chat, [name for name, _ in self._pictures])
+        text = json.dumps(described, indent=2, ensure_ascii=False)
         replace_file(path, f"{text}\n".encode())
         self._say(f"saved {path}")
 
-    def _obey_help(self, _: str) -> None:
+    def _obey_help(self) -> None:
         self._say("A question, with [brackets] around words that are to point; or a command:")
         for name, (argument, duty) in COMMANDS.items():
             self._say(f"  {f'/{name} {argument}':<15} {duty}")
         self._say("Ctrl-C stops an answer and keeps what was said; again, it takes the turn back.")
 
     # -- what all of them need -------------------------------------------------------------
-
-    def _get_chat(self) -> Chat:
-        if self._chat is None:
-            raise ValueError("there is no picture yet: /image PATH opens one")
-        return self._chat
 
     def _say(self, line: str) -> None:
         self._terminal.write(line + "\n")
@@ -283,6 +267,11 @@ class TerminalChat:
             self._say("")
             message += "; the turn is taken back"
         self._terminal.complaints.print(" ".join(clean_controls(message).split()))
+
+    def _describe_picture(self, index: int) -> str:
+        name, picture = self._pictures[index]
+        size = f"{picture.width} x {picture.height} px"
+        return f"picture {index + 1}: {clean_controls(name)}, {size}"
 
 
 def parse_path(text: str) -> Path:
@@ -299,25 +288,16 @@ def parse_path(text: str) -> Path:
 
 def make_folder(out: Path, name: str) -> Path:
     """A new folder ``<out>/<name>-<number>``, with the lowest number that is free."""
-    number = 1
-    while True:
-        folder = out / f"{name}-{number}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            (out / f"{name}-{number}").mkdir(parents=True)
+            break
+    return out / f"{name}-{number}"
 
 
 def _name_selector(selector: Any) -> str:
     name = selector.get("type") if isinstance(selector, dict) else selector
     return name if isinstance(name, str) else type(selector).__name__
-
-
-def _describe_picture(index: int, name: str, picture: Image.Image) -> str:
-    size = f"{picture.width} x {picture.height} px"
-    return f"picture {index + 1}: {clean_controls(name)}, {size}"
 
 
 __all__ = ["COMMANDS", "ChatSettings", "TerminalChat", "make_folder", "parse_path"]

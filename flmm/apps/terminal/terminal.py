@@ -56,13 +56,13 @@ def open_terminal() -> Terminal:
         if hasattr(stream, "reconfigure"):  # a wrong byte is no reason to end a conversation
             stream.reconfigure(errors="replace")
     console = build_console(sys.stdout)
-    is_watched = sys.stdin.isatty() and console.is_terminal
-    return Terminal(
-        read=_build_prompt() if sys.stdin.isatty() else _read_pipe,
-        console=console,
-        complaints=console if is_watched else build_console(sys.stderr),
-        echo=not is_watched,
-    )
+    read = _read_pipe
+    if sys.stdin.isatty():  # the prompt stands there also where the answers go into a file
+        output = create_output(always_prefer_tty=True)
+        read = PromptSession(PROMPT, output=output, enable_suspend=True).prompt
+    if sys.stdin.isatty() and console.is_terminal:
+        return Terminal(read, console, console)
+    return Terminal(read, console, build_console(sys.stderr), echo=True)
 
 
 def build_console(stream: TextIO, **options: Any) -> Console:
@@ -73,17 +73,6 @@ def build_console(stream: TextIO, **options: Any) -> Console:
     width = None if stream.isatty() else _PIPE_WIDTH
     settings = {"width": width, "soft_wrap": True, "highlight": False} | options
     return Console(file=stream, markup=False, emoji=False, **settings)
-
-
-def _build_prompt() -> Callable[[], str]:
-    """Reads what is typed, with editing, a history and pasted lines kept together.
-
-    The prompt stands in the terminal also where the answers go into a file.
-    """
-    session: PromptSession[str] = PromptSession(
-        PROMPT, output=create_output(always_prefer_tty=True), enable_suspend=True
-    )
-    return session.prompt
 
 
 def _read_pipe() -> str:
@@ -121,11 +110,4 @@ def clean_controls(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-__all__ = [
-    "PROMPT",
-    "Terminal",
-    "build_console",
-    "clean_controls",
-    "open_terminal",
-    "watch_interrupts",
-]
+__all__ = ["PROMPT", "Terminal", "build_console", "clean_controls", "open_terminal"]

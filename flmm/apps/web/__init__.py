@@ -2,5 +2,5 @@
 
 ``service`` is the page without a browser: requests in, updates out. ``server`` puts it behind a
 dozen routes, with ``requests`` and ``gate`` before it; ``page.html``, ``page.css`` and the scripts
-are what the browser shows. Only ``server`` imports Starlette and uvicorn (the extra ``web``).
+are what the browser shows. Only ``server`` and ``gate`` import Starlette (the extra ``web``).
 """

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from collections.abc import Collection
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = [
-    (b"content-security-policy", POLICY.encode("ascii")),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "cross-origin-resource-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = ("", "0.0.0.0", "::")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
@@ -45,31 +43,34 @@ class Gate:
         names: further host names that the page is reached by.
     """
 
-    def __init__(self, app: App, host: str, names: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, host: str, names: Collection[str] = ()) -> None:
         self.app = app
         self.proxied = {name.lower() for name in names}
         self.names = {*_LOCAL, host.lower(), *self.proxied} - set(_EVERYWHERE)
         self.any_address = host in _EVERYWHERE
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        hosts, origins = (_list_values(scope, name) for name in (b"host", b"origin"))
+        app = self.app
+        if scope["type"] == "http":
+            app = self._refuse(Headers(scope=scope)) or app
+        await app(scope, receive, send_with_headers)
+
+    def _refuse(self, headers: Headers) -> PlainTextResponse | None:
+        hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_known(hosts[0]):
             text = "this page is not served under that host name (--allow-host NAME allows it)"
-            await _refuse(send_with_headers, 421, text)
-        elif any(not self._is_own(origin, hosts[0]) for origin in origins):
-            await _refuse(send_with_headers, 403, "this request comes from another page")
-        else:
-            await self.app(scope, receive, send_with_headers)
+            return PlainTextResponse(text, 421, {"connection": "close"})
+        if not all(self._is_own(origin, hosts[0]) for origin in headers.getlist("origin")):
+            text = "this request comes from another page"
+            return PlainTextResponse(text, 403, {"connection": "close"})
+        return None
 
     def _is_known(self, host: str) -> bool:
         """Whether a Host header, with or without a port, is of this page."""
@@ -89,16 +90,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _list_values(scope: MutableMapping[str, Any], wanted: bytes) -> list[str]:
-    return [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
-
-
-async def _refuse(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
 
 
 __all__ = ["POLICY", "Gate"]

@@ -7,21 +7,21 @@ size, and only to refuse.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from PIL import Image
 
-from flmm.apps.web.limits import Limits
+from flmm.apps.web.requests import Limits
 from flmm.images import TooManyPixelsError, load_image, open_image
-from flmm.readers.qwen_image_processor import MAX_ASPECT_RATIO
 from flmm.toy.shape_sentences import render_samples
 
 # Pillow knows forty, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _WANTED = "choose a JPEG, PNG, WebP, GIF, BMP or TIFF picture"
 _MAX_NAME_LENGTH = 60
+_MAX_ASPECT_RATIO = 200  # shrunk, nothing would be left of its short side
 _SAMPLE_SEED, _SAMPLE_COUNT = 24, 6
 
 
@@ -49,19 +49,43 @@ def read_upload(data: bytes, name: str, limits: Limits) -> Picture:
         limits: its ``max_upload_bytes``, ``max_pixels`` and ``max_side_px`` are used.
 
     Raises:
-        ValueError: it is no picture, damaged, too large, or too narrow to be read.
+        ValueError: it is no picture, damaged or too large.
     """
     quoted = f"“{clean_name(name)}”"
     if not data:
         raise ValueError(f"{quoted} is empty (0 bytes): {_WANTED}")
     if len(data) > limits.max_upload_bytes:
         raise ValueError(describe_large_file(name, len(data), limits))
-    decoded, is_first = _decode(data, quoted, limits)
-    notes = ["It holds several frames: the first is used."] if is_first else []
-    if max(decoded.size) > limits.max_side_px:
-        decoded.thumbnail((limits.max_side_px, limits.max_side_px))
-        notes.append(f"It was shrunk to {decoded.width} × {decoded.height} pixels.")
-    return Picture(decoded, clean_name(name), " ".join(notes))
+    megapixels = f"{limits.max_pixels / 1e6:g} megapixels: shrink it first"
+    try:
+        with open_image(data, FORMATS) as opened:
+            width, height = opened.size
+            shown = f"{quoted} is {width} × {height} pixels"
+            if width * height > limits.max_pixels:  # before memory is taken for its pixels
+                raise _Refusal(f"{shown}, and this page takes up to {megapixels}")
+            if max(opened.size) > _MAX_ASPECT_RATIO * min(opened.size):
+                raise _Refusal(
+                    f"{shown}, more than {_MAX_ASPECT_RATIO} times as long as it is wide: crop it "
+                    "first"
+                )
+            notes = ["It holds several frames: the first is used."] if _has_frames(opened) else []
+            try:
+                image = load_image(opened)
+            except ValueError as error:
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                raise _Refusal(
+                    f"{quoted} is damaged or incomplete ({why}): choose another file"
+                ) from error
+    except _Refusal:
+        raise
+    except TooManyPixelsError as error:
+        raise ValueError(f"{quoted} holds more than {megapixels}") from error
+    except ValueError as error:
+        raise ValueError(f"{quoted} is no picture that can be read here: {_WANTED}") from error
+    if max(image.size) > limits.max_side_px:
+        image.thumbnail((limits.max_side_px, limits.max_side_px))
+        notes.append(f"It was shrunk to {image.width} × {image.height} pixels.")
+    return Picture(image, clean_name(name), " ".join(notes))
 
 
 def draw_samples() -> list[Picture]:
@@ -90,53 +114,15 @@ def describe_large_file(name: str, size_bytes: int, limits: Limits) -> str:
     )
 
 
-def _decode(data: bytes, quoted: str, limits: Limits) -> tuple[Image.Image, bool]:
-    """The picture, and whether others follow it in the file."""
-    with ExitStack() as stack:
-        try:
-            image = stack.enter_context(open_image(data, FORMATS))
-        except TooManyPixelsError as error:
-            raise ValueError(
-                f"{quoted} holds more than {limits.max_pixels / 1e6:g} megapixels: shrink it first"
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"{quoted} is no picture that can be read here: {_WANTED}") from error
-        _check_size(image.size, quoted, limits)
-        is_first = image.format in ("GIF", "WEBP", "PNG", "TIFF") and _has_frames(image)
-        try:
-            return load_image(image), is_first
-        except ValueError as error:
-            raise ValueError(
-                f"{quoted} is damaged or incomplete ({_shorten(error)}): choose another file"
-            ) from error
-
-
-def _check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
-    """Refuse a picture by its (width, height), before memory is taken for its pixels."""
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise ValueError(
-            f"{name} is {width} × {height} pixels, and this page takes up to "
-            f"{limits.max_pixels / 1e6:g} megapixels: shrink it first"
-        )
-    if max(size) > MAX_ASPECT_RATIO * max(1, min(size)):
-        raise ValueError(
-            f"{name} is {width} × {height} pixels, more than {MAX_ASPECT_RATIO} times as long as "
-            "it is wide: crop it first"
-        )
+class _Refusal(ValueError):
+    """A file that is a picture, but not one that is taken."""
 
 
 def _has_frames(image: Image.Image) -> bool:
     """Whether there is a second frame; damage behind the first does not matter."""
-    try:
+    with suppress(Exception):
         return bool(getattr(image, "is_animated", False))
-    except Exception:
-        return False
-
-
-def _shorten(error: Exception) -> str:
-    """The first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    return False
 
 
 __all__ = ["FORMATS", "Picture", "clean_name", "describe_large_file", "draw_samples", "read_upload"]

@@ -1,4 +1,4 @@
-"""Token -> region and region -> token for the page: ``flmm.apps.explanation`` by words.
+"""Which words point, and token -> region and region -> token: ``flmm.apps.explanation`` by words.
 
 In: a conversation. Out: heat maps of one token, or words ranked by how much they look into a
 region. Every figure is of the conversation's first picture, the only one that the page shows.
@@ -6,8 +6,9 @@ region. Every figure is of the conversation's first picture, the only one that t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,36 +16,63 @@ import torch
 from flmm.apps.explanation.reading import read_merged_maps
 from flmm.apps.explanation.regions import rank_maps
 from flmm.apps.explanation.tokens import ExplainedToken, group_words, join_text, list_tokens
-from flmm.conversation import Chat, TurnToken
+from flmm.conversation import BRACKETS, Chat, TurnToken
 from flmm.geometry import fit_to_picture
+from flmm.records import Span
+from flmm.selectors import Answer
 from flmm.visualization import merge_channels
 
+_ITEM = re.compile(r"[^\s,;.:\n](?:[^,;.:\n]*[^\s,;.:\n])?")
 
-@dataclass(frozen=True, eq=False)
-class TokenLook:
-    """Where one token looks.
 
-    Attributes:
-        all_heads: float32 ``[h, w]``, mean weight over all layers and heads.
-        best_heads: float32 ``[h, w]``, of the heads that favour ``mask`` most.
-        mask: bool ``[H, W]``, what the mask head makes of it, pixels of the picture.
+class ListSelector:
+    """The items of an answer that is a list: what stands between commas, stops and lines.
+
+    For a reader that cannot name its items again when asked, and without spaCy.
     """
 
-    all_heads: np.ndarray
-    best_heads: np.ndarray
-    mask: np.ndarray
+    def select(self, answer: Answer) -> list[Span]:
+        """See ``flmm.selectors.PhraseSelector``."""
+        items = [match.span() for match in _ITEM.finditer(answer.text)]
+        return [
+            (start, end) for start, end in items if any(map(str.isalpha, answer.text[start:end]))
+        ]
 
 
-@dataclass(frozen=True)
-class RankedWord:
+# What the page offers: label, selectors; None: those of the model's config.
+CHOICES: dict[str, tuple[str, Sequence[Any] | None]] = {
+    "config": ("the model's own choice", None),
+    "list": ("parts between commas", (BRACKETS, ListSelector())),
+    "noun_chunks": ("noun chunks (spaCy)", (BRACKETS, "noun_chunks")),
+    "reader": ("objects the reader names", (BRACKETS, "reader")),
+    "brackets": ("only words in [brackets]", (BRACKETS,)),
+}
+
+
+def find_selectors(name: str) -> Sequence[Any] | None:
+    """The selectors of a choice, for ``Chat.stream``.
+
+    Raises:
+        ValueError: there is no such choice.
+    """
+    if name not in CHOICES:
+        raise ValueError(f"there is no choice of words {name!r}: choose of {', '.join(CHOICES)}")
+    return CHOICES[name][1]
+
+
+class TokenLook(NamedTuple):
+    """Where one token looks."""
+
+    all_heads: np.ndarray  # float32 [h, w], mean weight over all layers and heads
+    best_heads: np.ndarray  # float32 [h, w], of the heads that favour the mask most
+    mask: np.ndarray  # bool [H, W], what the mask head makes of it, pixels of the picture
+
+
+class RankedWord(NamedTuple):
     """A word of the conversation and how much it looks into a region.
 
-    Attributes:
-        text: the word.
-        role: ``"question"`` or ``"answer"``.
-        turn: which turn, from 0.
-        excess: share of the word's attention on the picture that lies in the region, minus the
-            region's share of the picture's grid cells; in [-1, 1].
+    ``excess``: share of its attention on the picture that lies in the region, minus the region's
+    share of the picture's grid cells; in [-1, 1].
     """
 
     text: str
@@ -59,9 +87,8 @@ def look_from_token(chat: Chat, token: TurnToken) -> TokenLook:
     seen = chat.look([(token.place, token.place + 1)])[0]
     mask = chat.ground(seen, 0)[0].mask
     image = chat.images[0]
-    maps = (
-        fit_to_picture(seen.maps[0], image.grids[0].box, image.original_size).float().cpu().numpy()
-    )
+    fitted = fit_to_picture(seen.maps[0], image.grids[0].box, image.original_size)
+    maps = fitted.float().cpu().numpy()
     return TokenLook(maps.mean(0), merge_channels(maps, mask), mask)
 
 
@@ -87,13 +114,9 @@ def rank_words(
         return []
     merged = np.stack([maps[start:end].mean(0) for start, end in words])
     ranked = rank_maps([tokens[start] for start, _ in words], merged, coverage)
+    texts = [join_text(tokens[start:end]) for start, end in words]
     return [
-        RankedWord(
-            join_text(tokens[slice(*words[item.index])]),
-            item.token.role,
-            item.token.turn,
-            item.excess,
-        )
+        RankedWord(texts[item.index], item.token.role, item.token.turn, item.excess)
         for item in ranked
     ]
 
@@ -102,17 +125,21 @@ def compute_excess(
     tokens: Sequence[ExplainedToken], maps: np.ndarray, coverage: np.ndarray
 ) -> list[list[float]]:
     """Per turn, for each of its tokens, how much it looks into a region; see ``rank_words``."""
-    excess: list[list[float]] = [[] for _ in range(max((t.turn for t in tokens), default=-1) + 1)]
     known = {item.index: item.excess for item in rank_maps(tokens, maps, coverage)}
+    excess: list[list[float]] = []
     for index, token in enumerate(tokens):
+        excess += [[] for _ in range(len(excess), token.turn + 1)]
         excess[token.turn].append(known.get(index, 0.0))
     return excess
 
 
 __all__ = [
+    "CHOICES",
+    "ListSelector",
     "RankedWord",
     "TokenLook",
     "compute_excess",
+    "find_selectors",
     "look_from_token",
     "rank_words",
     "read_turn_maps",

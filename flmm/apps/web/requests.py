@@ -1,4 +1,4 @@
-"""What a browser may send, checked before anybody acts on it.
+"""What a visitor may ask for: bounds, and requests checked before anybody acts on them.
 
 In: an action's name and the body of a request, from anybody. Out: its fields, of the right types
 and in range. What the page itself never sends is a ``RequestError``; what a visitor may well do,
@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass, fields
 from typing import Any
 
 # Per action its fields. Numbers are whole and not below zero.
 FIELDS: dict[str, dict[str, type]] = {
     "open_sample": {"index": int},
     "open_upload": {"name": str, "data": str},  # of the file, as base64
-    "ask": {"question": str, "begin": str, "select": str},  # begin: of the answer; see selecting
+    "ask": {"question": str, "begin": str, "select": str},  # begin: of the answer; see pointing
     "undo": {},
     "look_from": {"turn": int, "token": int},
     "look_at": {"box": list},  # x0, y0, x1, y1 in pixels of the picture
@@ -28,6 +29,42 @@ FIELDS: dict[str, dict[str, type]] = {
 _KINDS = {int: "a whole number", str: "text", list: "a list of four numbers"}
 _GREATEST = 2**53  # that a browser counts to
 _KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the page, all of them greater than zero.
+
+    Attributes:
+        max_upload_bytes: size of an uploaded file.
+        max_pixels: width times height of an uploaded picture, known before it is decoded.
+        max_side_px: longer side at which a picture is read and shown; greater ones are shrunk.
+        max_question_characters: length of a question.
+        max_new_tokens: length of an answer.
+        time_limit_s: duration of an answer, in seconds; what was said by then is kept.
+        max_visitors: conversations held at once; the one that was idle longest makes room.
+        idle_s: after so many seconds without a request a conversation is dropped.
+        queue_size: requests that wait at once; further ones are refused.
+
+    Raises:
+        ValueError: a bound is zero or less.
+    """
+
+    max_upload_bytes: int = 20 * 2**20
+    max_pixels: int = 40_000_000
+    max_side_px: int = 1600
+    max_question_characters: int = 2000
+    max_new_tokens: int = 256
+    time_limit_s: float = 120.0
+    max_visitors: int = 16
+    idle_s: float = 1800.0
+    queue_size: int = 20
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not value > 0:
+                raise ValueError(f"the limit {item.name} is {value}: give a number above zero")
 
 
 class RequestError(ValueError):
@@ -60,11 +97,11 @@ def read_request(action: str, body: bytes) -> dict[str, Any]:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the request {action!r} is no JSON: load the page again") from error
-    fields = FIELDS[action]
-    if not isinstance(request, dict) or set(request) != set(fields):
-        names = ", ".join(fields) or "nothing"
+    kinds = FIELDS[action]
+    if not isinstance(request, dict) or set(request) != set(kinds):
+        names = ", ".join(kinds) or "nothing"
         raise RequestError(f"the request {action!r} must hold {names}: load the page again")
-    for name, kind in fields.items():
+    for name, kind in kinds.items():
         if type(request[name]) is not kind or not _is_sound(request[name]):
             raise RequestError(
                 f"{name!r} of the request {action!r} is not {_KINDS[kind]}: load the page again"
@@ -83,4 +120,4 @@ def _is_sound(value: Any) -> bool:
     )
 
 
-__all__ = ["FIELDS", "RequestError", "read_key", "read_request"]
+__all__ = ["FIELDS", "Limits", "RequestError", "read_key", "read_request"]

@@ -26,8 +26,8 @@ from starlette.routing import Route
 
 from flmm.apps.explanation.page import BOX_SCRIPT
 from flmm.apps.web.gate import Gate
+from flmm.apps.web.pointing import CHOICES, find_selectors
 from flmm.apps.web.requests import FIELDS, RequestError, read_key, read_request
-from flmm.apps.web.selecting import CHOICES, find_selectors
 from flmm.apps.web.service import PageService, Update
 from flmm.apps.web.views import build_picture_view
 
@@ -42,31 +42,28 @@ _MAX_CONNECTIONS = 256
 def build_app(
     service: PageService, start: Update, host: str = "127.0.0.1", names: Collection[str] = ()
 ) -> Starlette:
-    """The server's application.
+    """The application, served at ``host`` and reached by further ``names``, too.
 
-    Args:
-        service: who answers.
-        start: of :func:`build_start`.
-        host: address that it is served at.
-        names: further host names that it is reached by.
+    ``start``: of :func:`build_start`.
     """
     desk = _Desk(service)
-    scripts = [BOX_SCRIPT, *((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)]
+    html, css, *scripts = (
+        (_FOLDER / name).read_text(encoding="utf-8")
+        for name in ("page.html", "page.css", *_SCRIPTS)
+    )
+    script = "\n".join(['"use strict";', BOX_SCRIPT, *scripts])
     static = {
-        "/": ("text/html", (_FOLDER / "page.html").read_text(encoding="utf-8")),
-        "/page.css": ("text/css", (_FOLDER / "page.css").read_text(encoding="utf-8")),
-        "/page.js": ("text/javascript", '"use strict";\n' + "\n".join(scripts)),
+        "/": Response(html, media_type="text/html"),
+        "/page.css": Response(css, media_type="text/css"),
+        "/page.js": Response(script, media_type="text/javascript"),
+        "/start": JSONResponse(start),
     }
-    routes = [
-        Route(path, _serve(Response(text, 200, None, kind)))
-        for path, (kind, text) in static.items()
-    ]
-    routes.append(Route("/start", _serve(JSONResponse(start))))
-    own = {"read": desk.read, "ask": desk.ask, "stop": desk.stop, "leave": desk.leave}
-    for action in FIELDS:
-        routes.append(Route(f"/{action}", own.get(action, desk.act), methods=["POST"]))
+    own = {"read": desk.read, "ask": desk.ask}
     return Starlette(
-        routes=routes,
+        routes=[
+            *(Route(path, _serve(response)) for path, response in static.items()),
+            *(Route(f"/{name}", own.get(name, desk.act), methods=["POST"]) for name in FIELDS),
+        ],
         middleware=[Middleware(Gate, host=host, names=names)],
         exception_handlers={RequestError: _tell_fault},
         lifespan=desk.live,
@@ -76,13 +73,7 @@ def build_app(
 def build_start(
     service: PageService, question: str = "", begin: str = "", select: str = "config"
 ) -> Update:
-    """What the page shows at first.
-
-    Args:
-        service: who answers.
-        question: that stands in the field at first.
-        begin: words that answers begin with at first.
-        select: name of the choice of phrases at first, see ``flmm.apps.web.selecting``.
+    """What the page shows at first; ``select`` is a name of ``flmm.apps.web.pointing.CHOICES``.
 
     Raises:
         ValueError: there is no such choice.
@@ -103,12 +94,7 @@ def build_start(
 
 
 def serve(app: Starlette, host: str, port: int) -> None:
-    """Show the page until the process is interrupted.
-
-    Args:
-        app: of :func:`build_app`.
-        host: address to listen on; ``"127.0.0.1"``: this machine alone.
-        port: to listen on; 0: any that is free.
+    """Show the page until the process is interrupted; port 0: any that is free.
 
     Raises:
         OSError: the port is taken, or the address is not this machine's.
@@ -152,13 +138,12 @@ class _Lane:
         if self._count > self._size:
             raise HTTPException(503, "The page is too busy: wait a moment and try again.")
 
-    @contextlib.asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Wait for one's turn."""
+    async def run(self, updates: Iterator[Update]) -> Update:
+        """All updates, the later over the earlier, once it is their turn."""
         self._count += 1
         try:
             async with self._turn:
-                yield
+                return await run_in_threadpool(_merge, updates)
         finally:
             self._count -= 1
 
@@ -170,7 +155,7 @@ class _Desk:
         self.service = service
         # An answer is long and a look is short: each kind waits for its own.
         self._answers, self._moments = (_Lane(service.limits.queue_size) for _ in range(2))
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Update]] = set()
 
     @contextlib.asynccontextmanager
     async def live(self, _: Starlette) -> AsyncIterator[None]:
@@ -187,12 +172,16 @@ class _Desk:
         self.service.visitors.stop_all()
 
     async def act(self, request: Request) -> Response:
-        """Any request that is served in a moment: its updates, the later over the earlier."""
+        """Any request that is served in a moment."""
         key, action, fields = await self._open(request)
+        if action == "stop":  # at once, as who leaves
+            self.service.stop(key)
+            return JSONResponse({})
+        if action == "leave":
+            self.service.visitors.leave(key)
+            return JSONResponse({})
         self._moments.check()
-        async with self._moments.enter():
-            updates = self.service.answer(key, action, fields)
-            return JSONResponse(await run_in_threadpool(_merge, updates))
+        return JSONResponse(await self._moments.run(self.service.answer(key, action, fields)))
 
     async def ask(self, request: Request) -> Response:
         """Begin an answer; what becomes of it is told to who asks what is new."""
@@ -201,14 +190,10 @@ class _Desk:
         updates = self.service.answer(key, action, fields)
         first = await run_in_threadpool(next, updates)
         if first.get("draft"):
-            task = asyncio.create_task(self._write(updates))
+            task = asyncio.create_task(self._answers.run(updates))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return JSONResponse(first)
-
-    async def _write(self, updates: Iterator[Update]) -> None:
-        async with self._answers.enter():
-            await run_in_threadpool(_merge, updates)
 
     async def read(self, request: Request) -> Response:
         """What is new; while an answer is written, as soon as there is something."""
@@ -224,25 +209,12 @@ class _Desk:
             await asyncio.sleep(_PAUSE_S)
         return JSONResponse(news)
 
-    async def stop(self, request: Request) -> Response:
-        """End the answer that is being written."""
-        key, _, _ = await self._open(request)
-        self.service.stop(key)
-        return JSONResponse({})
-
-    async def leave(self, request: Request) -> Response:
-        """The tab was closed, or is loaded again."""
-        key, _, _ = await self._open(request)
-        self.service.visitors.leave(key)
-        return JSONResponse({})
-
     async def _open(self, request: Request) -> tuple[str, str, Update]:
         """Key, action and fields of a request."""
-        action = request.url.path.lstrip("/")
-        is_upload = action == "open_upload"
-        # A file travels as base64 within JSON.
-        upload_bytes = self.service.limits.max_upload_bytes * 4 // 3 + _SMALL_BODY_BYTES
-        body = await _read_body(request, upload_bytes if is_upload else _SMALL_BODY_BYTES)
+        action, limit = request.url.path.lstrip("/"), _SMALL_BODY_BYTES
+        if action == "open_upload":  # a file travels as base64 within JSON
+            limit += self.service.limits.max_upload_bytes * 4 // 3
+        body = await _read_body(request, limit)
         return read_key(request.headers.get("x-flmm-visitor")), action, read_request(action, body)
 
 

@@ -1,29 +1,44 @@
-"""What the browser is told about a picture and a turn, as JSON.
+"""What the browser gets: pictures, turns and looks as JSON, masks as files to take home.
 
-Spans are half-open ranges of characters (code points, not the browser's UTF-16 units).
+In: records and arrays. Out: JSON-ready dicts and bytes. Pictures are data URIs, which travel with
+the update they belong to, so that nothing of a visitor lies on the disk or behind an address that
+somebody else could ask for. Spans are half-open ranges of characters (code points, not the
+browser's UTF-16 units).
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
-from flmm.apps.web.drawing import encode_picture, encode_spotlight, encode_tint
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
 from flmm.apps.web.pictures import Picture
 from flmm.conversation import ChatTurn, PointedPhrase
-from flmm.visualization import Color, get_color
+from flmm.geometry import Size, resize_maps
+from flmm.results import build_coco_image, build_mask_name, encode_mask_file, join_coco
+from flmm.visualization import Color, colorize_map, get_color
 
 LOOK_COLOR: Color = (250, 250, 255)
+_SMALL_PIXELS = 600 * 600  # up to here a picture is sent without loss
+_HEAT_SIDE_PX = 256  # the browser smooths what is larger
+_NIGHT: Color = (16, 18, 28)
 
 
 def build_picture_view(picture: Picture, identity: Any) -> dict[str, Any]:
     """``id``, ``url``, ``width`` and ``height`` in pixels, ``name``."""
-    return {
-        "id": identity,
-        "url": encode_picture(picture.image),
-        "width": picture.image.width,
-        "height": picture.image.height,
-        "name": picture.name,
-    }
+    width, height = picture.image.size
+    size = {"width": width, "height": height}
+    return {"id": identity, "url": encode_picture(picture.image), **size, "name": picture.name}
 
 
 def build_turn_view(turn: ChatTurn, note: str = "") -> dict[str, Any]:
@@ -38,17 +53,115 @@ def build_turn_view(turn: ChatTurn, note: str = "") -> dict[str, Any]:
 
 
 def _build_phrase_view(index: int, phrase: PointedPhrase) -> dict[str, Any]:
-    color = get_color(index)
+    color, mask = get_color(index), phrase.mask
     return {
         "text": phrase.text,
         "role": phrase.role,
         "span": list(phrase.span),
         "score": round(phrase.score, 3),
-        "found": bool(phrase.mask.any()),
+        "found": not phrase.is_empty,
         "color": "#{:02x}{:02x}{:02x}".format(*color),
-        "tint": encode_tint(phrase.mask, color),
-        "spotlight": encode_spotlight(phrase.mask, color),
+        "tint": encode_tint(mask, color),
+        "spotlight": encode_spotlight(mask, color),
     }
 
 
-__all__ = ["LOOK_COLOR", "build_picture_view", "build_turn_view"]
+# -- pictures ------------------------------------------------------------------------------
+
+
+def encode_picture(image: Image.Image) -> str:
+    """An RGB picture as data URI."""
+    if image.width * image.height <= _SMALL_PIXELS:
+        return _encode(image, "PNG")
+    return _encode(image, "JPEG", quality=90, subsampling=0)
+
+
+def encode_tint(mask: np.ndarray, color: Color) -> str:
+    """A mask ``[H, W]`` as a rim and a tint; the outside is clear."""
+    return _encode_areas(mask, color, (0, 72))
+
+
+def encode_spotlight(mask: np.ndarray, color: Color) -> str:
+    """A mask ``[H, W]`` as a rim; the outside is dimmed, the inside nearly clear."""
+    return _encode_areas(mask, color, (158, 40))
+
+
+def encode_heat(heat_map: np.ndarray, size: Size) -> str:
+    """A map ``[h, w]`` of any range as colours, clearer where it is low.
+
+    Args:
+        heat_map: float ``[h, w]``.
+        size: (H, W) of the picture below it.
+    """
+    scale = min(1.0, _HEAT_SIDE_PX / max(size))
+    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    values = resize_maps(torch.from_numpy(heat_map.astype(np.float32))[None], small)[0].numpy()
+    strength = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
+    alpha = np.rint(255 * (0.42 + 0.43 * strength)).astype(np.uint8)
+    return _encode(Image.fromarray(np.dstack([colorize_map(heat_map, small), alpha])), "PNG")
+
+
+def _encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> str:
+    """Outside in night colour, inside and rim in ``color``; ``alphas`` of outside and inside."""
+    width = max(1, round(max(mask.shape) / 300))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    inside = mask.astype(np.uint8)
+    # The frame's edge is no rim: a mask that runs out of the picture is open there.
+    image = Image.fromarray(2 * inside - cv2.erode(inside, kernel))
+    image.putpalette([*_NIGHT, *color, *color])
+    return _encode(image, "PNG", transparency=bytes([*alphas, 255]), bits=2)
+
+
+def _encode(image: Image.Image, kind: str, **options: Any) -> str:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    data = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{data}"
+
+
+# -- downloads -----------------------------------------------------------------------------
+
+
+def build_download(
+    turns: Sequence[ChatTurn], picture: str, size: Size, kind: str
+) -> tuple[str, bytes]:
+    """Name and content of a file with the phrases of a conversation.
+
+    Args:
+        turns: of the conversation.
+        picture: name of the picture's file.
+        size: (H, W) of the picture that the masks lie on.
+        kind: ``"coco"``: a COCO data set of one picture that pycocotools reads, the words in fields
+            of their own; else a zip of one PNG per phrase (255 inside, 0 outside) and that data
+            set as ``masks.json``.
+    """
+    said = [(number, phrase) for number, turn in enumerate(turns) for phrase in turn.phrases]
+    annotations = [
+        phrase.to_coco(image_id=0, annotation_id=number) | {"turn": turn}
+        for number, (turn, phrase) in enumerate(said, start=1)
+    ]
+    dataset = join_coco([build_coco_image(0, picture, size)], annotations)
+    dataset["turns"] = [{"question": turn.question, "answer": turn.text} for turn in turns]
+    coco = json.dumps(dataset, ensure_ascii=False, indent=1)
+    stem = re.sub(r"[^\w-]+", "_", PurePosixPath(picture).stem).strip("_") or "picture"
+    if kind == "coco":
+        return f"{stem}_masks.json", coco.encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, (turn, phrase) in enumerate(said, start=1):
+            name = build_mask_name(number, phrase.text, f"turn{turn + 1}_{phrase.role}")
+            archive.writestr(name, encode_mask_file(phrase.mask))
+        archive.writestr("masks.json", coco)
+    return f"{stem}_masks.zip", stream.getvalue()
+
+
+__all__ = [
+    "LOOK_COLOR",
+    "build_download",
+    "build_picture_view",
+    "build_turn_view",
+    "encode_heat",
+    "encode_picture",
+    "encode_spotlight",
+    "encode_tint",
+]

@@ -8,17 +8,18 @@ to use from several threads.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from flmm.apps.web.limits import Limits
+from flmm.apps.web.requests import Limits
 from flmm.conversation import Chat
 
 GRACE_S = 60.0  # a tab that is closed may only have been loaded again
@@ -35,7 +36,6 @@ class Visitor:
         picture: what the page calls the picture.
         views: per turn what the browser shows of it.
         maps: per turn where its tokens look, float32 ``[T, h, w]``; filled when first needed.
-        busy: held while an answer is written.
         stop: set when the answer that is written is no longer wanted.
         gone: whether the conversation has been dropped.
         version: number of the last change of what is shown.
@@ -46,12 +46,27 @@ class Visitor:
     picture: int = field(default_factory=lambda: next(_versions))
     views: list[dict[str, Any]] = field(default_factory=list)
     maps: list[np.ndarray] = field(default_factory=list)
-    busy: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     gone: bool = False
     version: int = 0
+    _busy: threading.Lock = field(default_factory=threading.Lock)
     _shown: dict[str, tuple[int, Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """The conversation while it must not change: one request at a time.
+
+        Raises:
+            ValueError: another one is going on.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise ValueError("an answer is being written: wait for its end, or stop it")
+        try:
+            self.stop.clear()
+            yield
+        finally:
+            self._busy.release()
 
     def show(self, update: dict[str, Any]) -> dict[str, Any]:
         """Remember properties of the page for a browser that asks for them; gives ``update``."""
@@ -62,7 +77,7 @@ class Visitor:
 
     def read(self, since: int) -> dict[str, Any]:
         """Properties that changed after a version, with ``version`` and ``writing``."""
-        writing = self.busy.locked()  # asked first: what ends it has been shown before
+        writing = self._busy.locked()  # asked first: what ends it has been shown before
         with self._lock:
             changed = {name: value for name, (at, value) in self._shown.items() if at > since}
             return {**changed, "version": self.version, "writing": writing}
@@ -107,9 +122,8 @@ class Visitors:
         """A visitor's tab was closed: forget what is there, unless it is asked for soon."""
         with self._lock:
             if key in self._entries:
-                _, visitor = self._entries.pop(key)
                 seen = self._clock() - max(0.0, self._limits.idle_s - GRACE_S)
-                self._entries[key] = (seen, visitor)
+                self._entries[key] = (seen, self._entries[key][1])
                 self._entries.move_to_end(key, last=False)
 
     def stop_all(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from flmm.apps.web.drawing import encode_heat, encode_picture, encode_spotlight, encode_tint
+from flmm.apps.web.views import encode_heat, encode_picture, encode_spotlight, encode_tint
 from tests.web.page_requests import decode_alpha, decode_image
 
 MASK = np.zeros((90, 140), bool)
