@@ -43,8 +43,8 @@ def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, 
         ValueError: no picture or no phrase is given; a phrase for all is blank; there is not one
             list per picture (for iterators at the end, when it shows).
     """
-    is_list = isinstance(pictures, (list, tuple))
-    if is_list and not pictures:
+    count = len(pictures) if isinstance(pictures, (list, tuple)) else None
+    if count == 0:
         raise ValueError("no picture given: pass at least one")
     if isinstance(phrases, Iterator):
         return _zip_exactly(pictures, phrases)
@@ -61,8 +61,8 @@ def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, 
     if lists < len(own):
         kinds = f"{lists} lists and {len(own) - lists} of no list"
         raise TypeError(f"the phrases of a batch are {kinds}: {_WAYS}")
-    if is_list and len(own) != len(pictures):
-        raise ValueError(f"got {len(pictures)} pictures and {len(own)} lists of phrases: {_WAYS}")
+    if count not in (None, len(own)):
+        raise ValueError(f"got {count} pictures and {len(own)} lists of phrases: {_WAYS}")
     return _zip_exactly(pictures, iter(own))
 
 

@@ -107,9 +107,6 @@ class GroundingInferencer:
             revision: branch, tag or commit of a hub repository.
             cfg_options: as in the constructor; ``{"reader": FOLDER}`` is where the reader is,
                 ``{"model.sam.checkpoint": PATH}`` where SAM's weights are.
-
-        Raises:
-            OSError, ValueError: see :func:`flmm.sharing.sharing.load_pretrained`.
         """
         return cls(load_pretrained(folder_or_hub_id, revision, cfg_options), device=device)
 
@@ -126,11 +123,7 @@ class GroundingInferencer:
             folder: made if need be.
             results: JSON reports of the evaluation tools, for the model card.
             overwrite: replace a head that lies there.
-            card: ``repo_id``, ``license`` and ``base_model`` of the model card, see
-                :class:`flmm.sharing.model_card.CardOptions`.
-
-        Raises:
-            OSError, TypeError, ValueError: see :func:`flmm.sharing.sharing.save_pretrained`.
+            card: ``repo_id``, ``license`` and ``base_model``, for the model card.
         """
         if self.config is None:
             raise ValueError(
@@ -178,19 +171,17 @@ class GroundingInferencer:
             return_maps: keep ``coarse_mask_logits`` and ``attention_maps`` in the result.
             progress: show a progress bar; ``None``: for a list of more than 8 pictures.
             return_probs: keep ``probs`` in the result, 4 bytes for each pixel and phrase.
-            on_error: what a picture does that cannot be read, or whose phrases are wrong:
-                ``"raise"``, or ``"return"``: the exception stands in its result's place. In a
-                batch both name the picture.
+            on_error: ``"raise"`` where a picture cannot be read or its phrases are wrong, or
+                ``"return"``: the exception stands in its result's place. In a batch both name the
+                picture.
 
         Returns:
             one result; of a list a list of them; of an iterator a generator, which takes at most
             17 pictures more than it has given results of.
 
         Raises:
-            ValueError: no picture or phrase is given, a phrase is blank, or a batch has not one
-                list per picture.
-            TypeError: phrases and lists of phrases are mixed.
-            TypeError, ValueError, OSError: a picture cannot be read; the message names it.
+            TypeError, ValueError, OSError: a picture cannot be read, a phrase is blank, or pictures
+                and phrases do not fit together; the message says which.
         """
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}: give 'raise' or 'return'")
@@ -216,15 +207,12 @@ class GroundingInferencer:
 
     @torch.inference_mode()
     def chat(self, image: Any, selectors: Sequence[Any] | None = None) -> Chat:
-        """A conversation about a picture, whose words point into it.
-
-        The picture is read and encoded once, also if phrases of it were grounded just before.
+        """A conversation about a picture, read and encoded once also if it was grounded before.
 
         Args:
             image: as in a call; further pictures can be shown with a question.
-            selectors: which words are pointed at, see :class:`flmm.conversation.Chat`; ``None``:
-                the config's ``selectors``, or the words in brackets and those that the reader
-                names.
+            selectors: which words point, see :class:`flmm.conversation.Chat`; ``None``: those of
+                the config, else the words in brackets and those that the reader names.
         """
         seen = self._read(image)
         chosen = self.selectors if selectors is None else selectors

@@ -45,16 +45,13 @@ def get_color(index: int) -> Color:
 def overlay_mask(
     image: np.ndarray, mask: np.ndarray, color: Color, opacity: float = 0.5
 ) -> np.ndarray:
-    """Tint the inside of a mask and draw its rim; the outside stays untouched.
+    """Tint the inside of a mask and draw its rim, on a copy; the outside stays untouched.
 
     Args:
         image: uint8 RGB ``[H, W, 3]``.
         mask: bool ``[H, W]``.
-        color: RGB, each in [0, 255].
+        color: RGB.
         opacity: of the tint, in [0, 1]; the rim is opaque.
-
-    Returns:
-        a new uint8 ``[H, W, 3]``.
 
     Raises:
         ValueError: mask and image differ in size.
@@ -74,28 +71,12 @@ def overlay_mask(
 
 
 def colorize_map(heat_map: np.ndarray, size: Size) -> np.ndarray:
-    """A map as colours: its lowest value dark violet, its highest pale yellow.
-
-    Args:
-        heat_map: float ``[h, w]``, any range.
-        size: (H, W) of the picture to be drawn (bilinear).
-
-    Returns:
-        uint8 RGB ``[H, W, 3]``.
-    """
+    """A map ``[h, w]`` as uint8 RGB ``[H, W, 3]``: its lowest value violet, its highest yellow."""
     return _apply_ramp(stretch_map(heat_map, size))
 
 
 def overlay_heat(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
-    """Colours over the greyed picture, more opaque where the map is higher.
-
-    Args:
-        image: uint8 RGB ``[H, W, 3]``.
-        heat_map: float ``[h, w]``, any range.
-
-    Returns:
-        a new uint8 ``[H, W, 3]``.
-    """
+    """Colours of a map ``[h, w]`` over the greyed uint8 ``[H, W, 3]``, more opaque where high."""
     strength = stretch_map(heat_map, (image.shape[0], image.shape[1]))
     grey = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
     opacity = 0.3 + 0.55 * strength[..., None]
@@ -130,9 +111,6 @@ def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = BEST_CHANNELS
         maps: float ``[C, h, w]``, not negative.
         mask: bool ``[H, W]`` on any grid over the same frame.
         best: how many channels are merged.
-
-    Returns:
-        float ``[h, w]``.
     """
     maps = maps / np.maximum(maps.sum((1, 2), keepdims=True), 1e-12)
     if not mask.any():

@@ -61,6 +61,11 @@ class Fork:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def text(self) -> str:
+        """What it has written so far, errors last."""
+        return "".join(path.read_text() for path in self._streams if path.exists())
+
     def poll(self) -> int | None:
         """Its exit code, -N after signal N; ``None`` while it runs."""
         return self._process.exitcode

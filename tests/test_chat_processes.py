@@ -1,32 +1,34 @@
 """``tools/chat.py`` as a user starts it: through a pipe, in a terminal."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from flmm.visualization import get_color
+from tests.forks import run_fork
 from tests.typist import Typist
 
 pytestmark = pytest.mark.process
 
 SCENE = "docs/images/scene.png"
 PROMPT = "Please give me a description of the image."
+SELECT = ["--select", "brackets"]
+PIPED = """
+import runpy, sys
+sys.stdin = open(sys.argv.pop(1), encoding="utf-8")
+runpy.run_path("tools/chat.py", run_name="__main__")
+"""
 # Its random weights never end an answer, so that there is something to stop.
 RANDOM_READER = "configs/tiny/tiny_random_reader_unet_sam_shapes.py"
 
 
 def test_through_a_pipe(tmp_path):
-    command = [sys.executable, "tools/chat.py", SCENE, "--device", "cpu", "--out", tmp_path]
-    done = subprocess.run(
-        [*map(str, command), "--select", "brackets"],
-        input=f"Where is [a ring]?\nthe [cup\n/image nowhere.png\n{PROMPT}".encode() + b"\xff\n",
-        capture_output=True,
-        timeout=300,
-    )
-    text, errors = done.stdout.decode(), done.stderr.decode()
+    lines = tmp_path / "lines"
+    text = f"Where is [a ring]?\nthe [cup\n/image nowhere.png\n{PROMPT}"
+    lines.write_bytes(text.encode() + b"\xff\n")
+    done = run_fork(PIPED, lines, SCENE, "--device", "cpu", "--out", tmp_path, *SELECT)
+    text, errors = done.stdout, done.stderr
     assert done.returncode == 1, errors  # two mistakes
     assert errors.count("error: ") == 2 and "Traceback" not in errors
     assert "\x1b" not in text
@@ -39,7 +41,7 @@ def test_through_a_pipe(tmp_path):
 
 def test_in_a_terminal_with_ctrl_c_and_ctrl_d(tmp_path):
     arguments = ["--config", RANDOM_READER, "--checkpoint", "tiny"]
-    arguments += ["--select", "brackets", "--max-new-tokens", "1500", "--device", "cpu"]
+    arguments += [*SELECT, "--max-new-tokens", "1500", "--device", "cpu"]
     typist = Typist("tools/chat.py", SCENE, "--out", tmp_path, *arguments)
     try:
         typist.wait_for(r"or /help\nThis is the toy .*\n>$")

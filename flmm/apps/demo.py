@@ -25,19 +25,12 @@ from flmm.toy.shape_sentences import render_samples
 
 @dataclass(frozen=True, eq=False)
 class DemoSample:
-    """A named picture with phrases and, where the truth is known, their masks.
+    """A named picture with phrases and, where the truth is known, their masks."""
 
-    Attributes:
-        name: stem of the files that are saved.
-        image: RGB picture.
-        phrases: what to ground.
-        gt_masks: bool ``[P, H, W]``, or None.
-    """
-
-    name: str
+    name: str  # stem of the files that are saved
     image: Image.Image
     phrases: list[str]
-    gt_masks: np.ndarray | None = None
+    gt_masks: np.ndarray | None = None  # bool [P, H, W]
 
 
 def load_user_sample(path: str, phrases: list[str]) -> DemoSample:
@@ -97,13 +90,12 @@ def draw_panels(
 ) -> Image.Image:
     """One row per phrase: picture and box, attention, coarse mask, refined mask.
 
+    Panels are 224 to 480 px high, lower only where the picture is very wide.
+
     Args:
         image: the picture as given, uint8 RGB ``[H, W, 3]`` or PIL.
-        result: with ``coarse_mask_logits`` and ``attention_maps``.
+        result: with its maps.
         ious: per phrase, IoU with the true mask in [0, 1], where it is known.
-
-    Returns:
-        RGB picture; panels are 224 to 480 px high, lower only where the picture is very wide.
 
     Raises:
         ValueError: the result was made without its maps, holds no phrase, or has another number

@@ -89,8 +89,7 @@ class Chat:
         """One turn.
 
         Args:
-            question: plain text; with the selector ``"brackets"`` the words in ``[ ]`` are
-                pointed at, and the reader reads the text without the brackets.
+            question: plain text; the reader does not see the brackets of ``"brackets"``.
             images: further pictures, shown before the question.
             select: selectors of this turn; ``None``: the conversation's.
             max_new_tokens: the longest answer.

@@ -39,13 +39,13 @@ def make_result(
     return_probs: bool = False,
     problems: Sequence[str | None] | None = None,
 ) -> GroundingResult:
-    """Threshold logits at probability one half and keep what is given, as numpy.
+    """Threshold logits at probability one half, and keep coarse logits and maps that are given.
 
     Args:
         phrases: P of them.
         mask_logits: ``[P, H, W]``, pixels of the picture as given.
-        coarse_mask_logits: ``[P, h', w']``, to be kept.
-        attention_maps: ``[P, L*A, h, w]``, to be kept.
+        coarse_mask_logits: ``[P, h', w']``.
+        attention_maps: ``[P, C, h, w]``.
         return_probs: keep ``probs``.
         problems: per phrase why its mask is empty, or ``None``.
     """

@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +15,17 @@ import pytest
 
 from flmm.apps.web.service import PageService
 from flmm.inferencer import GroundingInferencer
+from tests.forks import Fork
 from tests.web.bad_uploads import LIMIT_BYTES
 
 ROOT = Path(__file__).parents[2]
 
 
 class PageServer(NamedTuple):
-    """Address and log of a running ``tools/web_demo.py``."""
+    """Address and process of a running ``tools/web_demo.py``."""
 
     url: str
-    log: Path
+    process: Fork
 
 
 @pytest.fixture(scope="session")
@@ -40,29 +39,24 @@ def service(inferencer: GroundingInferencer) -> PageService:
 
 
 @pytest.fixture(scope="module")
-def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+def page_server() -> Iterator[PageServer]:
     """A running ``tools/web_demo.py``."""
     pytest.importorskip("uvicorn", reason="the page needs Starlette and uvicorn (the extra 'web')")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("web") / "server.log"
-    command = [sys.executable, "tools/web_demo.py", "--port", str(port), "--device", "cpu"]
-    command += ["--max-upload-mib", str(LIMIT_BYTES / 2**20)]
-    with log.open("w") as stream:
-        server = subprocess.Popen(
-            command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=os.environ
-        )
+    options = ["--port", port, "--device", "cpu", "--max-upload-mib", LIMIT_BYTES / 2**20]
+    server = Fork(ROOT / "tools/web_demo.py", *options)
     try:
         deadline = time.monotonic() + 120
-        while "page is at" not in log.read_text():
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+        while "page is at" not in server.text:
+            assert server.poll() is None and time.monotonic() < deadline, server.text
             time.sleep(0.2)
-        yield PageServer(f"http://127.0.0.1:{port}", log)
+        yield PageServer(f"http://127.0.0.1:{port}", server)
     finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0, log.read_text()
+        os.kill(server.pid, signal.SIGINT)
+        done = server.finish(20)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -50,35 +50,21 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How a conversation is held.
+    """How a conversation is held."""
 
-    Attributes:
-        out: folder of the pictures; every conversation has one of its own in it.
-        select: names of phrase selectors; ``None``: the inferencer's.
-        max_new_tokens: the longest answer.
-        begin: words that every answer begins with.
-    """
-
-    out: Path
-    select: Sequence[str] | None = None
-    max_new_tokens: int = 256
-    begin: str = ""
+    out: Path  # folder of the pictures; every conversation has one of its own in it
+    select: Sequence[str] | None = None  # phrase selectors; None: the inferencer's
+    max_new_tokens: int = 256  # of an answer
+    begin: str = ""  # words that every answer begins with
 
 
 class TerminalChat:
     """Answers lines, within one conversation after the other.
 
-    Args:
-        inferencer: the model.
-        settings: how.
-        terminal: where lines come from and text goes.
-
-    Attributes:
-        mistakes: how many lines could not be obeyed.
-        chat: the conversation; there is one from :meth:`open` on.
+    ``mistakes`` counts the lines that could not be obeyed.
     """
 
-    chat: Chat
+    chat: Chat  # from open() on
 
     def __init__(
         self, inferencer: GroundingInferencer, settings: ChatSettings, terminal: Terminal

@@ -30,20 +30,12 @@ _PIPE_WIDTH = 10_000  # no line of a table is folded where a program reads it
 
 @dataclass(frozen=True)
 class Terminal:
-    """Where lines come from and text goes.
+    """Where lines come from and text goes."""
 
-    Attributes:
-        read: gives the next line; raises ``EOFError`` at the end of the input and
-            ``KeyboardInterrupt`` on Ctrl-C.
-        console: shows text at once.
-        complaints: shows lines about mistakes.
-        echo: show the lines that were read, because nobody typed them here.
-    """
-
-    read: Callable[[], str]
+    read: Callable[[], str]  # raises EOFError at the end, KeyboardInterrupt on Ctrl-C
     console: Console
-    complaints: Console
-    echo: bool = False
+    complaints: Console  # about mistakes
+    echo: bool = False  # show the lines that were read, because nobody typed them here
 
     def write(self, text: str) -> None:
         """Show text as it is, unfolded, its tabs kept."""

@@ -27,26 +27,15 @@ _SAMPLE_SEED, _SAMPLE_COUNT = 24, 6
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that can be read.
+    """A picture that can be read."""
 
-    Attributes:
-        image: mode RGB.
-        name: of the file, without folders.
-        note: what was done to it, for the visitor; empty: nothing.
-    """
-
-    image: Image.Image
-    name: str
-    note: str = ""
+    image: Image.Image  # RGB
+    name: str  # of the file, without folders
+    note: str = ""  # what was done to it, for the visitor
 
 
 def read_upload(data: bytes, name: str, limits: Limits) -> Picture:
     """The picture in an uploaded file; of several frames or pages the first.
-
-    Args:
-        data: the file.
-        name: as the visitor calls it.
-        limits: its ``max_upload_bytes``, ``max_pixels`` and ``max_side_px`` are used.
 
     Raises:
         ValueError: it is no picture, damaged or too large.

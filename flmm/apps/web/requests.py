@@ -33,32 +33,17 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the page, all of them greater than zero.
-
-    Attributes:
-        max_upload_bytes: size of an uploaded file.
-        max_pixels: width times height of an uploaded picture, known before it is decoded.
-        max_side_px: longer side at which a picture is read and shown; greater ones are shrunk.
-        max_question_characters: length of a question.
-        max_new_tokens: length of an answer.
-        time_limit_s: duration of an answer, in seconds; what was said by then is kept.
-        max_visitors: conversations held at once; the one that was idle longest makes room.
-        idle_s: after so many seconds without a request a conversation is dropped.
-        queue_size: requests that wait at once; further ones are refused.
-
-    Raises:
-        ValueError: a bound is zero or less.
-    """
+    """Bounds of the page; one that is zero or less is a ``ValueError``."""
 
     max_upload_bytes: int = 20 * 2**20
-    max_pixels: int = 40_000_000
-    max_side_px: int = 1600
+    max_pixels: int = 40_000_000  # of an upload, known before it is decoded
+    max_side_px: int = 1600  # pictures with a longer side are shrunk
     max_question_characters: int = 2000
-    max_new_tokens: int = 256
-    time_limit_s: float = 120.0
-    max_visitors: int = 16
-    idle_s: float = 1800.0
-    queue_size: int = 20
+    max_new_tokens: int = 256  # of an answer
+    time_limit_s: float = 120.0  # of an answer; what was said by then is kept
+    max_visitors: int = 16  # held at once; the one that was idle longest makes room
+    idle_s: float = 1800.0  # without a request, then a conversation is dropped
+    queue_size: int = 20  # requests that wait at once; further ones are refused
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -72,22 +57,14 @@ class RequestError(ValueError):
 
 
 def read_key(text: str | None) -> str:
-    """A visitor's key.
-
-    Raises:
-        RequestError: it is missing or no key.
-    """
+    """A visitor's key; raises a :class:`RequestError` where it is missing or no key."""
     if text is None or not _KEY.fullmatch(text):
         raise RequestError("the request does not name its visitor: load the page again")
     return text
 
 
 def read_request(action: str, body: bytes) -> dict[str, Any]:
-    """The fields of a request.
-
-    Args:
-        action: one of ``FIELDS``.
-        body: JSON.
+    """The fields of a request, from its body in JSON.
 
     Raises:
         RequestError: it is no JSON object, or a field is missing, unknown, of another type or out

@@ -19,14 +19,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from flmm.apps.web.pictures import Picture
 from flmm.conversation import ChatTurn, PointedPhrase
-from flmm.geometry import Size, resize_maps
+from flmm.geometry import Size
 from flmm.results import build_coco_image, build_mask_name, encode_mask_file, join_coco
-from flmm.visualization import Color, colorize_map, get_color
+from flmm.visualization import Color, colorize_map, get_color, stretch_map
 
 LOOK_COLOR: Color = (250, 250, 255)
 _SMALL_PIXELS = 600 * 600  # up to here a picture is sent without loss
@@ -95,9 +94,7 @@ def encode_heat(heat_map: np.ndarray, size: Size) -> str:
     """
     scale = min(1.0, _HEAT_SIDE_PX / max(size))
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    values = resize_maps(torch.from_numpy(heat_map.astype(np.float32))[None], small)[0].numpy()
-    strength = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-    alpha = np.rint(255 * (0.42 + 0.43 * strength)).astype(np.uint8)
+    alpha = np.rint(255 * (0.42 + 0.43 * stretch_map(heat_map, small))).astype(np.uint8)
     return _encode(Image.fromarray(np.dstack([colorize_map(heat_map, small), alpha])), "PNG")
 
 

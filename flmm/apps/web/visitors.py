@@ -28,27 +28,17 @@ _versions = itertools.count(1)  # one count for all, so that a new conversation 
 
 @dataclass(eq=False)
 class Visitor:
-    """A picture, the conversation about it, and what the browser shows of both.
-
-    Attributes:
-        chat: the conversation.
-        name: of the picture's file.
-        picture: what the page calls the picture.
-        views: per turn what the browser shows of it.
-        maps: per turn where its tokens look, float32 ``[T, h, w]``; filled when first needed.
-        stop: set when the answer that is written is no longer wanted.
-        gone: whether the conversation has been dropped.
-        version: number of the last change of what is shown.
-    """
+    """A picture, the conversation about it, and what the browser shows of both."""
 
     chat: Chat
-    name: str
-    picture: int = field(default_factory=lambda: next(_versions))
-    views: list[dict[str, Any]] = field(default_factory=list)
+    name: str  # of the picture's file
+    picture: int = field(default_factory=lambda: next(_versions))  # what the page calls it
+    views: list[dict[str, Any]] = field(default_factory=list)  # of each turn
+    # Per turn where its tokens look, float32 [T, h, w]; filled when first needed.
     maps: list[np.ndarray] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-    gone: bool = False
-    version: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)  # the answer is unwanted
+    gone: bool = False  # the conversation has been dropped
+    version: int = 0  # of the last change of what is shown
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _shown: dict[str, tuple[int, Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -84,12 +74,7 @@ class Visitor:
 
 
 class Visitors:
-    """Visitors by key, the one that was idle longest first.
-
-    Args:
-        limits: its ``max_visitors`` and ``idle_s`` are used.
-        clock: gives the time in seconds.
-    """
+    """Visitors by key, the one that was idle longest first."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
