@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,8 @@ class TokenLook(NamedTuple):
     mask: np.ndarray  # bool [H, W], what the mask head makes of it, pixels of the picture
 
 
-class RankedWord(NamedTuple):
+@dataclass(frozen=True)
+class RankedWord:
     """A word of the conversation and how much it looks into a region.
 
     ``excess``: share of its attention on the picture that lies in the region, minus the region's

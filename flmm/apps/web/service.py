@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ class PageService:
         found = {
             "box": region,
             "share": float(coverage.mean()),
-            "words": [word._asdict() for word in words if word.excess > 0],
+            "words": [asdict(word) for word in words if word.excess > 0],
             "excess": [[round(value, 4) for value in row] for row in excess],
         }
         return {"look": {"kind": "region", **found}}

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +38,7 @@ class Visitor:
     stop: threading.Event = field(default_factory=threading.Event)  # the answer is unwanted
     gone: bool = False  # the conversation has been dropped
     version: int = 0  # of the last change of what is shown
+    seen_s: float = 0.0  # when something was asked last
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _shown: dict[str, tuple[int, Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -74,13 +74,13 @@ class Visitor:
 
 
 class Visitors:
-    """Visitors by key, the one that was idle longest first."""
+    """Visitors by key."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, tuple[float, Visitor]] = OrderedDict()
+        self._entries: dict[str, Visitor] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -89,43 +89,42 @@ class Visitors:
         """Set a visitor's conversation; the one before it, if any, is dropped."""
         with self._lock:
             self._remove(key)
-            self._entries[key] = (self._clock(), visitor)
+            visitor.seen_s = self._clock()
+            self._entries[key] = visitor
             while len(self._entries) > self._limits.max_visitors:
-                self._remove(next(iter(self._entries)))
+                self._remove(min(self._entries, key=lambda key: self._entries[key].seen_s))
 
     def find(self, key: str) -> Visitor | None:
         """A visitor's conversation, from now on the last to make room; ``None``: there is none."""
         self.drop_idle()
         with self._lock:
-            if key not in self._entries:
-                return None
-            _, visitor = self._entries.pop(key)
-            self._entries[key] = (self._clock(), visitor)
+            visitor = self._entries.get(key)
+            if visitor is not None:
+                visitor.seen_s = self._clock()
             return visitor
 
     def leave(self, key: str) -> None:
         """A visitor's tab was closed: forget what is there, unless it is asked for soon."""
         with self._lock:
             if key in self._entries:
-                seen = self._clock() - max(0.0, self._limits.idle_s - GRACE_S)
-                self._entries[key] = (seen, self._entries[key][1])
-                self._entries.move_to_end(key, last=False)
+                early = max(0.0, self._limits.idle_s - GRACE_S)
+                self._entries[key].seen_s = self._clock() - early
 
     def stop_all(self) -> None:
         """End every answer that is being written."""
         with self._lock:
-            for _, visitor in self._entries.values():
+            for visitor in self._entries.values():
                 visitor.stop.set()
 
     def drop_idle(self) -> None:
         """Forget everybody who has been idle for too long."""
         oldest = self._clock() - self._limits.idle_s
         with self._lock:
-            for key in [key for key, (seen, _) in self._entries.items() if seen < oldest]:
+            for key in [key for key, item in self._entries.items() if item.seen_s < oldest]:
                 self._remove(key)
 
     def _remove(self, key: str) -> None:
-        _, visitor = self._entries.pop(key, (0.0, None))
+        visitor = self._entries.pop(key, None)
         if visitor is not None:
             visitor.gone = True
             visitor.stop.set()
