@@ -136,10 +136,9 @@ class GroundingResult:
 
     @functools.cached_property
     def masks(self) -> np.ndarray:
-        """Bool ``[P, H, W]``, pixels of the picture as given.
+        """Bool ``[P, H, W]``, pixels of the picture as given; decoded at first access and kept.
 
-        Decoded at the first access and kept: P * H * W bytes (24 GB for 2,000 phrases in 12
-        megapixels). A loop over the result has one mask at a time.
+        24 GB for 2,000 phrases in 12 megapixels: a loop over the result has one mask at a time.
         """
         masks = np.zeros((len(self), *self.size), dtype=bool)
         for index, item in enumerate(self.found):
@@ -191,12 +190,8 @@ class GroundingResult:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GroundingResult):
             return False
-        pairs = [(getattr(self, name), getattr(other, name)) for name in _KEPT]
-        if any((one is None) != (two is None) for one, two in pairs):
-            return False
-        known = [(one, two) for one, two in pairs if one is not None and two is not None]
         return (self.found, self.size) == (other.found, other.size) and all(
-            np.array_equal(one, two, equal_nan=True) for one, two in known
+            _are_equal(getattr(self, name), getattr(other, name)) for name in _KEPT
         )
 
     __hash__ = None  # type: ignore[assignment]  # it can change
@@ -371,6 +366,12 @@ def _combine(
         arrays = [getattr(result, name) for result in results]
         setattr(combined, name, None if arrays[0] is None else change(arrays))
     return combined
+
+
+def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def _freeze(array: np.ndarray) -> np.ndarray:

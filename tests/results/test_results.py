@@ -17,7 +17,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from flmm.geometry import compute_boxes_xyxy
-from flmm.results import GroundedObject, GroundedPhrase, GroundingResult, build_coco_dataset
+from flmm.records import GroundingOutput
+from flmm.results import (
+    GroundedObject,
+    GroundedPhrase,
+    GroundingResult,
+    build_coco_dataset,
+    collect_result,
+    make_result,
+)
 from flmm.rle import decode_mask, encode_mask
 
 SIZE = (40, 60)
@@ -97,6 +105,31 @@ def test_phrases_are_found_by_number_words_and_range(result):
         result["the red circel"]
     with pytest.raises(IndexError):
         result[4]
+
+
+def test_the_maker_thresholds_scores_and_keeps_what_is_asked_for():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(4, *SIZE)).astype(np.float32) * 4
+    logits[1] = -abs(logits[1])
+    logits[2] = -np.inf  # no box, no mask
+    coarse, maps = rng.normal(size=(4, 5, 6)), rng.random((4, 2, 5, 6))
+    tensors = [torch.from_numpy(array) for array in (maps, coarse, logits)]
+    parts = [GroundingOutput(*(item[part] for item in tensors)) for part in (slice(3), slice(3, 4))]
+    result = collect_result(PHRASES, parts, return_maps=True, return_probs=True)
+    probs = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert result.phrases == PHRASES and np.array_equal(result.masks, logits > 0)
+    np.testing.assert_allclose(result.probs, probs, atol=1e-6)
+    np.testing.assert_allclose(result.presence, probs.max((1, 2)), atol=1e-6)
+    expected = [own[own > 0.5].mean() if (own > 0.5).any() else 0 for own in probs]
+    np.testing.assert_allclose(result.scores, expected, atol=1e-6)
+    np.testing.assert_allclose(result.attention_maps, maps, atol=1e-6)
+    larger = torch.nn.functional.interpolate(tensors[1][None].float(), SIZE, mode="bilinear")[0]
+    assert (result.coarse_masks != (larger > 0).numpy()).mean() < 1e-3
+    bare = make_result(PHRASES, tensors[2], problems=[None, None, "no box", None])
+    assert [item.problem for item in bare] == [None, None, "no box", None]
+    assert (
+        bare.probs is bare.coarse_masks is bare.attention_maps is None and len(bare[2].objects) == 0
+    )
 
 
 def test_a_phrase_asked_twice_is_told_apart_by_number(image):
