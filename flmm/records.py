@@ -153,7 +153,7 @@ class GroundingSample(BaseDataElement):
     Data fields (all optional but ``continuations``):
         continuations: list of :class:`Continuation`.
         gt_masks: bool ``[P, H, W]``, original pixels, in phrase order.
-        masks, scores, attention: the prediction, written by ``Grounder.predict``.
+        pred_masks, coarse_masks, scores: the prediction, written by ``Grounder.predict``.
 
     Meta fields: ``image_id``, ``img_path``, ``original_size`` (H, W), ``expression_ids`` (one per
     phrase, unique in the dataset) and, where the data set knows them, ``ref_ids``,

@@ -42,16 +42,8 @@ def get_color(index: int) -> Color:
     return PALETTE[index % len(PALETTE)]
 
 
-def overlay_mask(
-    image: np.ndarray, mask: np.ndarray, color: Color, opacity: float = 0.5
-) -> np.ndarray:
-    """Tint the inside of a mask and draw its rim, on a copy; the outside stays untouched.
-
-    Args:
-        image: uint8 RGB ``[H, W, 3]``.
-        mask: bool ``[H, W]``.
-        color: RGB.
-        opacity: of the tint, in [0, 1]; the rim is opaque.
+def overlay_mask(image: np.ndarray, mask: np.ndarray, color: Color) -> np.ndarray:
+    """A uint8 picture ``[H, W, 3]`` with a mask ``[H, W]`` half tinted, its rim opaque.
 
     Raises:
         ValueError: mask and image differ in size.
@@ -62,8 +54,7 @@ def overlay_mask(
             "(h, w): resize one to the other first"
         )
     drawn = image.copy()
-    tint = image[mask] * (1 - opacity) + np.array(color) * opacity
-    drawn[mask] = np.rint(tint).astype(np.uint8)
+    drawn[mask] = np.rint((image[mask] + np.array(color)) / 2).astype(np.uint8)
     framed = np.pad(mask, 1)
     inner = framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
     drawn[mask & ~inner] = color  # what touches the outside, or the frame's edge

@@ -227,10 +227,8 @@ class Chat:
 
     def _encode(self, image: int) -> ImageEncoding | None:
         """What the refiner sees of a picture; computed once."""
-        if self.grounder.sam is None:
-            return None
-        if self._encodings.get(image) is None:
-            self._encodings[image] = self.grounder.encode_images([self.images[image]])[0]
+        if image not in self._encodings:
+            (self._encodings[image],) = self.grounder.encode_images([self.images[image]])
         return self._encodings[image]
 
     def _finish(

@@ -141,7 +141,7 @@ class Grounder(BaseModel):
     def _ground_read(
         self, images: Sequence[ImageInput], seen: Sequence[PhraseAttention]
     ) -> list[GroundingOutput]:
-        return [self.ground_seen(*row) for row in zip(images, seen, self._encode(images))]
+        return [self.ground_seen(*row) for row in zip(images, seen, self.encode_images(images))]
 
     @torch.no_grad()
     def read_phrases(
@@ -167,26 +167,16 @@ class Grounder(BaseModel):
         return [keep_hidden_states(selector, *pair) for pair in zip(seen, continuations)]
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[ImageInput]) -> list[ImageEncoding]:
+    def encode_images(self, images: Sequence[ImageInput]) -> Sequence[ImageEncoding | None]:
         """Pictures as the refiner sees them: as the feature cache knows, else as it encodes them.
 
-        Args:
-            images: B pictures.
-
-        Raises:
-            ValueError: this grounder has no refiner.
+        ``None`` for each where there is no refiner.
         """
         if self.sam is None:
-            raise ValueError(
-                "this grounder has no refiner to encode images with: build it with sam="
-            )
+            return [None] * len(images)
         if self.feature_cache is None:
             return self.sam.encode([image.image for image in images])
         return self.feature_cache.encode(images, self.sam.encode)
-
-    def _encode(self, images: Sequence[ImageInput]) -> Sequence[ImageEncoding | None]:
-        """:meth:`encode_images`; nothing where there is no refiner."""
-        return [None] * len(images) if self.sam is None else self.encode_images(images)
 
     def ground_seen(
         self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
@@ -259,7 +249,7 @@ class Grounder(BaseModel):
         seen = self.read_phrases(images, asked)
         results = []
         for image, lists, texts, attention, encoding in zip(
-            images, questions, asked, seen, self._encode(images)
+            images, questions, asked, seen, self.encode_images(images)
         ):
             parts = iter(split_phrases(attention, texts))
             joined = [join_attention([next(parts) for _ in texts]) for texts in lists]

@@ -42,8 +42,7 @@ class Reading:
 def read_images(grounder: Grounder, images: Sequence[ImageInput]) -> list[Reading]:
     """Pictures of any sizes, read and encoded as batches."""
     prefixes = grounder.vlm.prefill(list(images))
-    encodings = [None] * len(images) if grounder.sam is None else grounder.encode_images(images)
-    return [Reading(*pair) for pair in zip(prefixes, encodings)]
+    return [Reading(*pair) for pair in zip(prefixes, grounder.encode_images(images))]
 
 
 @torch.no_grad()

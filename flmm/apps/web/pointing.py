@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from flmm.apps.explanation.reading import read_merged_maps
+from flmm.apps.explanation.reading import merge_grids, read_merged_maps
 from flmm.apps.explanation.regions import rank_maps
 from flmm.apps.explanation.tokens import ExplainedToken, group_words, join_text, list_tokens
 from flmm.conversation import BRACKETS, Chat, TurnToken
-from flmm.geometry import fit_to_picture
 from flmm.records import Span
 from flmm.selectors import Answer
 from flmm.visualization import merge_channels
@@ -88,9 +87,8 @@ def look_from_token(chat: Chat, token: TurnToken) -> TokenLook:
     """Where a token of the conversation looks."""
     seen = chat.look([(token.place, token.place + 1)])[0]
     mask = chat.ground(seen, 0)[0].mask
-    image = chat.images[0]
-    fitted = fit_to_picture(seen.maps[0], image.grids[0].box, image.original_size)
-    maps = fitted.float().cpu().numpy()
+    merged = merge_grids([maps[0] for maps in seen.grid_maps], chat.images[0])
+    maps = merged.float().cpu().numpy()
     return TokenLook(maps.mean(0), merge_channels(maps, mask), mask)
 
 
