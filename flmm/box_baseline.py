@@ -13,15 +13,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from flmm.readers.boxes import build_box_question, get_box_format, parse_box
-from flmm.records import (
-    Continuation,
-    GroundingSample,
-    ImageInput,
-)
+from flmm.records import Continuation, ImageInput
 from flmm.registry import MODELS
 from flmm.results import GroundingResult, make_result
 
@@ -31,68 +26,37 @@ if TYPE_CHECKING:
 
 
 @MODELS.register_module()
-class BoxBaseline(BaseModel):
+class BoxBaseline(nn.Module):
     """Masks of phrases from boxes that the frozen vision-language model names.
 
     Args:
-        model: the frozen reader, or its config (``dict(type="FrozenQwen", ...)``).
-        sam: the refiner (frozen in place), or its config, with segment-anything's original
-            weights; its own prompts (``use_text`` and the like) play no part.
+        model: the frozen reader, or its config.
+        sam: the refiner (frozen in place), or its config, with its original weights; its own
+            prompts (``use_text`` and the like) play no part.
         max_new_tokens: the longest reply.
-        data_preprocessor: as in mmengine.
 
     Raises:
         ValueError: the reader's family names boxes in a way that is not known, or there is no SAM.
     """
 
-    def __init__(
-        self, model: Any, sam: Any, max_new_tokens: int = 128, data_preprocessor: Any = None
-    ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor)
+    def __init__(self, model: Any, sam: Any, max_new_tokens: int = 128) -> None:
+        super().__init__()
         if sam is None:
             raise ValueError(
                 "the box baseline needs SAM: give sam=dict(type='SAMRefiner', model_name=..., "
                 "checkpoint=...)"
             )
         self.vlm: FrozenVLM = _build(model)
-        self.sam: Refiner = _build(sam)
+        self.sam: Refiner = _build(sam).requires_grad_(False)
         self.max_new_tokens = max_new_tokens
         self.model_type: str = self.vlm.model.config.model_type
         get_box_format(self.model_type)
-        self.sam.requires_grad_(False)
 
-    def forward(
-        self,
-        inputs: list[ImageInput | None],
-        data_samples: list[GroundingSample] | None = None,
-        mode: str = "predict",
-    ) -> list[GroundingSample]:
-        """Predict, the only one of mmengine's modes that there is.
-
-        Args:
-            inputs: B pictures; ``None`` where a record was skipped.
-            data_samples: their phrases.
-            mode: "predict".
-
-        Returns:
-            the samples with ``pred_masks`` (bool ``[P, H, W]``), ``scores`` (``[P]``) and
-            ``problems`` (per phrase a reason or ``None``); skipped ones as they are.
-
-        Raises:
-            ValueError: another mode, no data samples, or counts that differ.
-        """
-        if mode != "predict":
-            raise ValueError(f"mode is {mode!r}: the box baseline is not trained, use 'predict'")
-        if data_samples is None or len(data_samples) != len(inputs):
-            count = 0 if data_samples is None else len(data_samples)
-            raise ValueError(f"got {len(inputs)} pictures but {count} data samples: pass one each")
-        for image, sample in zip(inputs, data_samples):
-            if image is not None:
-                result = self.predict_phrases(image, [sample.continuations])[0]
-                sample.pred_masks = torch.tensor(result.masks)
-                sample.scores = torch.tensor(result.scores)
-                sample.problems = [item.problem for item in result]
-        return data_samples
+    def predict_images(
+        self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
+    ) -> list[list[GroundingResult]]:
+        """Masks of the phrases of several pictures, one after the other."""
+        return [self.predict_phrases(*pair) for pair in zip(images, questions)]
 
     @torch.no_grad()
     def predict_phrases(
@@ -108,22 +72,15 @@ class BoxBaseline(BaseModel):
             questions: lists of continuations.
 
         Returns:
-            one result per question, without coarse masks.
+            one result per question, without coarse masks; ``problem`` says why a phrase has none.
         """
         asked = [[text for item in texts for text in item.phrases] for texts in questions]
         rows = {phrase: row for row, phrase in enumerate(dict.fromkeys(chain(*asked)))}
         boxes, problems = self._ask(image, list(rows))
-        logits = self._draw(image, boxes)
-        result = make_result(list(rows), logits, problems=problems)
+        result = make_result(list(rows), self._draw(image, boxes), problems=problems)
         return [
             replace(result, found=[result[rows[phrase]] for phrase in phrases]) for phrases in asked
         ]
-
-    def predict_images(
-        self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
-    ) -> list[list[GroundingResult]]:
-        """Masks of the phrases of several pictures, one after the other."""
-        return [self.predict_phrases(*pair) for pair in zip(images, questions)]
 
     def _ask(
         self, image: ImageInput, phrases: list[str]

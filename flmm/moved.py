@@ -17,20 +17,36 @@ from typing import Any
 
 # Old -> new; the longest that fits counts, and what stands behind it is kept.
 MOVED = {
-    "flmm.structures": "flmm.records",
-    "flmm.vlms": "flmm.readers",
+    "flmm.atomic_files": "flmm.files",
+    "flmm.datasets": "flmm.data",
+    "flmm.engine": "flmm.training",
+    "flmm.engine.compiling": "flmm.training.acceleration",
+    "flmm.engine.distributed": "flmm.distributed",
+    "flmm.engine.evaluation": "flmm.evaluation.evaluating",
+    "flmm.engine.optim": "flmm.training.acceleration",
+    "flmm.engine.provenance": "flmm.provenance",
+    "flmm.evaluation.png_metric": "flmm.evaluation.grounding_metrics",
+    "flmm.evaluation.refseg_metric": "flmm.evaluation.grounding_metrics",
+    "flmm.features.fingerprints": "flmm.fingerprints",
     "flmm.heads": "flmm.masks",
     "flmm.heads.sam": "flmm.masks.refiners.segment_anything",
-    "flmm.datasets": "flmm.data",
-    "flmm.datasets.shapes": "flmm.toy.shapes",
-    "flmm.engine": "flmm.training",
-    "flmm.engine.evaluation_runs": "flmm.evaluation.evaluation_runs",
-    "flmm.engine.sharing": "flmm.sharing.sharing",
-    "flmm.engine.checkpoint": "flmm.checkpoints.checkpoint",
-    "flmm.explanation": "flmm.apps.explanation",
-    "flmm.visual_cot": "flmm.apps.visual_cot",
-    "flmm.web": "flmm.apps.web",
+    "flmm.structures": "flmm.records",
+    "flmm.terminal_chat": "flmm.apps.terminal",
+    "flmm.tiny_model": "flmm.toy",
+    "flmm.vlms": "flmm.readers",
 }
+# Modules that kept their names: old room and new one.
+for _old, _new, _names in (
+    ("flmm", "flmm.apps", "comparison demo explanation visual_cot web"),
+    ("flmm.datasets", "flmm.toy", "shape_captions shape_files shape_lists shape_sentences shapes"),
+    ("flmm.datasets", "flmm.data_checks", "check_report data_check"),
+    ("flmm.engine", "flmm.checkpoints", "checkpoint checkpoint_files chosen_weights"),
+    ("flmm.engine", "flmm.evaluation", "evaluation_options evaluation_report evaluation_runs"),
+    ("flmm.engine", "flmm.evaluation", "journal"),
+    ("flmm.engine", "flmm.sharing", "exporting model_card published_heads sharing"),
+    ("flmm.heads", "flmm.masks.refiners", "sam_weights tiny_sam"),
+):
+    MOVED |= {f"{_old}.{name}": f"{_new}.{name}" for name in _names.split()}
 
 
 def find_new_name(name: str) -> str | None:
@@ -42,27 +58,32 @@ def find_new_name(name: str) -> str | None:
 
 
 class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers for old names alone, after everybody else has failed to find them."""
+    """Answers for old names alone, and first: in the folder of a moved room others would find
+    its modules under their old names, and run them a second time.
+    """
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         new = find_new_name(name)
-        if new is None or importlib.util.find_spec(new) is None:
+        found = None if new is None else importlib.util.find_spec(new)
+        if found is None:
             return None
-        return ModuleSpec(name, self, origin=new, is_package=True)
+        return ModuleSpec(name, self, origin=found.origin, loader_state=found, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        new = str(spec.origin)
+        new = spec.loader_state.name
         warnings.warn(f"{spec.name} is now {new}: import that", DeprecationWarning, stacklevel=2)
         return importlib.import_module(new)
 
     def exec_module(self, module: ModuleType) -> None:
-        """The module has run under its own name."""
+        """The module has run under its own name, and keeps its own spec."""
+        spec = module.__spec__
+        module.__spec__ = spec and spec.loader_state
 
 
 def keep_old_paths() -> None:
     """Let Python find old names; calling it twice changes nothing."""
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_MovedFinder())
+        sys.meta_path.insert(0, _MovedFinder())
 
 
 __all__ = ["find_new_name", "keep_old_paths"]

@@ -8,53 +8,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as mmengine
 from mmengine.registry import Registry, build_from_cfg
 
-MODELS = Registry(
-    "model",
-    parent=MMENGINE_MODELS,
-    scope="flmm",
-    locations=[
-        "flmm.readers",
-        "flmm.masks",
-        "flmm.selectors",
-        "flmm.grounder",
-        "flmm.box_baseline",
-    ],
+
+def _build_child(name: str, parent: Registry, *modules: str) -> Registry:
+    locations = [f"flmm.{module}" for module in modules]
+    return Registry(name, parent=parent, scope="flmm", locations=locations)
+
+
+MODELS = _build_child(
+    *("model", mmengine.MODELS),
+    *("readers", "masks", "selectors", "grounder", "box_baseline"),
 )
-DATASETS = Registry(
-    "dataset",
-    parent=MMENGINE_DATASETS,
-    scope="flmm",
-    locations=["flmm.data.refcoco", "flmm.data.png", "flmm.data.sampler"],
-)
-TRANSFORMS = Registry(
-    "transform",
-    parent=MMENGINE_TRANSFORMS,
-    scope="flmm",
-    locations=["flmm.data.transforms", "flmm.data.panoptic"],
-)
-METRICS = Registry(
-    "metric",
-    parent=MMENGINE_METRICS,
-    scope="flmm",
-    locations=["flmm.evaluation.grounding_metrics"],
-)
-HOOKS = Registry(
-    "hook",
-    parent=MMENGINE_HOOKS,
-    scope="flmm",
-    locations=[
-        "flmm.training.checkpoint_hook",
-        "flmm.training.example_images",
-        "flmm.training.feature_caching",
-        "flmm.training.skipped_records",
-    ],
+DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco", "data.png", "data.sampler")
+TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms", "data.panoptic")
+METRICS = _build_child("metric", mmengine.METRICS, "evaluation.grounding_metrics")
+HOOKS = _build_child(
+    *("hook", mmengine.HOOKS, "training.checkpoint_hook", "training.example_images"),
+    *("training.feature_caching", "training.skipped_records"),
 )
 
 
@@ -79,8 +51,8 @@ def build_image_processor(cfg: Any, registry: Registry, **kwargs: Any) -> Any:
             return adapter(processor)
     if not callable(getattr(processor, "preprocess", None)):
         raise TypeError(
-            f"{type(processor).__name__} is no image processor flmm can use: hand over a unified "
-            "Qwen-VL processor (AutoProcessor.from_pretrained) or an object with preprocess()"
+            f"{type(processor).__name__} is no image processor flmm can use: hand over a model's "
+            "unified processor (AutoProcessor.from_pretrained) or an object with preprocess()"
         )
     return processor
 
@@ -88,8 +60,5 @@ def build_image_processor(cfg: Any, registry: Registry, **kwargs: Any) -> Any:
 # Turns a picture into VLM input. A config may hand over a transformers processor; the adapters
 # in flmm.readers recognise and wrap it.
 IMAGE_PROCESSORS = Registry(
-    "image processor",
-    build_func=build_image_processor,
-    scope="flmm",
-    locations=["flmm.readers"],
+    "image processor", build_func=build_image_processor, scope="flmm", locations=["flmm.readers"]
 )

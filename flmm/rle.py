@@ -32,14 +32,11 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_mask(rle: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The mask of an RLE, compressed or not.
+    """The mask of an RLE, compressed or not: bool ``[H, W]``, as pycocotools decodes a sound one.
 
     Args:
         rle: see above.
         size: (h, w) of the picture; ``None``: the RLE's own.
-
-    Returns:
-        bool ``[H, W]``, equal to what pycocotools decodes from a sound RLE.
 
     Raises:
         ValueError: see :func:`read_runs`.

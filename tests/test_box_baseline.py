@@ -12,7 +12,7 @@ from flmm.box_baseline import BoxBaseline
 from flmm.masks import SAMRefiner
 from flmm.readers import FrozenQwen
 from flmm.readers.boxes import build_box_question, parse_box
-from flmm.records import Continuation, GroundingSample, as_continuations
+from flmm.records import Continuation, as_continuations
 from flmm.registry import MODELS
 from tests.small_models import FAMILY_FOLDERS, build_small_model, load_processor
 
@@ -164,26 +164,11 @@ def tiny():
     ).eval()
 
 
-def test_predict_writes_into_the_samples_and_leaves_skipped_ones(tiny):
-    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    image = tiny.vlm.image_processor.encode(picture)
-    samples = [GroundingSample(continuations=as_continuations(PHRASES)) for _ in range(2)]
-    batch = dict(inputs=[image, None], data_samples=samples)
-    done, skipped = tiny.test_step(batch)
-    assert done.pred_masks.shape == (3, 60, 80) and done.scores.shape == (3,)
-    assert len(done.problems) == 3 and done.get("coarse_masks") is None
-    assert skipped.all_keys() == ["continuations"]
-
-
 def test_nothing_in_it_is_trained(tiny):
     assert not any(weight.requires_grad for weight in tiny.parameters())
     assert not any(weight.requires_grad for weight in tiny.vlm.model.parameters())
 
 
-def test_bad_calls_are_told(tiny):
-    with pytest.raises(ValueError, match="mode is 'loss': the box baseline is not trained"):
-        tiny([], [], mode="loss")
-    with pytest.raises(ValueError, match="got 1 pictures but 0 data samples: pass one each"):
-        tiny([None])
+def test_a_baseline_without_sam_is_told(tiny):
     with pytest.raises(ValueError, match="the box baseline needs SAM: give sam=dict"):
         BoxBaseline(tiny.vlm, None)

@@ -23,12 +23,8 @@ from flmm.sharing.sharing import encode_model, save_pretrained
 
 # These may differ from the training: where frozen models lie, how fast they run, what was trained.
 _FREE_SETTINGS = {
-    "name_or_path",
-    "processor",
-    "checkpoint",
-    "device_map",
-    "attn_implementation",
-    "frozen",
+    *("name_or_path", "revision", "processor", "checkpoint"),
+    *("device_map", "attn_implementation", "frozen"),
 }
 
 

@@ -25,7 +25,7 @@ from flmm.masks import Refiner
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.selectors import KeywordSelector
-from flmm.sharing.refiner_record import REFINER_SOURCES
+from flmm.sharing.refiner_record import LOCATIONS
 from flmm.sharing.settings import LAYER_TYPES, find_type, show
 
 # Slot of a grounder -> the kind of part that belongs there; every other slot stays empty.
@@ -42,6 +42,7 @@ _HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
 _FREE_TEXTS = ("model.model.prompt",)
 _GREATEST = {"min_pixels": 2**28, "max_pixels": 2**28, "upsample_input": 2048, "seed": 2**63 - 1}
 _LONGEST_LIST = _GREATEST_IN_LIST = 64
+_IMAGE_OPTIONS, _GREATEST_OPTION = "model.model.image_options.", 2**14  # sides of a picture
 
 
 def check_grounder(settings: dict[str, Any]) -> None:
@@ -62,13 +63,13 @@ def check_grounder(settings: dict[str, Any]) -> None:
             _check_kind(part, f"model.{name}", SLOTS[name])
         elif name != "type" and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
-    for key in REFINER_SOURCES:
-        given = (settings.get("sam") or {}).get(key)
-        if given is not None:
+    for name in LOCATIONS:
+        value = (settings.get("sam") or {}).get(name)
+        if value is not None:
             raise ValueError(
-                f"model.sam.{key} is {show(given)}, and a shared head names no weights of SAM's "
-                f"there (its refiner record does): give your own with "
-                f"cfg_options={{'model.sam.{key}': ...}}"
+                f"model.sam.{name} is {show(value)}, and a shared head names no file of SAM's "
+                "there (its refiner record does): give your own with "
+                f"cfg_options={{'model.sam.{name}': PATH}}"
             )
     if settings["model"].get("device_map") is not None:
         raise ValueError("model.model.device_map is the affair of whoever loads the head")
@@ -124,8 +125,8 @@ def _check_part(part: dict[str, Any], place: str) -> None:
     """Types and ranges of a part's own settings, then those of the parts in it."""
     kind = find_type(part.get("type"))
     hints = {} if kind is None else _read_hints(kind)
-    is_inner = kind is not None and part["type"] not in LAYER_TYPES and place not in _PLACES
-    if is_inner and _reads_files(kind):
+    is_inner = place not in _PLACES and part.get("type") not in LAYER_TYPES
+    if is_inner and kind is not None and _reads_files(kind):
         raise ValueError(f"{place}.type is {show(part['type'])}, which has no place there")
     for key, value in part.items():
         hint = hints.get(key, Any)
@@ -152,8 +153,10 @@ def _check_value(value: Any, place: str) -> None:
             if isinstance(item, int) and not 0 <= item <= _GREATEST_IN_LIST:
                 raise ValueError(f"{place} holds {show(item)}, not in 0..{_GREATEST_IN_LIST}")
             _check_value(item, f"{place}[{index}]")
-    elif isinstance(value, int) and key in _GREATEST and not 0 <= value <= _GREATEST[key]:
-        raise ValueError(f"{place} is {show(value)}, not in 0..{_GREATEST[key]}")
+    elif isinstance(value, int) and (key in _GREATEST or place.startswith(_IMAGE_OPTIONS)):
+        greatest = _GREATEST.get(key, _GREATEST_OPTION)
+        if not 0 <= value <= greatest:
+            raise ValueError(f"{place} is {show(value)}, not in 0..{greatest}")
     elif isinstance(value, str) and place not in _FREE_TEXTS and _is_path(value):
         raise ValueError(f"{place} is {show(value)}, and a shared head leads to no file")
 

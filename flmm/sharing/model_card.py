@@ -135,10 +135,8 @@ def build_card(
     """The text of a head's README.md.
 
     Args:
-        model: the grounder.
-        record: its config.json.
+        model: the grounder; ``record`` is its config.json.
         name: of the head, where there is no ``repo_id``.
-        options: what else is known.
         config_name: of the training, for the commands.
 
     Raises:
@@ -183,12 +181,7 @@ def build_card(
 
 
 def read_results(path: str | Path, weights_hash: str, weights: str) -> Results:
-    """A report of the evaluation tools.
-
-    Args:
-        path: the JSON file.
-        weights_hash: ``sample_weights_hash`` of the weights that it must have measured.
-        weights: the file of the head, for the command.
+    """A report of the evaluation tools on weights of a ``sample_weights_hash``, in that file.
 
     Raises:
         FileNotFoundError: there is no such file.

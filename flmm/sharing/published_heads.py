@@ -51,14 +51,11 @@ class PublishedHead:
     settings: dict[str, Any]
 
     @property
-    def sizes(self) -> tuple[int, int | None, int | None]:
+    def sizes(self) -> tuple[int | None, ...]:
         """Attention maps, layers and width of the reader; ``None`` where no weight tells."""
-        layers = self.weights.get("text_layer_weights")
-        width = self.weights.get("text_proj.weight")
-        return (
-            self.weights[_FIRST].shape[1],
-            None if layers is None else layers.numel(),
-            None if width is None else width.shape[-1],
+        ends = (_FIRST, 1), ("text_layer_weights", 0), ("text_proj.weight", 1)
+        return tuple(
+            self.weights[name].shape[dim] if name in self.weights else None for name, dim in ends
         )
 
 
@@ -153,7 +150,7 @@ def _check_reader(
     head: PublishedHead, model: Grounder, checkpoint: str | Path, config: Config
 ) -> None:
     found = head.sizes
-    wanted = (model.vlm.num_maps, model.vlm.num_layers, model.vlm.hidden_size)
+    wanted = (model.vlm.num_channels, model.vlm.num_layers, model.vlm.hidden_size)
     if any(size not in (None, other) for size, other in zip(found, wanted)):
         inner = head.settings.get("model")
         name = inner.get("pretrained_model_name_or_path") if isinstance(inner, dict) else None
@@ -161,7 +158,7 @@ def _check_reader(
         raise ValueError(
             f"F-LMM checkpoint {checkpoint} was made for {made_for} ({_format(found)}), and "
             f"{config.model.model.get('name_or_path')} has {_format(wanted)}: a head serves the "
-            "reader of its training alone (docs/sharing.md lists those of the published heads); "
+            "reader of its training alone (docs/f_lmm_checkpoints.md lists the published ones); "
             "train one for this reader with tools/train.py"
         )
     merge = head.settings.get("merge", model.vlm.token_merge)

@@ -1,13 +1,14 @@
-"""Which published refiner a shared head uses, and whether what is found is that one.
+"""The record of a shared head's refiner: its image encoder is frozen, and not shared with the head.
 
-Its image encoder is frozen, so its weights are not shared with the head. Of segment-anything's the
-record names their file and its SHA-256, and the reader of the record puts the file where it is
-looked for; of the others it names their hub id and its commit.
+Weights in one file (segment-anything's) are known by the file's name and SHA-256, those that
+transformers loads as any model of the hub or in a folder. The reader of the record puts them where
+they are looked for.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +16,43 @@ from flmm.config.names import is_hub_id
 from flmm.fingerprints import hash_file
 from flmm.masks import Refiner, TransformersRefiner
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
-from flmm.sharing.reader_record import is_digest, is_plain_name
+from flmm.sharing.frozen_models import (
+    PLACE,
+    check_model_record,
+    describe_difference,
+    find_model,
+    is_digest,
+    is_plain_name,
+    record_model,
+)
 from flmm.sharing.settings import show
 
 DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-# Settings that say which weights a refiner has.
-REFINER_SOURCES = ("checkpoint", "name_or_path", "revision", "random_init")
-_PLACE = Path("checkpoints")
+# Settings that say where weights are: the record has them, a head's settings have not.
+LOCATIONS = ("checkpoint", "name_or_path", "revision")
 _WAY_OUT = (
     "cfg_options={'model.sam.checkpoint': PATH} (tools: --cfg-options model.sam.checkpoint=PATH)"
 )
 
 
-def record_refiner(settings: dict[str, Any], refiner: Refiner) -> dict[str, Any]:
+def record_refiner(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a refiner's weights.
 
     Args:
-        settings: of the refiner; what names its weights is taken out of them.
-        refiner: built from them.
+        settings: of the refiner, as a config has them.
 
     Raises:
         FileNotFoundError: the file is not there any more.
         ValueError: the weights are random or in a folder, and nobody else could have the same.
     """
-    given = {key: settings.pop(key, None) for key in REFINER_SOURCES}
-    if isinstance(refiner, TransformersRefiner):
-        name = given["name_or_path"]
-        if not is_hub_id(name):
-            raise ValueError(
-                f"the refiner's weights are {'random' if name is None else f'those of {name}'}, "
-                "which nobody else has: give model.sam.name_or_path a hub id (owner/name)"
-            )
-        return {"source": "hub", "name": name, "revision": refiner.revision}
-    model_name, checkpoint = settings["model_name"], given["checkpoint"]
-    if checkpoint is None and model_name != "tiny":
+    name, checkpoint = settings.get("name_or_path"), settings.get("checkpoint")
+    model = settings.get("model_name")
+    if name is not None:
+        return record_model(str(name), settings.get("revision"))
+    if checkpoint is None and model != "tiny":
         raise ValueError(
-            f"SAM {model_name!r} was built without a checkpoint, with random weights that nobody "
-            "else can have: give model.sam.checkpoint its published file"
+            f"SAM {model or settings.get('type')!r} was built without a checkpoint, with random "
+            "weights that nobody else can have: give model.sam.checkpoint its published file"
         )
     path = TINY_WEIGHTS if checkpoint is None else Path(checkpoint).expanduser()
     if not path.is_file():
@@ -74,6 +75,11 @@ def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | No
         raise ValueError("of 'refiner' and 'model.sam' one is missing: they belong together")
     if record is None or sam is None:
         return
+    if sam.get("random_init") is not None:
+        raise ValueError("model.sam.random_init has random weights, which belong to no shared head")
+    if "name" in record:
+        check_model_record(record, "refiner")
+        return
     source, file, digest = record.get("source"), record.get("file"), record.get("sha256")
     if (source == "hub") != ("model_name" not in sam):
         raise ValueError("'refiner' and 'model.sam' are of different kinds")
@@ -94,38 +100,36 @@ def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | No
         )
 
 
-def place_refiner(settings: dict[str, Any], record: dict[str, Any], folder: Path) -> None:
-    """Put into the settings of a refiner where its weights are.
+def place_refiner(record: dict[str, Any], settings: Any, folder: Path) -> None:
+    """Say in a refiner's settings what to load it from, unless its user has.
 
     Args:
-        settings: what the user names there stays.
         record: of :func:`record_refiner`.
+        settings: of the refiner, changed in place.
         folder: of the head.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`choose_checkpoint`.
-    """
-    if record["source"] != "hub":
-        given = settings.get("checkpoint")
-        settings["checkpoint"] = choose_checkpoint(record, given, folder)
-    elif settings.get("name_or_path") is None:
-        settings["name_or_path"] = record["name"]
-        settings["revision"] = settings.get("revision") or record["revision"]
-
-
-def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -> str | None:
-    """What to load SAM from; ``None``: the embedded weights.
-
-    Args:
-        record: of :func:`record_refiner`, with a file.
-        given: the user's own choice; ``None``: the file of the name in ``checkpoints`` or in
-            ``folder``, or the embedded one.
-        folder: of the head.
-
-    Raises:
-        FileNotFoundError: the file is in neither place; the message says where it belongs.
+        FileNotFoundError: the weights are not here; the message says where they belong.
         ValueError: the file that was found by its name has other content.
     """
+    if "name" not in record:
+        settings["checkpoint"] = _choose_file(record, settings.get("checkpoint"), folder)
+        return
+    given = settings.get("name_or_path")
+    name = given or find_model(record)
+    if name is None:
+        raise FileNotFoundError(
+            f"the refiner's folder {record['name']} is neither here nor in {PLACE}/: put it there, "
+            "or name it with cfg_options={'model.sam.name_or_path': FOLDER}"
+        )
+    difference = describe_difference(record, name)
+    if difference:
+        warnings.warn(f"refiner {name}: {difference}; masks may differ", stacklevel=3)
+    settings["name_or_path"] = name
+
+
+def _choose_file(record: dict[str, Any], given: str | None, folder: Path) -> str | None:
+    """The file given, or that of the record's name; ``None``: the embedded weights."""
     if given is not None:
         if Path(given).expanduser().is_file():  # else SAM itself says that it is missing
             _compare(record, Path(given).expanduser(), is_given=True)
@@ -133,14 +137,14 @@ def choose_checkpoint(record: dict[str, Any], given: str | None, folder: Path) -
     if record["source"] == "embedded":
         _compare(record, TINY_WEIGHTS, is_given=False)
         return None
-    for path in (_PLACE / record["file"], folder / record["file"]):
+    for path in (PLACE / record["file"], folder / record["file"]):
         if path.is_file():
             _compare(record, path, is_given=False)
             return str(path)
     raise FileNotFoundError(
-        f"SAM's published weights {record['file']} are neither in {_PLACE}/ nor in {folder}, and "
+        f"SAM's published weights {record['file']} are neither in {PLACE}/ nor in {folder}, and "
         f"its image encoder is not part of a shared head: download them from {DOWNLOADS} into "
-        f"{_PLACE}/, or name your copy with {_WAY_OUT}"
+        f"{PLACE}/, or name your copy with {_WAY_OUT}"
     )
 
 
@@ -157,10 +161,4 @@ def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
     warnings.warn(f"{difference}: masks may differ", stacklevel=4)
 
 
-__all__ = [
-    "DOWNLOADS",
-    "REFINER_SOURCES",
-    "check_refiner_record",
-    "place_refiner",
-    "record_refiner",
-]
+__all__ = ["DOWNLOADS", "LOCATIONS", "check_refiner_record", "place_refiner", "record_refiner"]

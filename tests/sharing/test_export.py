@@ -70,8 +70,13 @@ def best(folder: Path) -> Path:
 def report(folder: Path, config: Path, best: Path) -> Path:
     """Of tools/eval_refcoco.py on the trained checkpoint."""
     path = folder / "eval.json"
-    options = EvaluationOptions(str(best), out=str(path), device="cpu", splits=["val", "testA"])
-    options.protocols = ("standard", "flmm")
+    options = EvaluationOptions(
+        checkpoint=str(best),
+        splits=["val", "testA"],
+        protocols=("standard", "flmm"),
+        out=str(path),
+        device="cpu",
+    )
     run_refcoco_evaluation(load_config(config, work_dir=str(folder / "eval")), options)
     return path
 
