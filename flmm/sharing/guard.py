@@ -9,6 +9,7 @@ meta device, where a number that is too large costs nothing.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from flmm.masks import Refiner
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.selectors import KeywordSelector
-from flmm.sharing.refiner_record import LOCATIONS
+from flmm.sharing.refiner_record import REFINER_SOURCES
 from flmm.sharing.settings import LAYER_TYPES, find_type, show
 
 # Slot of a grounder -> the kind of part that belongs there; every other slot stays empty.
@@ -41,6 +42,7 @@ _READING = (FrozenVLM, Refiner, Grounder)
 _HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
 _FREE_TEXTS = ("model.model.prompt",)
 _GREATEST = {"min_pixels": 2**28, "max_pixels": 2**28, "upsample_input": 2048, "seed": 2**63 - 1}
+_CHANNELS = ("num_layers", "num_heads", "num_grids")
 _LONGEST_LIST = _GREATEST_IN_LIST = 64
 _IMAGE_OPTIONS, _GREATEST_OPTION = "model.model.image_options.", 2**14  # sides of a picture
 
@@ -63,7 +65,7 @@ def check_grounder(settings: dict[str, Any]) -> None:
             _check_kind(part, f"model.{name}", SLOTS[name])
         elif name != "type" and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
-    for name in LOCATIONS:
+    for name in REFINER_SOURCES:
         value = (settings.get("sam") or {}).get(name)
         if value is not None:
             raise ValueError(
@@ -88,7 +90,7 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
         ValueError: a part cannot be built, or would be larger than its weights.
     """
     given = {
-        "mask_head": {"in_channels": sizes["num_layers"] * sizes["num_heads"]},
+        "mask_head": {"in_channels": math.prod(sizes.get(name, 1) for name in _CHANNELS)},
         "keyword_selector": {"hidden_size": sizes["hidden_size"]},
     }
     for name, arguments in given.items():

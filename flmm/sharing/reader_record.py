@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from flmm.readers.families import find_family
 from flmm.readers.loading import load_config
-from flmm.readers.qwen import FAMILIES
 from flmm.sharing.frozen_models import (
     check_model_record,
     describe_difference,
@@ -16,7 +16,7 @@ from flmm.sharing.frozen_models import (
 from flmm.sharing.settings import show
 
 _SIZES = {"model_type": str, "num_layers": int, "num_heads": int, "hidden_size": int}
-_GREATEST = 2**20  # layers, heads, width
+_GREATEST = 2**20  # layers, heads, grids, width
 _WAY_OUT = "cfg_options={'reader': FOLDER} (tools: --cfg-options reader=FOLDER)"
 
 
@@ -40,7 +40,8 @@ def check_reader_record(record: dict[str, Any]) -> None:
         ValueError: a field is missing, or the name is a path that leads elsewhere.
     """
     sizes = record.get("sizes")
-    if not isinstance(sizes, dict) or {key: type(sizes[key]) for key in sizes} != _SIZES:
+    kinds = {key: type(value) for key, value in sizes.items()} if isinstance(sizes, dict) else {}
+    if kinds not in (_SIZES, {**_SIZES, "num_grids": int}):
         raise ValueError(f"reader.sizes is {show(sizes)}: {', '.join(_SIZES)} must be there")
     numbers = [value for value in sizes.values() if isinstance(value, int)]
     if not sizes["model_type"].isidentifier() or not all(0 < n <= _GREATEST for n in numbers):
@@ -66,7 +67,7 @@ def choose_reader(record: dict[str, Any], given: str | None = None) -> str:
             f"the head was trained for the reader in a folder {format_reader(record)}, which is "
             f"neither here nor in checkpoints/: put it there, or name it with {_WAY_OUT}"
         )
-    found = _read_sizes(load_config(name, FAMILIES))
+    found = _read_sizes(load_config(name))
     if found != record["sizes"]:
         raise ValueError(
             f"the head was trained for reader {format_reader(record)}, but {name} has "
@@ -90,8 +91,9 @@ def format_reader(record: dict[str, Any]) -> str:
 
 
 def _format_sizes(sizes: dict[str, Any]) -> str:
+    grids = f" x {sizes['num_grids']} grids" if "num_grids" in sizes else ""
     return (
-        f"{sizes['model_type']}, {sizes['num_layers']} layers x {sizes['num_heads']} heads, "
+        f"{sizes['model_type']}, {sizes['num_layers']} layers x {sizes['num_heads']} heads{grids}, "
         f"width {sizes['hidden_size']}"
     )
 
@@ -99,12 +101,14 @@ def _format_sizes(sizes: dict[str, Any]) -> str:
 def _read_sizes(config: Any) -> dict[str, Any]:
     """What a head depends on, of a transformers config."""
     text = config.get_text_config()
-    return {
+    sizes = {
         "model_type": config.model_type,
         "num_layers": text.num_hidden_layers,
         "num_heads": text.num_attention_heads,
         "hidden_size": text.hidden_size,
     }
+    grids = find_family(config).num_grids
+    return sizes if grids == 1 else {**sizes, "num_grids": grids}
 
 
 __all__ = ["check_reader_record", "choose_reader", "format_reader", "record_reader"]

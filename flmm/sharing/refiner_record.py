@@ -8,13 +8,10 @@ they are looked for.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flmm.config.names import is_hub_id
 from flmm.fingerprints import hash_file
-from flmm.masks import Refiner, TransformersRefiner
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
 from flmm.sharing.frozen_models import (
     PLACE,
@@ -28,31 +25,35 @@ from flmm.sharing.frozen_models import (
 from flmm.sharing.settings import show
 
 DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-# Settings that say where weights are: the record has them, a head's settings have not.
-LOCATIONS = ("checkpoint", "name_or_path", "revision")
+# Settings that say which weights a refiner has: the record has them, a head's settings have not.
+REFINER_SOURCES = ("checkpoint", "name_or_path", "revision", "random_init")
 _WAY_OUT = (
     "cfg_options={'model.sam.checkpoint': PATH} (tools: --cfg-options model.sam.checkpoint=PATH)"
 )
 
 
-def record_refiner(settings: Mapping[str, Any]) -> dict[str, Any]:
+def record_refiner(settings: dict[str, Any], refiner: Any) -> dict[str, Any]:
     """The record of a refiner's weights.
 
     Args:
-        settings: of the refiner, as a config has them.
+        settings: of the refiner; what names its weights is taken out of them.
+        refiner: built from them.
 
     Raises:
         FileNotFoundError: the file is not there any more.
-        ValueError: the weights are random or in a folder, and nobody else could have the same.
+        ValueError: the weights are random, and nobody else could have the same.
     """
-    name, checkpoint = settings.get("name_or_path"), settings.get("checkpoint")
-    model = settings.get("model_name")
+    given = {key: settings.pop(key, None) for key in REFINER_SOURCES}
+    name, checkpoint = given["name_or_path"], given["checkpoint"]
     if name is not None:
-        return record_model(str(name), settings.get("revision"))
+        commit = refiner.revision if is_digest(refiner.revision, 40) else None
+        return record_model(str(name), commit)
+    model = settings.get("model_name", settings["type"])
     if checkpoint is None and model != "tiny":
+        key = "checkpoint" if "model_name" in settings else "name_or_path"
         raise ValueError(
-            f"SAM {model or settings.get('type')!r} was built without a checkpoint, with random "
-            "weights that nobody else can have: give model.sam.checkpoint its published file"
+            f"SAM {model!r} was built without published weights, with random weights that nobody "
+            f"else can have: give model.sam.{key}"
         )
     path = TINY_WEIGHTS if checkpoint is None else Path(checkpoint).expanduser()
     if not path.is_file():
@@ -75,20 +76,12 @@ def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | No
         raise ValueError("of 'refiner' and 'model.sam' one is missing: they belong together")
     if record is None or sam is None:
         return
-    if sam.get("random_init") is not None:
-        raise ValueError("model.sam.random_init has random weights, which belong to no shared head")
-    if "name" in record:
-        check_model_record(record, "refiner")
-        return
     source, file, digest = record.get("source"), record.get("file"), record.get("sha256")
-    if (source == "hub") != ("model_name" not in sam):
+    is_model = source in ("hub", "folder")
+    if is_model != ("model_name" not in sam):
         raise ValueError("'refiner' and 'model.sam' are of different kinds")
-    if source == "hub":
-        revision = record.get("revision")
-        if not is_hub_id(record.get("name")) or not (revision is None or is_digest(revision, 40)):
-            raise ValueError(
-                f"the refiner is {show(record)}: name must be a hub id, revision a commit"
-            )
+    if is_model:
+        check_model_record(record, "refiner")
         return
     if source not in ("embedded", "file") or not is_plain_name(file) or not is_digest(digest, 64):
         raise ValueError(
@@ -112,11 +105,10 @@ def place_refiner(record: dict[str, Any], settings: Any, folder: Path) -> None:
         FileNotFoundError: the weights are not here; the message says where they belong.
         ValueError: the file that was found by its name has other content.
     """
-    if "name" not in record:
+    if "file" in record:
         settings["checkpoint"] = _choose_file(record, settings.get("checkpoint"), folder)
         return
-    given = settings.get("name_or_path")
-    name = given or find_model(record)
+    name = settings.get("name_or_path") or find_model(record)
     if name is None:
         raise FileNotFoundError(
             f"the refiner's folder {record['name']} is neither here nor in {PLACE}/: put it there, "
@@ -126,6 +118,8 @@ def place_refiner(record: dict[str, Any], settings: Any, folder: Path) -> None:
     if difference:
         warnings.warn(f"refiner {name}: {difference}; masks may differ", stacklevel=3)
     settings["name_or_path"] = name
+    if name == record["name"]:
+        settings["revision"] = settings.get("revision") or record["revision"]
 
 
 def _choose_file(record: dict[str, Any], given: str | None, folder: Path) -> str | None:
@@ -161,4 +155,5 @@ def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
     warnings.warn(f"{difference}: masks may differ", stacklevel=4)
 
 
-__all__ = ["DOWNLOADS", "LOCATIONS", "check_refiner_record", "place_refiner", "record_refiner"]
+__all__ = ["DOWNLOADS", "REFINER_SOURCES"]
+__all__ += ["check_refiner_record", "place_refiner", "record_refiner"]

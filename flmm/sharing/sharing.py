@@ -34,7 +34,7 @@ from flmm.sharing.head_files import (
 )
 from flmm.sharing.model_card import CardOptions, build_card
 from flmm.sharing.reader_record import choose_reader, record_reader
-from flmm.sharing.refiner_record import LOCATIONS, place_refiner, record_refiner
+from flmm.sharing.refiner_record import place_refiner, record_refiner
 from flmm.sharing.settings import decode_settings, encode_settings
 from flmm.weights import find_not_finite
 
@@ -94,9 +94,7 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
     reader.update((key, value) for key, value in _read_live(model.vlm).items() if key in reader)
     _check_processor(reader.get("processor"))
     if settings.get("sam") is not None:
-        refiner = record_refiner(settings["sam"])
-        for key in LOCATIONS:
-            settings["sam"].pop(key, None)
+        refiner = record_refiner(settings["sam"], model.sam)
     check_grounder(decode_settings(settings, "model"))
     has_weights, selectors = not reader.get("random_init"), config.get("selectors")
     return {

@@ -68,28 +68,3 @@ def test_other_weights_are_told(shared, tmp_path):
     save_file(changed, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.warns(UserWarning, match=r"refiner .*other: its weights differ from those of"):
         load_pretrained(head, cfg_options={"model.sam.name_or_path": str(other)})
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (lambda r: r["model"]["sam"].update(name_or_path="a/b"), r"model\.sam\.name_or_path is 'a"),
-        (lambda r: r["model"]["sam"].update(random_init={}), "random weights, which belong to no"),
-        (lambda r: r["refiner"].update(name="../b"), "refiner.name is '../b'"),
-        (lambda r: r["refiner"].pop("weights_hash"), "refiner.weights_hash is missing"),
-    ],
-)
-def test_a_stranger_leads_nowhere_else(shared, tmp_path, edit, message):
-    head = Path(shutil.copytree(shared[0], tmp_path / "head"))
-    record = json.loads((head / "config.json").read_text())
-    edit(record)
-    (head / "config.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=message):
-        load_pretrained(head)
-
-
-def test_random_weights_are_not_shared(tmp_path):
-    config = load_config("tiny")
-    config.model.sam = dict(type="Sam2Refiner", random_init=SAM2)
-    with pytest.raises(ValueError, match=r"SAM 'Sam2Refiner' .*random weights that nobody else"):
-        save_pretrained(MODELS.build(config.model), config, tmp_path / "head")

@@ -340,7 +340,7 @@ def test_sams_own_file(inferencer, tmp_path, monkeypatch):
 
 def test_random_sam_is_not_shared(inferencer, tmp_path):
     config = with_sam(inferencer.config, model_name="vit_b", checkpoint=None)
-    with pytest.raises(ValueError, match="built without a checkpoint, with random weights"):
+    with pytest.raises(ValueError, match="built without published weights, with random weights"):
         save_pretrained(inferencer.model, config, tmp_path / "head")
     assert not (tmp_path / "head").exists()
 
