@@ -82,10 +82,6 @@ def check_config(config: Config) -> None:
 def check_overrides(config: Config, options: Mapping[str, Any]) -> None:
     """Refuse overrides that change nothing, before they are merged.
 
-    Args:
-        config: as it was read.
-        options: dotted keys and their values.
-
     Raises:
         ValueError: a key is not known, is a variable that the file has read already, or would
             replace a dict by a value of another kind.

@@ -33,8 +33,8 @@ def convert_array(array: np.ndarray) -> np.ndarray:
     """An array as uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
 
     Args:
-        array: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA), of values
-            as :func:`convert_values` takes them. ``[3, H, 3]`` is a picture of three rows.
+        array: ``[H, W]``, ``[H, W, 1]``, RGB or RGBA, channels last, of values as
+            :func:`convert_values` takes them. ``[3, H, 3]`` is a picture of three rows.
 
     Raises:
         TypeError: its dtype cannot hold a picture, or some of its values are masked.
@@ -56,8 +56,7 @@ def convert_tensor(tensor: Tensor) -> np.ndarray:
     """A tensor as uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
 
     Args:
-        tensor: ``[H, W]``, ``[1, H, W]``, ``[3, H, W]`` (RGB) or ``[4, H, W]`` (RGBA), on any
-            device, of values as :func:`convert_values` takes them.
+        tensor: ``[H, W]``, ``[1, H, W]``, RGB or RGBA, channels first, on any device.
 
     Raises:
         TypeError: it is complex, sparse, quantized or without values.

@@ -58,8 +58,7 @@ def compute_keyword_figures(
 
     Args:
         selector: what is trained; without one, or with a frozen one, there is no figure.
-        seen: per picture what was read, with hidden states.
-        continuations: per picture.
+        seen: per picture what was read of its ``continuations``, with hidden states.
         locate: gives the half-open token ranges of character ranges of a text.
 
     Returns:

@@ -52,11 +52,7 @@ class KeywordSelector(nn.Module):
 
     @torch.no_grad()
     def select(self, answer: Answer) -> list[Span]:
-        """See ``PhraseSelector``.
-
-        Raises:
-            ValueError: it was never trained.
-        """
+        """See ``PhraseSelector``; ValueError: it was never trained."""
         self.check_trained()
         probabilities = self(answer.read_hidden_states()).sigmoid().tolist()
         spans = join_keywords(answer.text, answer.tokens, probabilities, self.threshold)

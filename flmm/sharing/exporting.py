@@ -38,10 +38,10 @@ def export_checkpoint(
     """Share what a training has written; gives the folder.
 
     Args:
-        config: of the training.
-        checkpoint: its file (``best_*.pth``, ``iter_*.pth``, ``.safetensors``) or its work folder,
-            of which the best checkpoint is taken, else the latest; or embedded weights ("tiny").
-        folder, card, overwrite: see :func:`flmm.sharing.sharing.save_pretrained`.
+        checkpoint: a file of the training (``best_*.pth``, ``iter_*.pth``, ``.safetensors``) or its
+            work folder, of which the best checkpoint is taken, else the latest; or embedded
+            weights ("tiny").
+        config, folder, card, overwrite: see :func:`flmm.sharing.sharing.save_pretrained`.
 
     Raises:
         OSError: a file does not exist, or the folder holds a head already.

@@ -48,10 +48,7 @@ _IMAGE_OPTIONS, _GREATEST_OPTION = "model.model.image_options.", 2**14  # sides 
 
 
 def check_grounder(settings: dict[str, Any]) -> None:
-    """Whether settings are those of a grounder and lead nowhere but to the hub.
-
-    Args:
-        settings: of any origin, as ``decode_settings`` gives them.
+    """Whether settings of any origin are those of a grounder and lead nowhere but to the hub.
 
     Raises:
         ValueError: they are not; the message names the key.
@@ -82,8 +79,7 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
     """Whether the trained parts can be built, and have no more values than the file of weights.
 
     Args:
-        settings: of a grounder that :func:`check_grounder` has let pass.
-        sizes: of its reader.
+        settings: of a grounder that :func:`check_grounder` has let pass; ``sizes`` of its reader.
         greatest: number of values in the file.
 
     Raises:

@@ -74,7 +74,6 @@ def convert_head(config: Config, checkpoint: str | Path, out: str | Path) -> Pub
 
     Args:
         config: whose reader, mask head and refiner it shall serve.
-        checkpoint: F-LMM's file.
         out: ``.safetensors`` or ``.pth``.
 
     Raises:

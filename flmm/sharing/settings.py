@@ -38,8 +38,7 @@ def encode_settings(value: Any, place: str) -> Any:
     """Settings as JSON; a dict that builds a registered class gets all its defaults.
 
     Args:
-        value: a setting or a dict of them.
-        place: its dotted name, for the messages.
+        place: the dotted name of ``value``, for the messages.
 
     Raises:
         TypeError: it is an object that no JSON can name, such as a ready model.
@@ -71,11 +70,7 @@ def encode_settings(value: Any, place: str) -> Any:
 
 
 def decode_settings(value: Any, place: str) -> Any:
-    """What :func:`encode_settings` wrote, as a config has it; nothing is built yet.
-
-    Args:
-        value: parsed JSON, of any origin.
-        place: its dotted name, for the messages.
+    """Parsed JSON of any origin as a config has it; nothing is built yet.
 
     Raises:
         ValueError: a type or a Python name is not one of those allowed, or a setting is unknown.

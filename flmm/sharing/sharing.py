@@ -52,10 +52,8 @@ def save_pretrained(
     """Write all that was trained, with what rebuilds it; gives the folder.
 
     Args:
-        model: the grounder.
-        config: that it was built from; of it ``model`` and ``selectors`` are kept.
+        config: that ``model`` was built from; of it ``model`` and ``selectors`` are kept.
         folder: made if need be; its other files are left alone.
-        card: what the model card says beside the settings.
         overwrite: replace the files of a head, its card included, that lie there.
 
     Raises:
