@@ -25,9 +25,8 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
 
-    from flmm.evaluation.evaluation_runs import (
-        run_png_evaluation,  # after the check: this loads torch
-    )
+    # After the check: this loads torch.
+    from flmm.evaluation.evaluation_runs import run_png_evaluation
 
     run_png_evaluation(config, build_options(args))
 

@@ -1,8 +1,8 @@
 """mmengine's runner with strict and safe checkpoints, an exact resume, and processes without GPUs.
 
 In: a config. Out: a run whose checkpoints hold all that it needs to go on as if nothing had
-happened. How a file is written whole is ``checkpoints.checkpoint_files``' duty, where in the
-data a training stands that of :mod:`flmm.training.loops`.
+happened. How a file is written whole is the duty of :mod:`flmm.files`, where in the data a training
+stands that of :mod:`flmm.training.loops`.
 """
 
 from __future__ import annotations
