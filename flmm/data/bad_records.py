@@ -1,21 +1,18 @@
 """What a data set does with a record that it cannot use: stop, or skip it and tell.
 
-A data set takes part in three steps:
+A data set takes part in two steps:
 
-1. ``class MyDataset(BadRecordsMixin, BaseDataset)``; its ``__init__`` hands ``bad_records`` on to
-   ``super().__init__(bad_records=..., ...)``.
-2. While it loads: ``self.reject(reason, image_id, expression_ids)`` for what cannot be used (stops,
+1. While it loads: ``self.reject(reason, image_id, expression_ids)`` for what cannot be used (stops,
    or notes it), ``self.leave_out(...)`` for what is left out in both modes.
-3. ``build_record(idx)`` gives the record of one image, with the keys that
+2. ``build_record(idx)`` gives the record of one image, with the keys that
    :func:`flmm.data.samples.build_sample` wants, without touching picture or masks; the mixin
    runs the pipeline on it. Transforms raise :class:`BadRecordError` (:class:`MissingFileError`)
    where the record is at fault. Any other exception is a defect of the program and always stops.
 
-At read time in training a worker meets the bad record, so the worker tells it: at once, through
-mmengine's logger, with level ERROR because a rank other than 0 shows nothing below. It also marks
-the record in shared memory: told once, whatever the number of workers and epochs, and counted for
-the main process by ``count_unusable``. In evaluation nothing is logged: the sample itself carries
-the reason.
+At read time in training the worker that meets a bad record tells it: at once, through mmengine's
+logger, with level ERROR because a rank other than 0 shows nothing below. It also marks the record
+in shared memory: told once, whatever the number of workers and epochs. In evaluation nothing is
+logged: the sample itself carries the reason.
 """
 
 from __future__ import annotations
@@ -90,15 +87,7 @@ class BadRecordsMixin(BaseDataset):
     def reject(
         self, reason: str, image_id: int | str, expression_ids: Iterable[int | str] = ()
     ) -> None:
-        """At load: stop because of these expressions, or leave them out.
-
-        Args:
-            reason: names the record and what is wrong with it.
-            image_id, expression_ids: of what is lost.
-
-        Raises:
-            BadRecordError: ``bad_records`` is "stop".
-        """
+        """At load: raise ``BadRecordError`` because of these expressions, or leave them out."""
         if self.bad_records == "stop":
             raise BadRecordError(f"{reason}; {WAY_OUT}")
         self.leave_out(reason, image_id, expression_ids)
@@ -138,30 +127,21 @@ class BadRecordsMixin(BaseDataset):
             BadRecordError: the record cannot be used and ``bad_records`` is "stop", or 20 in a
                 row cannot be used.
         """
-        if self.bad_records == "stop":
-            try:
-                return self._read(idx)
-            except BadRecordError as error:
-                raise type(error)(f"{error}; {WAY_OUT}") from error
-        if not self.test_mode:
+        if self.bad_records == "skip" and not self.test_mode:
             return self._read_next_usable(idx)
         try:
             return self._read(idx)
         except BadRecordError as error:
+            if self.bad_records == "stop":
+                raise type(error)(f"{error}; {WAY_OUT}") from error
             record = {**self.build_record(idx), "skipped": str(error)}
             return {"inputs": None, "data_samples": build_sample(record)}
 
     def count_unusable(self) -> dict[str, int]:
-        """How many records training has met so far, in any worker of this rank, that ...
-
-        Returns:
-            ``unusable``: could not be used; ``with_empty_masks``: lost some of their expressions.
-        """
-        marks = self._marks
-        return {
-            "unusable": int(marks.bitwise_and(_UNUSABLE).count_nonzero()),
-            "with_empty_masks": int(marks.bitwise_and(_WITH_EMPTY_MASKS).count_nonzero()),
-        }
+        """How many records any worker of this rank could not use (``unusable``) in training, or
+        had to take expressions from (``with_empty_masks``)."""
+        flags = {"unusable": _UNUSABLE, "with_empty_masks": _WITH_EMPTY_MASKS}
+        return {name: int((self._marks & flag).count_nonzero()) for name, flag in flags.items()}
 
     def _read(self, idx: int) -> Any:
         """The item of image ``idx``, and word of expressions that are not trained on."""
@@ -213,6 +193,3 @@ def _summarise(skipped: list[SkippedExpression]) -> str:
     shown = "; ".join(reasons[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
     count = "1 expression is" if len(skipped) == 1 else f"{len(skipped)} expressions are"
     return f"{count} left out" + (f": {shown}" if shown else "")
-
-
-__all__ = ["BAD_RECORDS", "BadRecordError", "BadRecordsMixin", "MissingFileError"]

@@ -90,6 +90,3 @@ def _measure_outline(polygon: list[float]) -> float:
     points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     steps = points - np.roll(points, 1, axis=0)
     return float(np.abs(steps).max(axis=1).sum()) if len(points) else 0.0
-
-
-__all__ = ["check_segmentation", "decode_segmentation"]

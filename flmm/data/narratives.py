@@ -57,9 +57,8 @@ def parse_narrative(record: Any, where: str) -> Narrative:
     check_fields(record, NARRATIVE_FIELDS, where)
     segments = check_records(record["segments"], SEGMENT_FIELDS, f"{where}: a segment")
     caption = _check_text(record["caption"], "caption", where)
-    for segment in segments:
-        if not isinstance(segment["segment_ids"], list):
-            raise ValueError(f"{where}: the segment_ids of a segment are no list")
+    if not all(isinstance(segment["segment_ids"], list) for segment in segments):
+        raise ValueError(f"{where}: the segment_ids of a segment are no list")
     utterances = [_check_text(segment["utterance"], "utterance", where) for segment in segments]
     spans = find_spans(caption, utterances)
     phrases = [
@@ -137,6 +136,3 @@ def _to_int(value: Any, field: str, where: str) -> int:
     if type(value) is not int and not is_digits:
         raise ValueError(f"{where}: {field} holds {reprlib.repr(value)}, which is no number")
     return int(value)
-
-
-__all__ = ["GroundedPhrase", "Narrative", "find_spans", "parse_narrative"]

@@ -6,7 +6,6 @@ by image id, and bool masks. What the segments are called in a text is not known
 
 from __future__ import annotations
 
-import json
 import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 
 from flmm.data.bad_records import BadRecordError, MissingFileError
-from flmm.data.refer_files import IMAGE_FIELDS, check_fields, check_ids, check_records
+from flmm.data.refer_files import IMAGE_FIELDS, check_fields, check_records, load_json
 from flmm.images import open_image
 from flmm.registry import TRANSFORMS
 
@@ -42,23 +41,6 @@ class PanopticImage(NamedTuple):
     is_thing: dict[int, bool]
 
 
-def load_json(path: str | Path, argument: str) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file; the message names ``argument``.
-        ValueError: it is no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{argument} {path} does not exist: check {argument} and data_root"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{argument} {path} is no readable JSON: {error}") from error
-
-
 def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
     """The annotated images of a panoptic JSON file, by image id.
 
@@ -69,31 +51,25 @@ def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
     """
     content = load_json(path, "panoptic_json")
     check_fields(content, ("images", "annotations", "categories"), str(path))
-    things = {}
-    for category in check_records(content["categories"], CATEGORY_FIELDS, f"{path}: a category"):
-        check_ids(category, ("id",), f"{path}: a category")
-        things[category["id"]] = bool(category["isthing"])
+    categories = check_records(
+        content["categories"], CATEGORY_FIELDS, f"{path}: a category", ids=("id",)
+    )
+    things = {category["id"]: bool(category["isthing"]) for category in categories}
     pictures = {}
-    for image in check_records(content["images"], IMAGE_FIELDS, f"{path}: an image"):
-        check_ids(image, ("id",), f"{path}: an image")
-        _check_picture(image, f"{path}: the image with id {image['id']}")
+    for image in check_records(content["images"], IMAGE_FIELDS, f"{path}: an image", ids=("id",)):
+        where, size = f"{path}: the image with id {image['id']}", [image["height"], image["width"]]
+        if not all(type(side) is int and side > 0 for side in size):
+            raise ValueError(f"{where} has the size {reprlib.repr(size)} (h, w)")
+        if not isinstance(image["file_name"], str):
+            raise ValueError(f"{where} has the file_name {reprlib.repr(image['file_name'])}")
         pictures[image["id"]] = image
-    where = f"{path}: an annotation"
-    annotations = check_records(content["annotations"], ANNOTATION_FIELDS, where)
-    for annotation in annotations:
-        check_ids(annotation, ("image_id",), where)
+    annotations = check_records(
+        content["annotations"], ANNOTATION_FIELDS, f"{path}: an annotation", ids=("image_id",)
+    )
     return {
         annotation["image_id"]: _build_image(annotation, pictures, things, str(path))
         for annotation in annotations
     }
-
-
-def _check_picture(image: dict[str, Any], where: str) -> None:
-    size = [image["height"], image["width"]]
-    if not all(type(side) is int and side > 0 for side in size):
-        raise ValueError(f"{where} has the size {reprlib.repr(size)} (h, w)")
-    if not isinstance(image["file_name"], str):
-        raise ValueError(f"{where} has the file_name {reprlib.repr(image['file_name'])}")
 
 
 def _build_image(
@@ -106,9 +82,8 @@ def _build_image(
         raise ValueError(f"{where} has the file_name {reprlib.repr(annotation['file_name'])}")
     is_thing = {}
     for segment in check_records(
-        annotation["segments_info"], SEGMENT_FIELDS, f"{where}: a segment"
+        annotation["segments_info"], SEGMENT_FIELDS, f"{where}: a segment", ids=SEGMENT_FIELDS
     ):
-        check_ids(segment, SEGMENT_FIELDS, f"{where}: a segment")
         if segment["category_id"] not in things:
             raise ValueError(
                 f"{where}: segment {segment['id']} is of category {segment['category_id']}, "
@@ -173,38 +148,24 @@ class DecodePanopticMasks:
             MissingFileError: there is no such PNG.
             BadRecordError: it is unreadable, or not of the picture's size.
         """
-        path, image_id = results["panoptic_path"], results["image_id"]
+        path = results["panoptic_path"]
+        name = f"panoptic PNG {path} (image_id {results['image_id']})"
+        source = path
         try:
-            pixels = self._read(path)
+            if self.backend_args is not None:
+                source = mmengine.fileio.get(path, backend_args=self.backend_args)
+            pixels = decode_segment_ids(source)
         except FileNotFoundError as error:
             raise MissingFileError(
-                f"panoptic PNG {path} (image_id {image_id}) does not exist: check data_root and "
-                "data_prefix.panoptic_path"
+                f"{name} does not exist: check data_root and data_prefix.panoptic_path"
             ) from error
         except ValueError as error:
+            raise BadRecordError(f"{name} cannot be used: {error}") from error
+        height, width = results["height"], results["width"]
+        if pixels.shape != (height, width):
             raise BadRecordError(
-                f"panoptic PNG {path} (image_id {image_id}) cannot be used: {error}"
-            ) from error
-        size = (results["height"], results["width"])
-        if pixels.shape != size:
-            raise BadRecordError(
-                f"panoptic PNG {path} is {pixels.shape[0]} x {pixels.shape[1]} px (h x w), its "
-                f"image (image_id {image_id}) {size[0]} x {size[1]}: the masks would not fit"
+                f"{name} is {pixels.shape[0]} x {pixels.shape[1]} px (h x w), its image "
+                f"{height} x {width}: the masks would not fit"
             )
         masks = [np.isin(pixels, ids) for ids in results["segment_ids"]]
         return {**results, "gt_masks": torch.from_numpy(np.stack(masks))}
-
-    def _read(self, path: str) -> np.ndarray:
-        if self.backend_args is None:
-            return decode_segment_ids(path)
-        return decode_segment_ids(mmengine.fileio.get(path, backend_args=self.backend_args))
-
-
-__all__ = [
-    "DecodePanopticMasks",
-    "PanopticImage",
-    "decode_segment_ids",
-    "encode_segment_ids",
-    "load_json",
-    "load_panoptic",
-]

@@ -273,5 +273,3 @@ _MARK, _STOP, _EMPTY_LIST, _BINUNICODE, _LONG_BINPUT, _BINGET, _LONG_BINGET = (
         *("MARK", "STOP", "EMPTY_LIST", "BINUNICODE", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
     )
 )
-
-__all__ = ["RefusedPickleError", "read_plain_pickle"]

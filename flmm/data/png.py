@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.fileio import get_file_backend, join_path
 from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
-from flmm.data.bad_records import BadRecordsMixin
+from flmm.data.grounding_dataset import GroundingDataset, draw_at_most
 from flmm.data.narratives import GroundedPhrase, Narrative, parse_narrative
-from flmm.data.panoptic import PanopticImage, load_json, load_panoptic
-from flmm.data.transforms import build_pipeline
+from flmm.data.panoptic import PanopticImage, load_panoptic
+from flmm.data.refer_files import load_json
 from flmm.records import Continuation
 from flmm.registry import DATASETS
 
@@ -27,7 +25,7 @@ Phrase = tuple[str, int, int, tuple[int, ...], tuple[str, str]]
 
 
 @DATASETS.register_module()
-class PanopticNarrativeDataset(BadRecordsMixin):
+class PanopticNarrativeDataset(GroundingDataset):
     """One item per narrative: the picture, the caption with its phrases, and their masks.
 
     The caption is fed as published, in its own case and spacing; a phrase is the characters at
@@ -49,17 +47,15 @@ class PanopticNarrativeDataset(BadRecordsMixin):
         isolated: every phrase becomes a continuation of its own and sees no other word.
         max_phrases: at most so many per narrative (a draw from ``(seed, epoch, index)``), to
             bound training memory; None keeps all. The caption stays whole.
-        image_processor: config of the reader's image processor; makes the standard pipeline.
-        pipeline: a pipeline of one's own instead.
-        seed: of the draws.
-        redraw: draw anew in every epoch; otherwise from ``(seed, index)`` alone.
-        **kwargs: of :class:`BadRecordsMixin` (``bad_records``) and mmengine's ``BaseDataset``.
+        **kwargs: of :class:`GroundingDataset`.
 
     Raises:
         FileNotFoundError: a file is missing; the message names the argument.
         ValueError: a file is not in the published layout, or an argument is unknown.
         BadRecordError: a phrase's image, segments or words are not where the record says.
     """
+
+    mask_decoder = "flmm.DecodePanopticMasks"
 
     def __init__(
         self,
@@ -69,41 +65,18 @@ class PanopticNarrativeDataset(BadRecordsMixin):
         data_prefix: dict[str, str],
         isolated: bool = False,
         max_phrases: int | None = None,
-        image_processor: dict[str, Any] | None = None,
-        pipeline: list[Any] | None = None,
-        seed: int = 0,
-        redraw: bool = True,
         **kwargs: Any,
     ) -> None:
-        _check_prefix(data_prefix)
-        if pipeline is None:
-            keep_empty, decode = kwargs.get("test_mode", False), "flmm.DecodePanopticMasks"
-            pipeline = (
-                []
-                if image_processor is None
-                else build_pipeline(image_processor, keep_empty, decode)
+        missing = {"img_path", "panoptic_path"} - set(data_prefix)
+        if missing:
+            raise ValueError(
+                f"data_prefix has no {' and no '.join(sorted(missing))}: give the folders of the "
+                "images (img_path) and of the panoptic PNGs (panoptic_path)"
             )
-        elif image_processor is not None:
-            raise ValueError("give image_processor (standard pipeline) or pipeline, not both")
         self.panoptic_json = panoptic_json
         self.isolated = isolated
         self.max_phrases = max_phrases
-        self.seed = seed
-        self.redraw = redraw
-        # In shared memory: workers that live through several epochs read it too.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        super().__init__(
-            data_root=data_root,
-            ann_file=ann_file,
-            data_prefix=data_prefix,
-            pipeline=pipeline,
-            **kwargs,
-        )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the draws; :class:`flmm.data.sampler.EpochSampler` calls it."""
-        if self.redraw:
-            self._epoch.fill_(epoch)
+        super().__init__(data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One record per narrative that has a phrase to be grounded, in the order of the file."""
@@ -132,9 +105,10 @@ class PanopticNarrativeDataset(BadRecordsMixin):
         """Caption, chosen phrases and paths of narrative ``idx``."""
         record = self.get_data_info(idx)
         every: list[Phrase] = record.pop("phrases")
+        caption = record.pop("caption")
         names = tuple((start, end) for _, start, end, _, _ in every)
-        phrases = self._choose(every, idx)
-        caption, spans = record.pop("caption"), [(start, end) for _, start, end, _, _ in phrases]
+        phrases = draw_at_most(self.start_draw(idx), every, self.max_phrases)
+        spans = [(start, end) for _, start, end, _, _ in phrases]
         if self.isolated:
             record["continuations"] = [Continuation(caption[start:end]) for start, end in spans]
         else:
@@ -143,13 +117,6 @@ class PanopticNarrativeDataset(BadRecordsMixin):
         record["segment_ids"] = [list(segment_ids) for *_, segment_ids, _ in phrases]
         record["expression_groups"] = [groups for *_, groups in phrases]
         return record
-
-    def _choose(self, phrases: list[Phrase], idx: int) -> list[Phrase]:
-        if self.max_phrases is None or len(phrases) <= self.max_phrases:
-            return phrases
-        rng = np.random.default_rng([self.seed, int(self._epoch), idx])
-        kept = rng.choice(len(phrases), self.max_phrases, replace=False)
-        return [phrases[position] for position in sorted(kept)]
 
     def _join_prefix(self) -> None:
         if self.data_root and not is_abs(self.panoptic_json):
@@ -176,14 +143,12 @@ class PanopticNarrativeDataset(BadRecordsMixin):
 
     def _find_fault(self, phrase: GroundedPhrase, image: PanopticImage | None) -> str | None:
         """Why a phrase cannot be used; None where it can."""
+        together = f"{self.panoptic_json}: do the two files belong together?"
         if image is None:
-            return f"its image is not in {self.panoptic_json}: do the two files belong together?"
+            return f"its image is not in {together}"
         missing = [item for item in phrase.segment_ids if item not in image.is_thing]
         if missing:
-            return (
-                f"segment {missing[0]} is not among its image's in {self.panoptic_json}: do the "
-                "two files belong together?"
-            )
+            return f"segment {missing[0]} is not among its image's in {together}"
         if phrase.span is None:
             return "its words are not in the caption where the record's order wants them"
         return None
@@ -202,15 +167,3 @@ class PanopticNarrativeDataset(BadRecordsMixin):
             "caption": narrative.caption,
             "phrases": phrases,
         }
-
-
-def _check_prefix(data_prefix: dict[str, str]) -> None:
-    missing = {"img_path", "panoptic_path"} - set(data_prefix)
-    if missing:
-        raise ValueError(
-            f"data_prefix has no {' and no '.join(sorted(missing))}: give the folders of the "
-            "images (img_path) and of the panoptic PNGs (panoptic_path)"
-        )
-
-
-__all__ = ["PanopticNarrativeDataset"]

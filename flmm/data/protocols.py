@@ -29,9 +29,13 @@ class Question(NamedTuple):
 Protocol = Callable[[GroundingSample], Question]
 
 
-def ask_every_sentence(sample: GroundingSample) -> Question:
-    """Protocol ``standard``: every sentence of every ref, each isolated (LISA, Sa2VA)."""
-    return Question(build_continuations(sample.phrases), list(range(len(sample.phrases))))
+def ask_as_given(sample: GroundingSample) -> Question:
+    """The data set's own texts.
+
+    Protocol ``standard``: every sentence of every ref, each isolated (LISA, Sa2VA). Protocol
+    ``narrative``: a caption with its noun phrases.
+    """
+    return Question(sample.continuations, list(range(len(sample.phrases))))
 
 
 def ask_first_sentences_joined(sample: GroundingSample) -> Question:
@@ -40,31 +44,12 @@ def ask_first_sentences_joined(sample: GroundingSample) -> Question:
     Source: F-LMM scripts/multiprocess_eval_refcoco.py with ``--concat``. Deviation: a ref whose
     first sentence is blank is asked with its next one.
     """
-    seen: set[int | str] = set()
-    rows = []
-    for row, ref_id in enumerate(sample.ref_ids):
-        if ref_id not in seen:
-            rows.append(row)
-            seen.add(ref_id)
-    phrases = sample.phrases
+    first = {ref_id: row for row, ref_id in reversed(list(enumerate(sample.ref_ids)))}
+    rows, phrases = sorted(first.values()), sample.phrases
     return Question(build_continuations([phrases[row] for row in rows], joined=True), rows)
 
 
-def ask_as_given(sample: GroundingSample) -> Question:
-    """Protocol ``narrative``: the data set's own texts (PNG: a caption with its noun phrases)."""
-    return Question(sample.continuations, list(range(len(sample.phrases))))
-
-
 REFER_PROTOCOLS: dict[str, Protocol] = {
-    "standard": ask_every_sentence,
+    "standard": ask_as_given,
     "flmm": ask_first_sentences_joined,
 }
-
-__all__ = [
-    "REFER_PROTOCOLS",
-    "Protocol",
-    "Question",
-    "ask_as_given",
-    "ask_every_sentence",
-    "ask_first_sentences_joined",
-]

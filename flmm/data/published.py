@@ -6,46 +6,42 @@ sentences of each split; ``tools/check_data.py`` compares them with the files. N
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 REFER_HOME = "https://github.com/lichengunc/refer"
 PNG_HOME = "https://bcv-uniandes.github.io/panoptic-narrative-grounding/#downloads"
 PANOPTIC_HOME = "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip"
+# Folder -> what is to be unpacked there.
 IMAGE_HOMES = {
     name: f"http://images.cocodataset.org/zips/{name}.zip"
     for name in ("train2014", "train2017", "val2017")
-}
+} | dict.fromkeys(
+    ("panoptic_train2017", "panoptic_val2017"), f"the zip of the PNGs that {PANOPTIC_HOME} holds"
+)
 
 
-@dataclass(frozen=True)
-class PublishedSplit:
-    """What a split holds; ``None`` where no count was published that we could verify."""
-
-    refs: int | None
-    sentences: int | None
-
-
-@dataclass(frozen=True)
-class ReferDataset:
-    """Files of one published data set.
+class ReferDataset(NamedTuple):
+    """Files of one data set in RefCOCO's layout, relative to the data root.
 
     Attributes:
         name: as evaluation tables print it.
-        ann_file: COCO ``instances.json``, relative to the data root.
-        split_file: ``refs(*).p``, relative to the data root.
-        splits: by name, in the order in which papers print them.
-        image_folder: relative to the data root.
+        ann_file: COCO ``instances.json``.
+        split_file: ``refs(*).p``.
+        splits: name -> published (refs, sentences), in the order in which papers print them;
+            ``None`` where no count was published that we could verify.
+        image_folder: of the pictures.
+        home: where to get the two files.
     """
 
     name: str
     ann_file: str
     split_file: str
-    splits: dict[str, PublishedSplit]
+    splits: dict[str, tuple[int, int] | None]
     image_folder: str = "train2014"
+    home: str = REFER_HOME
 
 
-@dataclass(frozen=True)
-class NarrativeSplit:
+class NarrativeSplit(NamedTuple):
     """Files of one split of Panoptic Narrative Grounding, relative to the data root.
 
     Attributes:
@@ -61,47 +57,36 @@ class NarrativeSplit:
     image_folder: str
 
 
+def _describe(
+    name: str, folder: str, version: str, **splits: tuple[int, int] | None
+) -> ReferDataset:
+    return ReferDataset(name, f"{folder}/instances.json", f"{folder}/refs({version}).p", splits)
+
+
 REFER_DATASETS = {
     item.name: item
     for item in (
-        ReferDataset(
-            "refcoco",
-            "refcoco/instances.json",
-            "refcoco/refs(unc).p",
-            {
-                "train": PublishedSplit(42404, 120624),
-                "val": PublishedSplit(3811, 10834),
-                "testA": PublishedSplit(1975, 5657),
-                "testB": PublishedSplit(1810, 5095),
-            },
+        _describe(
+            *("refcoco", "refcoco", "unc"),
+            train=(42404, 120624),
+            val=(3811, 10834),
+            testA=(1975, 5657),
+            testB=(1810, 5095),
         ),
-        ReferDataset(
-            "refcoco+",
-            "refcoco+/instances.json",
-            "refcoco+/refs(unc).p",
-            {
-                "train": PublishedSplit(42278, 120191),
-                "val": PublishedSplit(3805, 10758),
-                "testA": PublishedSplit(1975, 5726),
-                "testB": PublishedSplit(1798, 4889),
-            },
+        _describe(
+            *("refcoco+", "refcoco+", "unc"),
+            train=(42278, 120191),
+            val=(3805, 10758),
+            testA=(1975, 5726),
+            testB=(1798, 4889),
         ),
-        ReferDataset(
-            "refcocog",
-            "refcocog/instances.json",
-            "refcocog/refs(umd).p",
-            {
-                "train": PublishedSplit(42226, 80512),
-                "val": PublishedSplit(2573, 4896),
-                "test": PublishedSplit(5023, 9602),
-            },
+        _describe(
+            *("refcocog", "refcocog", "umd"),
+            train=(42226, 80512),
+            val=(2573, 4896),
+            test=(5023, 9602),
         ),
-        ReferDataset(
-            "refcocog_google",
-            "refcocog/instances.json",
-            "refcocog/refs(google).p",
-            {"train": PublishedSplit(None, None), "val": PublishedSplit(None, None)},
-        ),
+        _describe("refcocog_google", "refcocog", "google", train=None, val=None),
     )
 }
 
@@ -128,19 +113,3 @@ NARRATIVE_USES = {
     "val": "nothing for tools/eval_png.py",
 }
 DATASETS = (*REFER_DATASETS, PNG)
-
-__all__ = [
-    "DATASETS",
-    "IMAGE_HOMES",
-    "NARRATIVE_USES",
-    "PANOPTIC_HOME",
-    "PNG",
-    "PNG_HOME",
-    "PNG_SPLITS",
-    "REFER_DATASETS",
-    "REFER_HOME",
-    "SPLIT_USES",
-    "NarrativeSplit",
-    "PublishedSplit",
-    "ReferDataset",
-]

@@ -1,8 +1,8 @@
 """Reads the two files of a RefCOCO-style data set: ``refs(*).p`` and ``instances.json``.
 
 ``refs(*).p`` files are pickles from the internet, read by :mod:`flmm.data.plain_pickle`. Data
-in: two paths. Data out: plain records, checked field by field. Which sentences are used is not
-decided here.
+in: two paths. Data out: plain records, checked field by field with the checks that narratives and
+panoptic files use too. Which sentences are used is not decided here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import reprlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -33,9 +33,39 @@ def load_plain_pickle(path: str | Path) -> Any:
     """
     try:
         with paused_collector():
-            return read_plain_pickle(Path(path).read_bytes())
+            return read_plain_pickle(_read(path, "split_file"))
     except RefusedPickleError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def load_json(
+    path: str | Path, argument: str, keep: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        argument: of the data set, which names it.
+        keep: what each object becomes while the file is parsed.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message names ``argument``.
+        ValueError: it is no JSON.
+    """
+    try:
+        with paused_collector():  # no name for the text: it is freed as soon as it is parsed
+            return json.loads(_read(path, argument).decode("utf-8-sig"), object_hook=keep)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{argument} {path} is no readable JSON: {error}") from error
+
+
+def _read(path: str | Path, argument: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{argument} {path} does not exist: check {argument} and data_root"
+        ) from error
 
 
 def load_refs(path: str | Path) -> list[dict[str, Any]]:
@@ -114,14 +144,7 @@ def load_instances(
         own = record.get("id")
         return record if wanted is None or not _is_id(own) or own in wanted else None
 
-    try:
-        with paused_collector():
-            # No name for the text: it is freed as soon as it is parsed.
-            content = json.loads(
-                Path(path).read_text(encoding="utf-8-sig"), object_hook=drop_unwanted
-            )
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable JSON: {error}") from error
+    content = load_json(path, "ann_file", drop_unwanted)
     check_fields(content, ("images", "annotations"), str(path))
     images = _index_by_id(content["images"], f"{path}: an image")
     return images, _index_by_id(content["annotations"], f"{path}: an annotation")
@@ -129,14 +152,11 @@ def load_instances(
 
 def _index_by_id(records: Any, where: str) -> dict[int, dict]:
     """The records by id; None stands for one that was not wanted."""
-    if not isinstance(records, list):
-        raise ValueError(f"{where} is expected in a list, got a {type(records).__name__}")
+    wanted = records
+    if isinstance(records, list):
+        wanted = [record for record in records if record is not None]
     found: dict[int, dict] = {}
-    for record in records:
-        if record is None:
-            continue
-        check_fields(record, ("id",), where)
-        check_ids(record, ("id",), where)
+    for record in check_records(wanted, ("id",), where, ids=("id",)):
         if found.setdefault(record["id"], record) != record:
             raise ValueError(
                 f"{where} with id {record['id']} occurs more than once, with other content: it is "
@@ -158,11 +178,7 @@ def paused_collector() -> Iterator[None]:
 
 
 def check_fields(record: Any, fields: Iterable[str], where: str) -> None:
-    """Check that a record is a dict that has the fields.
-
-    Raises:
-        ValueError: it is no dict, or lacks a field; the message names ``where`` and the field.
-    """
+    """Raise a ``ValueError`` that names ``where`` unless a record is a dict with these fields."""
     if not isinstance(record, dict):
         raise ValueError(f"{where} is a {type(record).__name__}, not a dict")
     for field in fields:
@@ -170,8 +186,10 @@ def check_fields(record: Any, fields: Iterable[str], where: str) -> None:
             raise ValueError(f"{where} has no field {field!r} (it has {sorted(map(str, record))})")
 
 
-def check_records(records: Any, fields: Iterable[str], where: str) -> list[dict[str, Any]]:
-    """Check that these are a list of dicts that have the fields; the same list.
+def check_records(
+    records: Any, fields: Iterable[str], where: str, ids: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """The same records, if they are a list of dicts with these fields, some of which are ids.
 
     Raises:
         ValueError: they are not; the message names ``where`` and the field.
@@ -180,15 +198,12 @@ def check_records(records: Any, fields: Iterable[str], where: str) -> list[dict[
         raise ValueError(f"{where} is expected in a list, got a {type(records).__name__}")
     for record in records:
         check_fields(record, fields, where)
+        check_ids(record, ids, where)
     return records
 
 
 def check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None:
-    """Check that these fields can stand for the record: numbers or texts.
-
-    Raises:
-        ValueError: one cannot; the message names ``where`` and the field.
-    """
+    """Raise a ``ValueError`` that names ``where`` unless these fields are numbers or texts."""
     for field in fields:
         if not _is_id(record[field]):
             raise ValueError(
@@ -198,14 +213,3 @@ def check_ids(record: dict[str, Any], fields: Iterable[str], where: str) -> None
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str))
-
-
-__all__ = [
-    "check_fields",
-    "check_ids",
-    "check_records",
-    "load_instances",
-    "load_plain_pickle",
-    "load_refs",
-    "paused_collector",
-]

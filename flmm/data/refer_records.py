@@ -1,17 +1,22 @@
 """Which refs of a split can be used, and what is wrong with the others.
 
 Data in: refs, images and annotations as :mod:`flmm.data.refer_files` reads them. Data out:
-each sound ref beside its image and annotation, and a list of problems, each with the expressions
+one record per image with its sound refs, and a list of problems, each with the expressions
 that it costs. Whether a problem stops the run is decided by the data set, not here.
 """
 
 from __future__ import annotations
 
 import reprlib
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from mmengine.fileio import get_file_backend
 
 from flmm.data.masks import check_segmentation
 from flmm.data.refer_files import ANNOTATION_FIELDS, IMAGE_FIELDS
+
+Record = dict[str, Any]
 
 
 class Expression(NamedTuple):
@@ -30,7 +35,7 @@ class Problem(NamedTuple):
     Attributes:
         reason: names the record and what is wrong with it.
         image_id: of their image.
-        expression_ids: of the expressions that are lost; blank ones are lost in any case.
+        expression_ids: of the expressions that are lost.
         is_blank: the sentence is blank: left out, whatever the data set does with bad records.
     """
 
@@ -40,28 +45,29 @@ class Problem(NamedTuple):
     is_blank: bool = False
 
 
-class JoinedRef(NamedTuple):
-    """A ref that can be used."""
+@dataclass
+class JoinedRefs:
+    """The refs of a split beside their images and annotations.
 
-    image: dict[str, Any]
-    annotation: dict[str, Any]
-    expressions: list[Expression]
+    Attributes:
+        records: one per image, in the order of the refs file: ``image_id``, ``img_path``,
+            ``height``, ``width``, ``segmentations`` by ref_id, and ``refs``, the expressions of
+            each ref as plain tuples, which take little memory.
+        problems: what is wrong with the other refs and sentences.
+        repeated: how many refs and sentences stood in the file twice, word for word.
+    """
 
-
-class JoinedRefs(NamedTuple):
-    """The sound refs of a split in file order, what is wrong with the others, and how many refs
-    and sentences stood in the file twice, word for word."""
-
-    refs: list[JoinedRef]
-    problems: list[Problem]
-    repeated: int
+    records: list[Record] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    repeated: int = 0
 
 
 def join_refs(
-    refs: list[dict[str, Any]],
-    images: dict[int, dict[str, Any]],
-    annotations: dict[int, dict[str, Any]],
+    refs: list[Record],
+    images: dict[int, Record],
+    annotations: dict[int, Record],
     ann_file: str,
+    img_path: str,
     first_only: bool = False,
 ) -> JoinedRefs:
     """Put each ref of a split beside its image and annotation.
@@ -70,46 +76,52 @@ def join_refs(
         refs: of one split, in file order.
         images, annotations: by id.
         ann_file: what messages call the file of the two.
+        img_path: folder of the pictures.
         first_only: only the first spoken sentence of each ref is wanted; problems of later ones
             are none.
     """
-    problems: list[Problem] = []
-    kept, repeated = _drop_repeated(refs, problems, first_only)
-    joined, sentence_ids = [], set[int]()
-    for ref in kept:
-        mismatch = _find_mismatch(ref, images, annotations, ann_file)
-        if mismatch is not None:
-            problems.append(_blame(ref, mismatch, first_only))
-            continue
-        expressions, repeated_here = _list_expressions(ref, sentence_ids, problems, first_only)
-        repeated += repeated_here
-        if expressions:
-            image, annotation = images[ref["image_id"]], annotations[ref["ann_id"]]
-            joined.append(JoinedRef(image, annotation, expressions))
-    return JoinedRefs(joined, problems, repeated)
-
-
-def _drop_repeated(
-    refs: list[dict[str, Any]], problems: list[Problem], first_only: bool
-) -> tuple[list[dict[str, Any]], int]:
-    """The refs without those that repeat an earlier one, and how many did so word for word."""
-    first: dict[int, dict[str, Any]] = {}
-    repeated = 0
+    joined, join_path = JoinedRefs(), get_file_backend(img_path).join_path
+    first: dict[int, Record] = {}
+    records: dict[int, Record] = {}
+    sentence_ids = set[int]()
     for ref in refs:
-        if ref["ref_id"] not in first:
-            first[ref["ref_id"]] = ref
-        elif first[ref["ref_id"]] == ref:
-            repeated += 1
+        known = first.setdefault(ref["ref_id"], ref)
+        if known is ref:
+            reason = _find_mismatch(ref, images, annotations, ann_file)
+        elif known == ref:
+            joined.repeated += 1
+            continue
         else:
-            problems.append(_blame(ref, "occurs more than once, with other content", first_only))
-    return list(first.values()), repeated
+            reason = "occurs more than once, with other content"
+        if reason is not None:
+            ids = [sentence["sent_id"] for sentence in ref["sentences"]][
+                : 1 if first_only else None
+            ]
+            joined.problems.append(Problem(f"ref {ref['ref_id']} {reason}", ref["image_id"], ids))
+            continue
+        expressions = _list_expressions(ref, sentence_ids, joined, first_only)
+        if not expressions:
+            continue
+        image = images[ref["image_id"]]
+        record = records.setdefault(
+            image["id"],
+            {
+                "image_id": image["id"],
+                "img_path": join_path(img_path, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "segmentations": {},
+                "refs": [],
+            },
+        )
+        record["segmentations"][ref["ref_id"]] = annotations[ref["ann_id"]]["segmentation"]
+        record["refs"].append([tuple(item) for item in expressions])
+    joined.records = list(records.values())
+    return joined
 
 
 def _find_mismatch(
-    ref: dict[str, Any],
-    images: dict[int, dict[str, Any]],
-    annotations: dict[int, dict[str, Any]],
-    ann_file: str,
+    ref: Record, images: dict[int, Record], annotations: dict[int, Record], ann_file: str
 ) -> str | None:
     """What hinders a ref from having a picture and a mask; None: nothing."""
     for name, records, fields in (
@@ -121,16 +133,12 @@ def _find_mismatch(
         missing = [field for field in fields if field not in records[ref[name]]]
         if missing:
             return f"has {name} {ref[name]}, whose record has no field {missing[0]!r}"
-    owner = annotations[ref["ann_id"]]["image_id"]
+    image, annotation = images[ref["image_id"]], annotations[ref["ann_id"]]
+    owner = annotation["image_id"]
     if owner != ref["image_id"]:
         return (
             f"is about image {ref['image_id']}, its annotation {ref['ann_id']} about image {owner}"
         )
-    return _find_unreadable(annotations[ref["ann_id"]], images[ref["image_id"]])
-
-
-def _find_unreadable(annotation: dict[str, Any], image: dict[str, Any]) -> str | None:
-    """Why an image cannot be opened or a mask not decoded; None: nothing hinders."""
     size = [image[side] for side in ("height", "width")]
     if not all(isinstance(side, int) and side > 0 for side in size):
         return f"has image_id {image['id']}, whose size is {size} (h, w)"
@@ -144,66 +152,42 @@ def _find_unreadable(annotation: dict[str, Any], image: dict[str, Any]) -> str |
 
 
 def _list_expressions(
-    ref: dict[str, Any], taken: set[int], problems: list[Problem], first_only: bool
-) -> tuple[list[Expression], int]:
-    """The sentences that can be used, and how many stand there twice, word for word."""
-    expressions, repeated = [], 0
+    ref: Record, taken: set[int], joined: JoinedRefs, first_only: bool
+) -> list[Expression]:
+    """The sentences that can be used, in lower case, as in mmdet's data set."""
+    expressions: list[Expression] = []
     for index, sentence in enumerate(ref["sentences"]):
-        trouble = _find_trouble(ref, sentence, taken)
-        if trouble is None:
-            taken.add(sentence["sent_id"])
-            expressions.append(_build_expression(ref, sentence))
-        elif isinstance(sentence["raw"], str) and sentence in ref["sentences"][:index]:
-            repeated += 1
+        raw, sentence_id = sentence["raw"], sentence["sent_id"]
+        reason = _find_trouble(raw, sentence_id in taken)
+        if reason is None:
+            taken.add(sentence_id)
+            text, ids = raw.strip().lower(), (sentence_id, ref["ref_id"], ref["ann_id"])
+            expressions.append(Expression(text, *ids, sentence.get("kind")))
+        elif isinstance(raw, str) and sentence in ref["sentences"][:index]:
+            joined.repeated += 1
         else:
-            problems.append(trouble)
+            where = f"sentence {sentence_id} of ref {ref['ref_id']} (image_id {ref['image_id']})"
+            is_blank = reason == _BLANK
+            problem = Problem(f"{where}{reason}", ref["image_id"], [sentence_id], is_blank)
+            joined.problems.append(problem)
         if expressions and first_only:
             break
-    return expressions, repeated
+    return expressions
 
 
-def _find_trouble(ref: dict[str, Any], sentence: dict[str, Any], taken: set[int]) -> Problem | None:
+_BLANK = " is blank"
+
+
+def _find_trouble(raw: Any, is_taken: bool) -> str | None:
     """What is wrong with a sentence; None: nothing."""
-    raw, sentence_id = sentence["raw"], sentence["sent_id"]
-    where = f"sentence {sentence_id} of ref {ref['ref_id']} (image_id {ref['image_id']})"
-    is_blank = isinstance(raw, str) and not raw.strip()
-    if is_blank:
-        reason = f"{where} is blank"
-    elif sentence_id in taken:
-        reason = f"{where}: this sent_id occurs more than once"
-    elif not isinstance(raw, str):
-        reason = f"{where} is no text but {reprlib.repr(raw)}"
-    elif not _is_unicode(raw):
-        reason = f"{where} is no valid Unicode (half of a character): {raw!r:.40}"
-    else:
-        return None
-    return Problem(reason, ref["image_id"], [sentence_id], is_blank)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a tokenizer can read the text; half an emoji is a ``str`` too."""
+    if isinstance(raw, str) and not raw.strip():
+        return _BLANK
+    if is_taken:
+        return ": this sent_id occurs more than once"
+    if not isinstance(raw, str):
+        return f" is no text but {reprlib.repr(raw)}"
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _blame(ref: dict[str, Any], what: str, first_only: bool) -> Problem:
-    """The problem of a whole ref."""
-    ids = [sentence["sent_id"] for sentence in ref["sentences"]]
-    return Problem(f"ref {ref['ref_id']} {what}", ref["image_id"], ids[:1] if first_only else ids)
-
-
-def _build_expression(ref: dict[str, Any], sentence: dict[str, Any]) -> Expression:
-    """The sentence in lower case, as in mmdet's data set."""
-    return Expression(
-        text=sentence["raw"].strip().lower(),
-        sent_id=sentence["sent_id"],
-        ref_id=ref["ref_id"],
-        ann_id=ref["ann_id"],
-        kind=sentence.get("kind"),
-    )
-
-
-__all__ = ["Expression", "JoinedRef", "JoinedRefs", "Problem", "join_refs"]
+        raw.encode("utf-8")
+    except UnicodeEncodeError:  # half an emoji is a ``str`` too
+        return f" is no valid Unicode (half of a character): {raw!r:.40}"
+    return None

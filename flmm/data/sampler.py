@@ -45,6 +45,3 @@ def list_datasets(dataset: Any) -> Iterator[Any]:
     for item in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
         if item is not None:
             yield from list_datasets(item)
-
-
-__all__ = ["EpochSampler", "list_datasets"]

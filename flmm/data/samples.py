@@ -63,6 +63,3 @@ def keep_phrases(record: dict[str, Any], kept: list[bool]) -> dict[str, Any]:
         if key in record
     }
     return {**record, "continuations": continuations, **lists}
-
-
-__all__ = ["META_KEYS", "PHRASE_KEYS", "build_sample", "keep_phrases"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import mmengine.fileio
-import numpy as np
 import torch
 from PIL import Image
 
@@ -23,29 +22,6 @@ from flmm.registry import IMAGE_PROCESSORS, TRANSFORMS
 
 # One image processor per config and process: train, val and test share it.
 _image_processors: dict[str, Any] = {}
-
-
-def build_pipeline(
-    image_processor: dict[str, Any],
-    keep_empty_masks: bool = True,
-    decode: str = "flmm.DecodeMasks",
-) -> list[dict[str, Any]]:
-    """The steps that every data set takes, as config dicts.
-
-    Args:
-        image_processor: config of the reader's image processor.
-        keep_empty_masks: evaluation scores an expression whose true mask is empty; training
-            leaves it out.
-        decode: name of the transform that writes ``gt_masks``.
-    """
-    drop = [] if keep_empty_masks else [dict(type="flmm.DropEmptyMasks")]
-    return [
-        dict(type="flmm.LoadRGBImage"),
-        dict(type=decode),
-        *drop,
-        dict(type="flmm.EncodeImage", image_processor=image_processor),
-        dict(type="flmm.PackGroundingInputs"),
-    ]
 
 
 def load_rgb_image(path: str, backend_args: dict[str, Any] | None = None) -> Image.Image:
@@ -66,6 +42,11 @@ def load_rgb_image(path: str, backend_args: dict[str, Any] | None = None) -> Ima
         raise ValueError(f"image {path} cannot be read: {error}") from error
 
 
+def _name(results: dict[str, Any]) -> str:
+    """What messages call a record."""
+    return f"image {results['img_path']} (image_id {results['image_id']})"
+
+
 @TRANSFORMS.register_module()
 class LoadRGBImage:
     """Reads ``img_path`` and writes ``image``: PIL, RGB, of the annotated size.
@@ -84,21 +65,19 @@ class LoadRGBImage:
             MissingFileError: there is no such file.
             BadRecordError: not a readable picture, or not of the size its annotation says.
         """
-        path, annotated = results["img_path"], (results["height"], results["width"])
+        path, height, width = results["img_path"], results["height"], results["width"]
         try:
             image = load_rgb_image(path, self.backend_args)
         except FileNotFoundError as error:
             raise MissingFileError(
-                f"image {path} (image_id {results['image_id']}) does not exist: check data_root "
-                "and data_prefix.img_path"
+                f"{_name(results)} does not exist: check data_root and data_prefix.img_path"
             ) from error
         except (OSError, ValueError) as error:
             raise BadRecordError(f"{error} (image_id {results['image_id']})") from error
-        if (image.height, image.width) != annotated:
+        if (image.height, image.width) != (height, width):
             raise BadRecordError(
-                f"image {path} (image_id {results['image_id']}) is {image.height} x {image.width} "
-                f"px (h x w), its annotation says {annotated[0]} x {annotated[1]}: the masks would "
-                "not fit"
+                f"{_name(results)} is {image.height} x {image.width} px (h x w), its annotation "
+                f"says {height} x {width}: the masks would not fit"
             )
         return {**results, "image": image}
 
@@ -113,18 +92,17 @@ class DecodeMasks:
         Raises:
             BadRecordError: a segmentation cannot be decoded; the message names image and ref.
         """
-        masks = []
+        masks = {}
         for ref_id, segmentation in results["segmentations"].items():
             try:
-                masks.append(decode_segmentation(segmentation, results["height"], results["width"]))
+                mask = decode_segmentation(segmentation, results["height"], results["width"])
             except ValueError as error:
                 raise BadRecordError(
                     f"the mask of ref {ref_id} (image_id {results['image_id']}) cannot be decoded: "
                     f"{error}"
                 ) from error
-        rows = {ref_id: row for row, ref_id in enumerate(results["segmentations"])}
-        unique = torch.from_numpy(np.stack(masks))
-        return {**results, "gt_masks": unique[[rows[ref_id] for ref_id in results["ref_ids"]]]}
+            masks[ref_id] = torch.from_numpy(mask)
+        return {**results, "gt_masks": torch.stack([masks[key] for key in results["ref_ids"]])}
 
 
 @TRANSFORMS.register_module()
@@ -143,13 +121,12 @@ class DropEmptyMasks:
         kept = results["gt_masks"].flatten(1).any(1)
         if kept.all():
             return results
-        ids = results["expression_ids"]
-        left_out = [name for name, keep in zip(ids, kept.tolist()) if not keep]
         if not kept.any():
             raise BadRecordError(
-                f"the true masks of all expressions of image {results['img_path']} (image_id "
-                f"{results['image_id']}) are empty: there is nothing to train on"
+                f"the true masks of all expressions of {_name(results)} are empty: there is "
+                "nothing to train on"
             )
+        left_out = [key for key, keep in zip(results["expression_ids"], kept.tolist()) if not keep]
         record = keep_phrases(results, kept.tolist())
         return {**record, "gt_masks": results["gt_masks"][kept], "left_out": left_out}
 
@@ -177,8 +154,7 @@ class EncodeImage:
             return {**results, "image_input": processor.encode(results["image"])}
         except ValueError as error:
             raise BadRecordError(
-                f"image {results['img_path']} (image_id {results['image_id']}) cannot be encoded "
-                f"for the reader: {error}"
+                f"{_name(results)} cannot be encoded for the reader: {error}"
             ) from error
 
     def _get_processor(self) -> Any:
@@ -199,14 +175,3 @@ class PackGroundingInputs:
         sample = build_sample(results)
         sample.gt_masks = results["gt_masks"]
         return {"inputs": results["image_input"], "data_samples": sample}
-
-
-__all__ = [
-    "DecodeMasks",
-    "DropEmptyMasks",
-    "EncodeImage",
-    "LoadRGBImage",
-    "PackGroundingInputs",
-    "build_pipeline",
-    "load_rgb_image",
-]

@@ -65,22 +65,15 @@ def format_report(report: DataReport) -> str:
 def decide(reports: list[DataReport], root: str) -> tuple[bool, str]:
     """Whether a run can start, and the last line: ready, or what to do first."""
     there = [report for report in reports if report.absent is None]
-    wrong = [report for report in there if report.troubles]
-    if wrong:
-        first = wrong[0].troubles[0]
-        return False, f"not ready: {wrong[0].name}: {first.what} -> {first.way_out}"
+    absent = [report for report in reports if report.absent is not None]
+    for report in there:
+        for first in report.troubles:
+            return False, f"not ready: {report.name}: {first.what} -> {first.way_out}"
     if not there:
         return False, (
             f"not ready: no data set in {root} -> name the folder that holds refcoco/ or "
             "annotations/; docs/data.md shows the layout and where to get the files"
         )
-    absent = [
-        f"{report.name} ({report.use})" if report.use else report.name
-        for report in reports
-        if report.absent is not None
-    ]
+    names = [f"{item.name} ({item.use})" if item.use else item.name for item in absent]
     line = "ready: " + ", ".join(report.name for report in there)
-    return True, line + (f" (absent: {', '.join(absent)})" if absent else "")
-
-
-__all__ = ["DataReport", "Trouble", "decide", "format_report", "shorten"]
+    return True, line + (f" (absent: {', '.join(names)})" if names else "")

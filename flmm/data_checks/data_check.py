@@ -18,11 +18,12 @@ from flmm.data.published import (
     REFER_DATASETS,
     SPLIT_USES,
     NarrativeSplit,
+    ReferDataset,
 )
 from flmm.data_checks.check_report import DataReport
 from flmm.data_checks.narrative_check import check_narratives
 from flmm.data_checks.picture_check import PictureCheck
-from flmm.data_checks.refer_check import ReferFiles, check_refer_dataset
+from flmm.data_checks.refer_check import check_refer_dataset
 
 
 def check_data_root(
@@ -62,14 +63,13 @@ def check_data_root(
 
 
 def _check_published(root: Path, name: str, pictures: PictureCheck) -> Iterator[DataReport]:
-    if name == PNG:
-        for split, narratives in PNG_SPLITS.items():
-            report = check_narratives(root, f"{PNG} {split}", narratives, pictures)
-            report.use = NARRATIVE_USES[split]
-            yield report
-    else:
-        files = ReferFiles.of_published(REFER_DATASETS[name])
-        yield check_refer_dataset(root, files, pictures)
+    if name != PNG:
+        yield check_refer_dataset(root, REFER_DATASETS[name], pictures)
+        return
+    for split, narratives in PNG_SPLITS.items():
+        report = check_narratives(root, f"{PNG} {split}", narratives, pictures)
+        report.use = NARRATIVE_USES[split]
+        yield report
 
 
 def _check_single(
@@ -79,7 +79,7 @@ def _check_single(
     images = "images" if (root / "images").is_dir() else "."
     for path in sorted(root.glob("refs(*).p")):
         name = f"{root.resolve().name}/{path.name}"
-        files = ReferFiles(name, "instances.json", path.name, images, {}, "where it was made")
+        files = ReferDataset(name, "instances.json", path.name, {}, images, "where it was made")
         yield check_refer_dataset(root, files, pictures, splits)
     for path in sorted(root.glob("png_*.json")):
         split = re.sub(r"^png_|\.json$", "", path.name)
@@ -87,6 +87,3 @@ def _check_single(
             path.name, f"panoptic_{split}.json", (f"panoptic_{split}",), images
         )
         yield check_narratives(root, f"{root.resolve().name}/{path.name}", narratives, pictures)
-
-
-__all__ = ["check_data_root"]

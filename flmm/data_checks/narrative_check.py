@@ -28,43 +28,24 @@ def check_narratives(
             f"{root / files.panoptic_json} is missing", f"unpack {PANOPTIC_HOME} in {root}"
         )
         return report
-    folder = _find_panoptic_folder(report, root, files)
+    usual = files.panoptic_folders[0]  # F-LMM's place
+    folder = next((item for item in files.panoptic_folders if (root / item).is_dir()), usual)
+    if folder != usual:
+        report.notes.append(
+            f"the panoptic PNGs lie in {folder}: say so in the config, "
+            f"data_prefix=dict(panoptic_path='{folder}/')"
+        )
     dataset = _load(report, root, files, folder)
     if dataset is None:
         return report
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
-    images = [Path(record["img_path"]).name for record in records]
-    segments = [Path(record["panoptic_path"]).name for record in records]
-    images_there = pictures.find(report, root / files.image_folder, images)
-    segments_there = (
-        pictures.find(report, root / folder, segments) if (root / folder).is_dir() else set()
-    )
-    usable = [
-        index
-        for index in range(len(records))
-        if images[index] in images_there and segments[index] in segments_there
-    ]
+    usable = list(range(len(dataset)))
+    for key, place in (("img_path", files.image_folder), ("panoptic_path", folder)):
+        names = [Path(dataset.get_data_info(index)[key]).name for index in range(len(dataset))]
+        there = pictures.find(report, root / place, names)
+        usable = [index for index in usable if names[index] in there]
     if usable:
         pictures.open(report, usable, dataset.build_record, DecodePanopticMasks())
     return report
-
-
-def _find_panoptic_folder(report: DataReport, root: Path, files: NarrativeSplit) -> str:
-    """Where the panoptic PNGs lie; F-LMM's place where they are nowhere."""
-    for folder in files.panoptic_folders:
-        if (root / folder).is_dir():
-            if folder != files.panoptic_folders[0]:
-                report.notes.append(
-                    f"the panoptic PNGs lie in {folder}: say so in the config, "
-                    f"data_prefix=dict(panoptic_path='{folder}/')"
-                )
-            return folder
-    folder = files.panoptic_folders[0]
-    report.add_trouble(
-        f"there is no folder {root / folder} with the panoptic PNGs",
-        f"unpack the zip of the PNGs that {PANOPTIC_HOME} holds, so that they lie there",
-    )
-    return folder
 
 
 def _load(
@@ -78,7 +59,6 @@ def _load(
             ann_file=files.ann_file,
             panoptic_json=files.panoptic_json,
             data_prefix={"img_path": files.image_folder, "panoptic_path": folder},
-            pipeline=[],
             test_mode=True,
             bad_records="skip",
         )
@@ -94,6 +74,3 @@ def _load(
             f"{way_out}, or set bad_records='skip' to go on without them",
         )
     return dataset
-
-
-__all__ = ["check_narratives"]

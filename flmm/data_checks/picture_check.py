@@ -42,9 +42,8 @@ class PictureCheck:
             report.add_trouble(f"there is no folder {folder}", _tell_home(folder))
             return set()
         present = set(os.listdir(folder))
-        missing = sorted(
-            name for name in names if name not in present and not (folder / name).is_file()
-        )
+        lacking = names - present
+        missing = sorted(name for name in lacking if not (folder / name).is_file())
         count = len(names)
         report.found.append(f"{folder}: {count - len(missing):,} of {count:,} files are there")
         if missing:
@@ -112,6 +111,3 @@ def _tell_home(folder: Path) -> str:
     if home is None:
         return f"put them into {folder}"
     return f"unpack {home} so that its files lie in {folder}"
-
-
-__all__ = ["SAMPLE_SIZE", "PictureCheck"]

@@ -8,47 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from flmm.data.published import REFER_HOME, SPLIT_USES, PublishedSplit, ReferDataset
+from flmm.data.published import SPLIT_USES, ReferDataset
 from flmm.data.refer_files import load_instances, load_refs
-from flmm.data.refer_records import JoinedRef, join_refs
+from flmm.data.refer_records import Problem, join_refs
 from flmm.data.transforms import DecodeMasks
 from flmm.data_checks.check_report import DataReport, shorten
 from flmm.data_checks.picture_check import PictureCheck
 
-Ref = dict[str, Any]
-
-
-class ReferFiles(NamedTuple):
-    """Files of one data set, all relative to the data root; ``splits`` as published, if it is."""
-
-    name: str
-    ann_file: str
-    split_file: str
-    image_folder: str
-    splits: dict[str, PublishedSplit]
-    home: str
-
-    @classmethod
-    def of_published(cls, item: ReferDataset) -> ReferFiles:
-        """The files of a published data set."""
-        home = f"{REFER_HOME} ({item.ann_file}, {item.split_file})"
-        return cls(item.name, item.ann_file, item.split_file, item.image_folder, item.splits, home)
-
-    def list_missing(self, root: Path) -> list[str]:
-        """Which of the two files are not in a data root."""
-        return [name for name in (self.split_file, self.ann_file) if not (root / name).is_file()]
-
-    def is_absent(self, root: Path) -> bool:
-        """Whether nothing of it is there; ``instances.json`` may be that of other refs beside."""
-        others = list((root / self.split_file).parent.glob("refs(*).p"))
-        missing = self.list_missing(root)
-        return self.split_file in missing and bool(others or self.ann_file in missing)
+Record = dict[str, Any]
 
 
 def check_refer_dataset(
-    root: Path, files: ReferFiles, pictures: PictureCheck, needed: Sequence[str] = ()
+    root: Path, files: ReferDataset, pictures: PictureCheck, needed: Sequence[str] = ()
 ) -> DataReport:
     """Check files, counts, references, pictures and masks of one data set.
 
@@ -59,14 +32,17 @@ def check_refer_dataset(
         needed: splits that must have refs.
     """
     report = DataReport(files.name)
-    if files.is_absent(root):
-        report.absent = files.home
+    home = f"{files.home} ({files.ann_file}, {files.split_file})"
+    missing = [name for name in (files.split_file, files.ann_file) if not (root / name).is_file()]
+    # ``instances.json`` may be that of other refs beside.
+    others = list((root / files.split_file).parent.glob("refs(*).p"))
+    if files.split_file in missing and (others or files.ann_file in missing):
+        report.absent = home
         return report
-    missing = files.list_missing(root)
     if missing:
-        report.add_trouble(f"{root / missing[0]} is missing", f"get it from {files.home}")
+        report.add_trouble(f"{root / missing[0]} is missing", f"get it from {home}")
         return report
-    anew = f"get it anew from {files.home}"
+    anew = f"get it anew from {home}"
     try:
         refs = load_refs(root / files.split_file)
         _compare_counts(report, files, refs, anew)
@@ -77,40 +53,40 @@ def check_refer_dataset(
     except ValueError as error:
         report.add_trouble(str(error), anew)
         return report
-    joined = _join(report, files, refs, images, annotations)
-    folder = root / files.image_folder
-    there = pictures.find(report, folder, [ref.image["file_name"] for ref in joined])
-    records = _list_records([ref for ref in joined if ref.image["file_name"] in there], folder)
-    if records:
-        pictures.open(report, range(len(records)), records.__getitem__, DecodeMasks())
+    records = _join(report, root, files, refs, (images, annotations))
+    names = [Path(record["img_path"]).name for record in records]
+    there = pictures.find(report, root / files.image_folder, names)
+    usable = [record for record, name in zip(records, names) if name in there]
+    if usable:
+        pictures.open(report, range(len(usable)), usable.__getitem__, DecodeMasks())
     return report
 
 
-def _compare_counts(report: DataReport, files: ReferFiles, refs: list[Ref], anew: str) -> None:
+def _compare_counts(report: DataReport, files: ReferDataset, refs: list[Record], anew: str) -> None:
     """Refs, sentences and images of each split beside the published counts."""
     names = list(dict.fromkeys([*files.splits, *(ref["split"] for ref in refs)]))
     report.found.append(f"{'split':8} {'refs':>8} {'sentences':>10} {'images':>8}")
     for name in names:
         chosen = [ref for ref in refs if ref["split"] == name]
-        sentences = sum(len(ref["sentences"]) for ref in chosen)
+        counts = (len(chosen), sum(len(ref["sentences"]) for ref in chosen))
         images = len({ref["image_id"] for ref in chosen})
-        published = files.splits.get(name, PublishedSplit(None, None))
-        verdict = "" if published.refs is None else "  as published"
-        counts = (published.refs, published.sentences)
-        if published.refs is not None and counts != (len(chosen), sentences):
-            verdict = f"  published: {published.refs:,} and {published.sentences:,}"
+        published = files.splits.get(name)
+        verdict = "" if published is None else "  as published"
+        if published is not None and published != counts:
+            wanted = f"{published[0]:,} and {published[1]:,}"
+            verdict = f"  published: {wanted}"
             report.add_trouble(
-                f"{files.split_file} has {len(chosen):,} refs and {sentences:,} sentences in split "
-                f"{name}, published are {published.refs:,} and {published.sentences:,}",
+                f"{files.split_file} has {counts[0]:,} refs and {counts[1]:,} sentences in split "
+                f"{name}, published are {wanted}",
                 anew,
             )
-        report.found.append(f"{name!s:8} {len(chosen):8,} {sentences:10,} {images:8,}{verdict}")
+        report.found.append(f"{name!s:8} {counts[0]:8,} {counts[1]:10,} {images:8,}{verdict}")
     if not refs:
         report.add_trouble(f"{files.split_file} holds no ref", anew)
 
 
 def _report_missing_splits(
-    report: DataReport, files: ReferFiles, refs: list[Ref], needed: Sequence[str]
+    report: DataReport, files: ReferDataset, refs: list[Record], needed: Sequence[str]
 ) -> None:
     """Splits without a ref, and what cannot be done without them."""
     there = {ref["split"] for ref in refs}
@@ -124,17 +100,20 @@ def _report_missing_splits(
 
 def _join(
     report: DataReport,
-    files: ReferFiles,
-    refs: list[Ref],
-    images: dict[int, Any],
-    annotations: dict[int, Any],
-) -> list[JoinedRef]:
-    """The refs that a data set can use, split by split; reports why the others cannot."""
-    usable, problems, repeated = [], [], 0
+    root: Path,
+    files: ReferDataset,
+    refs: list[Record],
+    instances: tuple[dict[int, Record], dict[int, Record]],
+) -> list[Record]:
+    """One record per image and split for the transforms; reports why the other refs cannot."""
+    records: list[Record] = []
+    problems: list[Problem] = []
+    repeated = 0
+    name, folder = Path(files.ann_file).name, str(root / files.image_folder)
     for split in dict.fromkeys(ref["split"] for ref in refs):
         chosen = [ref for ref in refs if ref["split"] == split]
-        joined = join_refs(chosen, images, annotations, Path(files.ann_file).name)
-        usable += joined.refs
+        joined = join_refs(chosen, *instances, name, folder)
+        records += [{**item, "ref_ids": list(item["segmentations"])} for item in joined.records]
         problems += joined.problems
         repeated += joined.repeated
     blank = [problem.expression_ids[0] for problem in problems if problem.is_blank]
@@ -142,7 +121,6 @@ def _join(
         report.notes.append(f"{len(blank):,} sentences are blank and left out: {shorten(blank)}")
     if repeated:
         report.notes.append(f"{repeated:,} records stand there twice, word for word; used once")
-    _note_masks(report, usable)
     faults = [problem.reason for problem in problems if not problem.is_blank]
     if faults:
         report.add_trouble(
@@ -151,55 +129,4 @@ def _join(
             f"get {files.split_file} and {files.ann_file} from one source ({files.home}), or set "
             "bad_records='skip' to go on without them",
         )
-    return usable
-
-
-def _note_masks(report: DataReport, refs: list[JoinedRef]) -> None:
-    """Boxes that reach outside of their picture; annotations that several refs share."""
-    unique = {ref.annotation["id"]: ref for ref in refs}
-    outside = [key for key, ref in unique.items() if _is_outside(ref)]
-    if outside:
-        report.notes.append(
-            f"{len(outside):,} boxes reach more than a pixel outside of their picture (annotation "
-            f"{shorten(outside)}): boxes are not read, masks are cut at the edge"
-        )
-    if len(unique) < len(refs):
-        report.notes.append(
-            f"{len(refs) - len(unique):,} refs share their annotation with another: kept apart"
-        )
-
-
-def _is_outside(ref: JoinedRef) -> bool:
-    box = ref.annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4):
-        return False
-    x, y, width, height = box
-    return (
-        min(x, y) < -1
-        or x + width > ref.image["width"] + 1
-        or (y + height > ref.image["height"] + 1)
-    )
-
-
-def _list_records(refs: list[JoinedRef], folder: Path) -> list[dict[str, Any]]:
-    """One record per image, as the transforms take it."""
-    records: dict[int, dict[str, Any]] = {}
-    for ref in refs:
-        image, ref_id = ref.image, ref.expressions[0].ref_id
-        record = records.setdefault(
-            image["id"],
-            {
-                "image_id": image["id"],
-                "img_path": str(folder / image["file_name"]),
-                "height": image["height"],
-                "width": image["width"],
-                "segmentations": {},
-                "ref_ids": [],
-            },
-        )
-        record["segmentations"][ref_id] = ref.annotation["segmentation"]
-        record["ref_ids"].append(ref_id)
-    return list(records.values())
-
-
-__all__ = ["ReferFiles", "check_refer_dataset"]
+    return records

@@ -176,7 +176,10 @@ def read_background(results: dict) -> np.ndarray:
 
 def test_same_seed_same_bytes_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "again", 12, seed=5)
+    write_dataset(tmp_path / "other", 4, seed=6)
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 30
     for name in files:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    for name in ("refs(unc).p", "instances.json", "png_train.json"):
+        assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
