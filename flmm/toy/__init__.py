@@ -1,4 +1,5 @@
-"""How the embedded tiny model was made: scenes and text in, weights of ``flmm/assets`` out.
+"""Drawn scenes and how the embedded tiny model was made of them.
 
-Only ``tools/make_tiny_model.py`` uses this room; nothing else in flmm imports it.
+Scenes, sentences and files (``shape_*``, ``shapes``) serve demos, tests and benchmarks too; the
+rest serves ``tools/make_tiny_model.py`` alone.
 """

@@ -7,7 +7,6 @@ Mask head and mask decoder then learn together under ``tools/train.py``, as with
 from __future__ import annotations
 
 import random
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -18,56 +17,46 @@ from PIL import Image
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
-from tqdm import tqdm
 
 from flmm.geometry import compute_boxes_xyxy, compute_sam_input_size, resize_maps
 from flmm.masks.refiners.tiny_sam import build_tiny_sam
-from flmm.toy.shapes import render_scene
+from flmm.toy.shapes import draw_in_processes, render_scene
 from flmm.toy.training_loop import Progress, set_rate, update
 
 FRAME_PX, MASK_SIDE = 256, 64
 BATCH, PROMPTS_PER_IMAGE = 12, 2
+_BLOCK = 100  # scenes drawn from one source of randomness
+# Frame uint8 [256, 256, 3], the part of it (h, w) that is picture, masks uint8 [n, 64, 64].
+PromptScene = tuple[np.ndarray, tuple[int, int], np.ndarray]
 
 
-class PromptScenes:
-    """Scenes in SAM's frame: pixels, and each object's mask at the decoder's resolution."""
-
-    def __init__(self, scenes: list[tuple[np.ndarray, tuple[int, int], np.ndarray]]) -> None:
-        self.scenes = scenes
-
-    @classmethod
-    def render(cls, count: int, seed: int, workers: int) -> PromptScenes:
-        """Render ``count`` scenes that no other stage has seen."""
-        block = 100
-        jobs = [(f"tiny refiner {seed} {index}", block) for index in range(-(-count // block))]
-        with ProcessPoolExecutor(workers) as pool:
-            rendered = pool.map(_render_block, jobs)
-            shown = tqdm(rendered, total=len(jobs), desc="scenes", unit="block", disable=None)
-            return cls([scene for block in shown for scene in block])
-
-    def sample(self, rng: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch.
-
-        Returns:
-            pixels uint8 ``[B, 3, 256, 256]``, inside bool ``[B, 256, 256]`` (not padding),
-            masks float ``[N, 64, 64]`` in [0, 1] and their image index ``[N]``.
-        """
-        pixels, inside, masks, owners = [], [], [], []
-        for index, (frame, (height, width), objects) in enumerate(rng.sample(self.scenes, BATCH)):
-            pixels.append(torch.from_numpy(frame).permute(2, 0, 1))
-            inside.append(torch.zeros(FRAME_PX, FRAME_PX, dtype=torch.bool))
-            inside[-1][:height, :width] = True
-            for item in rng.sample(range(len(objects)), min(PROMPTS_PER_IMAGE, len(objects))):
-                masks.append(torch.from_numpy(objects[item]).float() / 255)
-                owners.append(index)
-        return torch.stack(pixels), torch.stack(inside), torch.stack(masks), torch.tensor(owners)
+def train_refiner(out: Path, num_scenes: int, steps: int, seed: int, workers: int) -> None:
+    """Train the tiny SAM and save all its weights as safetensors (float16)."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    # Scenes that no other stage has seen.
+    jobs = [(f"tiny refiner {seed} {index}", _BLOCK) for index in range(-(-num_scenes // _BLOCK))]
+    blocks = draw_in_processes(_draw_block, jobs, workers, "block")
+    scenes = [scene for block in blocks for scene in block]
+    sam = build_tiny_sam().train()
+    parameters = list(sam.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, weight_decay=0.01, fused=True)
+    progress = Progress(steps)
+    for step in range(steps):
+        set_rate(optimizer, 1.5e-3, step, steps, warm_up=100)
+        pixels, inside, targets, owners = sample_batch(scenes, rng)
+        normal = (pixels - sam.pixel_mean) / sam.pixel_std * inside[:, None]
+        embeddings = sam.image_encoder(normal)
+        logits, quality = decode(sam, embeddings, owners, build_prompts(targets, rng))
+        loss, iou = compute_refiner_loss(logits, quality, targets)
+        update(loss, parameters, optimizer)
+        progress.report(step, loss=loss.item(), iou=iou)
+    save_file({key: value.half() for key, value in sam.state_dict().items()}, out)
 
 
-def _render_block(job: tuple[str, int]) -> list[tuple[np.ndarray, tuple[int, int], np.ndarray]]:
-    seed, count = job
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    rng, scenes = random.Random(seed), []
+def _draw_block(job: tuple[str, int]) -> list[PromptScene]:
+    source, count = job
+    rng, scenes = random.Random(source), []
     for _ in range(count):
         scene = render_scene(rng)
         height, width = compute_sam_input_size(scene.image_size, FRAME_PX)
@@ -84,25 +73,24 @@ def _render_block(job: tuple[str, int]) -> list[tuple[np.ndarray, tuple[int, int
     return scenes
 
 
-def train_refiner(out: Path, steps: int, num_scenes: int, seed: int, workers: int) -> None:
-    """Train the tiny SAM and save all its weights as safetensors (float16)."""
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    scenes = PromptScenes.render(num_scenes, seed, workers)
-    sam = build_tiny_sam().train()
-    parameters = list(sam.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, weight_decay=0.01, fused=True)
-    progress = Progress(steps)
-    for step in range(steps):
-        set_rate(optimizer, 1.5e-3, step, steps, warm_up=100)
-        pixels, inside, targets, owners = scenes.sample(rng)
-        normal = (pixels - sam.pixel_mean) / sam.pixel_std * inside[:, None]
-        embeddings = sam.image_encoder(normal)[owners]
-        logits, quality = decode(sam, embeddings, *build_prompts(targets, rng))
-        loss, iou = compute_refiner_loss(logits, quality, targets)
-        update(loss, parameters, optimizer)
-        progress.report(step, loss=loss.item(), iou=iou)
-    save_file({key: value.half() for key, value in sam.state_dict().items()}, out)
+def sample_batch(
+    scenes: list[PromptScene], rng: random.Random
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch of scenes.
+
+    Returns:
+        pixels uint8 ``[B, 3, 256, 256]``, inside bool ``[B, 256, 256]`` (not padding),
+        masks float ``[N, 64, 64]`` in [0, 1] and their image index ``[N]``, ascending.
+    """
+    pixels, masks, owners = [], [], []
+    inside = torch.zeros(BATCH, FRAME_PX, FRAME_PX, dtype=torch.bool)
+    for index, (frame, (height, width), objects) in enumerate(rng.sample(scenes, BATCH)):
+        pixels.append(torch.from_numpy(frame).permute(2, 0, 1))
+        inside[index, :height, :width] = True
+        for item in rng.sample(range(len(objects)), min(PROMPTS_PER_IMAGE, len(objects))):
+            masks.append(torch.from_numpy(objects[item]).float() / 255)
+            owners.append(index)
+    return torch.stack(pixels), inside, torch.stack(masks), torch.tensor(owners)
 
 
 def build_prompts(masks: Tensor, rng: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,35 +113,26 @@ def build_prompts(masks: Tensor, rng: random.Random) -> tuple[Tensor, Tensor, Te
 
 
 def decode(
-    sam: Sam,
-    embeddings: Tensor,
-    boxes: Tensor,
-    mask_logits: Tensor,
-    with_mask: Tensor,
-    with_box: Tensor,
+    sam: Sam, embeddings: Tensor, owners: Tensor, prompts: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The mask decoder's first mask for prompts of different pictures at once.
-
-    ``MaskDecoder.predict_masks`` takes one picture with many prompts; training wants many
-    pictures with few prompts, so its parts are called in the same order here.
-
-    Returns:
-        logits ``[N, 64, 64]`` and predicted IoU ``[N]``.
-    """
-    prompts, decoder = sam.prompt_encoder, sam.mask_decoder
-    sparse, dense = prompts(points=None, boxes=boxes, masks=mask_logits)
-    empty_dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    dense = torch.where(with_mask[:, None, None, None], dense, empty_dense)
-    empty_box = prompts.not_a_point_embed.weight[None]
-    sparse = torch.where(with_box[:, None, None], sparse, empty_box)
-    output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output.expand(len(sparse), -1, -1), sparse], 1)
-    position = prompts.get_dense_pe().expand(len(sparse), -1, -1, -1)
-    states, source = decoder.transformer(embeddings + dense, position, tokens)
-    source = source.transpose(1, 2).reshape(embeddings.shape)
-    kernel = decoder.output_hypernetworks_mlps[0](states[:, 1])
-    logits = torch.einsum("nc,nchw->nhw", kernel, decoder.output_upscaling(source))
-    return logits, decoder.iou_prediction_head(states[:, 0])[:, 0]
+    """The mask decoder's first mask: logits ``[N, 64, 64]`` and predicted IoU ``[N]``."""
+    encoder, (boxes, mask_logits, with_mask, with_box) = sam.prompt_encoder, prompts
+    sparse, dense = encoder(points=None, boxes=boxes, masks=mask_logits)
+    no_mask = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    dense = torch.where(with_mask[:, None, None, None], dense, no_mask)
+    sparse = torch.where(with_box[:, None, None], sparse, encoder.not_a_point_embed.weight[None])
+    decoded = [
+        sam.mask_decoder(
+            image_embeddings=embeddings[index : index + 1],
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse[owners == index],
+            dense_prompt_embeddings=dense[owners == index],
+            multimask_output=False,
+        )
+        for index in range(len(embeddings))
+    ]
+    logits, quality = (torch.cat(parts)[:, 0] for parts in zip(*decoded))
+    return logits, quality
 
 
 def compute_refiner_loss(logits: Tensor, quality: Tensor, targets: Tensor) -> tuple[Tensor, float]:

@@ -1,58 +1,75 @@
-"""Scenes rendered ahead of training and kept as the processor would resize them.
+"""Scenes drawn before a training: those of one grid together, and what covers each image token.
 
-One ``.npz`` per image grid: ``pixels`` uint8 ``[N, H', W', 3]`` at the VLM's input size,
-``cells`` int8 ``[N, h, w, 3]`` (colour, shape and size index of what covers each merged token,
-0 for ground; the labels of the vision warm-up only) and, beside it, the scenes' words.
+In: a number of scenes; the same number gives the same scenes. Out: pictures with their words.
 """
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torchvision.transforms.v2 import functional as tvf
-from tqdm import tqdm
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from flmm.toy.architecture import MAX_PIXELS, MERGE, MIN_PIXELS, TOKEN_SIDE_PX
-from flmm.toy.shapes import COLORS, SHAPES, SIZES, Scene, render_scene
+from flmm.toy.shapes import COLORS, SHAPES, SIZES, Scene, draw_in_processes, render_scene
 
+TOKEN_SIDE_PX = 28
+# 56 to 80 image tokens, whatever the picture's size: objects keep their size in tokens.
+_MIN_PIXELS, _MAX_PIXELS = 56 * TOKEN_SIDE_PX**2, 80 * TOKEN_SIDE_PX**2
 _MIN_COVERAGE = 0.15  # share of a token's area that makes it the object's
+_BLOCK = 250  # scenes drawn from one source of randomness
 
 
 @dataclass(eq=False)
 class GridScenes:
-    """All scenes of one grid; ``scenes`` keep their words and places, not their masks."""
+    """All scenes of one grid.
 
-    pixels: np.ndarray
-    cells: np.ndarray
+    Attributes:
+        scenes: pictures and words; the objects' masks are dropped.
+        cells: int8 ``[N, h, w, 3]``: colour, shape and size index of what covers each image token,
+            0 for ground; the labels of the vision warm-up only.
+    """
+
     scenes: list[Scene]
+    cells: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """(grid_h, grid_w) in patches."""
-        return self.cells.shape[1] * MERGE, self.cells.shape[2] * MERGE
+
+def draw_scenes(count: int, workers: int) -> list[GridScenes]:
+    """``count`` scenes by grid, in the order of the grids' names."""
+    sizes = [min(_BLOCK, count - start) for start in range(0, count, _BLOCK)]
+    by_grid = defaultdict(list)
+    for block in draw_in_processes(_draw_block, list(enumerate(sizes)), workers, "block"):
+        for item in block:
+            by_grid[item[1].shape[:2]].append(item)
+    pool = []
+    for grid in sorted(by_grid, key=lambda grid: f"{grid[0]}x{grid[1]}."):
+        scenes, cells = zip(*by_grid.pop(grid))
+        pool.append(GridScenes(list(scenes), np.stack(cells)))
+        print(f"{grid[0]} x {grid[1]} image tokens: {len(scenes)} scenes")
+    return pool
 
 
-def resize_for_reader(image: np.ndarray) -> np.ndarray:
-    """uint8 ``[H, W, 3]`` to uint8 ``[H', W', 3]`` as the tiny processor does it (bicubic)."""
-    rows, columns = image.shape[:2]
-    height, width = smart_resize(rows, columns, TOKEN_SIDE_PX, MIN_PIXELS, MAX_PIXELS)
-    tensor = torch.from_numpy(image).permute(2, 0, 1)
-    resized = tvf.resize(
-        tensor, [height, width], interpolation=tvf.InterpolationMode.BICUBIC, antialias=True
-    )
-    return resized.permute(1, 2, 0).contiguous().numpy()
+def _draw_block(job: tuple[int, int]) -> list[tuple[Scene, np.ndarray]]:
+    index, count = job
+    rng, block = random.Random(f"tiny reader {index}"), []
+    for _ in range(count):
+        scene = render_scene(rng)
+        cells = label_cells(scene, compute_token_grid(scene.image_size))
+        for item in scene.objects:
+            item.mask = np.zeros((0, 0), bool)
+        block.append((scene, cells))
+    return block
+
+
+def compute_token_grid(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) in image tokens, as the tiny reader's processor resizes a picture."""
+    height, width = smart_resize(*image_size, TOKEN_SIDE_PX, _MIN_PIXELS, _MAX_PIXELS)
+    return height // TOKEN_SIDE_PX, width // TOKEN_SIDE_PX
 
 
 def label_cells(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
@@ -62,67 +79,8 @@ def label_cells(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
     for item in scene.objects:
         mask = item.mask.astype(np.float32)
         coverage = cv2.resize(mask, grid[::-1], interpolation=cv2.INTER_AREA)
-        words = (
-            1 + list(COLORS).index(item.color),
-            1 + SHAPES.index(item.shape),
-            1 + SIZES.index(item.size),
-        )
+        indices = list(COLORS).index(item.color), SHAPES.index(item.shape), SIZES.index(item.size)
         won = coverage >= best
-        labels[won] = words
+        labels[won] = np.add(indices, 1)
         best = np.where(won, coverage, best)
     return labels
-
-
-def _render_block(job: tuple[int, int]) -> dict[tuple[int, int], list[tuple]]:
-    seed, count = job
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    rng = random.Random(f"tiny reader {seed}")
-    blocks = defaultdict(list)
-    for _ in range(count):
-        scene = render_scene(rng)
-        pixels = resize_for_reader(scene.image)
-        grid = pixels.shape[0] // TOKEN_SIDE_PX, pixels.shape[1] // TOKEN_SIDE_PX
-        cells = label_cells(scene, grid)
-        size = scene.image_size
-        for item in scene.objects:
-            item.mask = np.zeros((0, 0), bool)
-        # Only the words travel on; an empty picture of the right size keeps their geometry.
-        words = Scene(np.broadcast_to(np.uint8(0), (*size, 3)), scene.objects)
-        blocks[grid].append((pixels, cells, words))
-    return blocks
-
-
-def build_pool(folder: Path, num_scenes: int, seed: int, workers: int) -> None:
-    """Render ``num_scenes`` and store them by grid under ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    block_size = 250
-    jobs = [(seed * 100_000 + index, block_size) for index in range(-(-num_scenes // block_size))]
-    by_grid: dict[tuple[int, int], list[tuple]] = defaultdict(list)
-    with ProcessPoolExecutor(workers) as pool:
-        rendered = pool.map(_render_block, jobs)
-        for blocks in tqdm(rendered, total=len(jobs), desc="scenes", unit="block", disable=None):
-            for grid, items in blocks.items():
-                by_grid[grid] += items
-    for (rows, columns), items in by_grid.items():
-        pixels, cells, words = zip(*items)
-        stem = f"{rows}x{columns}"
-        np.savez(folder / f"{stem}.npz", pixels=np.stack(pixels), cells=np.stack(cells))
-        scenes = [(scene.image_size, scene.objects) for scene in words]
-        (folder / f"{stem}.pkl").write_bytes(pickle.dumps(scenes))
-        print(f"{stem}: {len(items)} scenes")
-
-
-def load_pool(folder: Path) -> list[GridScenes]:
-    """Everything :func:`build_pool` stored, one entry per grid, in the order of the names."""
-    pool = []
-    for path in sorted(folder.glob("*.npz")):
-        arrays = np.load(path)
-        stored = pickle.loads(path.with_suffix(".pkl").read_bytes())
-        scenes = [
-            Scene(np.broadcast_to(np.uint8(0), (*size, 3)), objects) for size, objects in stored
-        ]
-        pool.append(GridScenes(arrays["pixels"], arrays["cells"], scenes))
-    if not pool:
-        raise FileNotFoundError(f"no scenes in {folder}: run the stage 'scenes' first")
-    return pool

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flmm.records import Span
-from flmm.toy.shape_sentences import list_sentences
-from flmm.toy.shapes import SHAPES, Scene, ShapeObject
+from flmm.toy.shape_sentences import draw_sentence
+from flmm.toy.shapes import SHAPES, Scene, compute_box_xywh
 
 BACKGROUND = "background"
+SHAPE_CATEGORIES = [
+    {"id": index, "name": shape, "supercategory": "shape"}
+    for index, shape in enumerate(SHAPES, start=1)
+]
 CATEGORIES = [
-    *(
-        {"id": index, "name": shape, "supercategory": "shape", "isthing": 1}
-        for index, shape in enumerate(SHAPES, start=1)
-    ),
+    *({**category, "isthing": 1} for category in SHAPE_CATEGORIES),
     {"id": len(SHAPES) + 1, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0},
 ]
 # Words that make a group, from the most telling.
@@ -83,14 +84,14 @@ def _list_groups(rng: random.Random, scene: Scene) -> list[Mention]:
     mentions: list[Mention] = []
     named: set[int] = set()
     for words in _GROUPINGS:
-        groups: dict[tuple[str, ...], list[int]] = {}
+        groups: dict[str, list[int]] = {}
         for index, item in enumerate(scene.objects):
-            groups.setdefault(tuple(getattr(item, word) for word in words), []).append(index)
-        for values, members in groups.items():
-            if values[-1] == "cross":  # the tiny reader's tokenizer has no "crosses"
+            groups.setdefault(item.name(*words), []).append(index)
+        for name, members in groups.items():
+            if name.endswith("cross"):  # the tiny reader's tokenizer has no "crosses"
                 continue
             if len(members) > 1 and not named & set(members) and rng.random() < 0.5:
-                phrase = " ".join(values) + ("s" if words[-1] == "shape" else " objects")
+                phrase = name + ("s" if words[-1] == "shape" else " objects")
                 mentions.append(Mention(phrase, "", tuple(members)))
                 named |= set(members)
     return mentions
@@ -100,19 +101,12 @@ def _list_singles(rng: random.Random, scene: Scene, named: set[int]) -> list[Men
     """Each object that is not named yet, by a sentence that is true of it alone."""
     mentions = []
     for index, item in enumerate(scene.objects):
-        by_kind: dict[str, list[str]] = {}
-        for sentence in list_sentences(scene, item):
-            by_kind.setdefault(sentence.kind, []).append(sentence.text)
-        if index in named or not by_kind:
-            continue
-        kind = rng.choice(sorted(by_kind))
-        place = "" if kind in ("place", "superlative") else _describe_place(scene, item)
-        mentions.append(Mention(rng.choice(by_kind[kind]), place, (index,)))
+        sentence = None if index in named else draw_sentence(rng, scene, item)
+        if sentence is not None:
+            is_placed = sentence.kind in ("place", "superlative")
+            place = "" if is_placed else " ".join(item.place(scene.image_size))
+            mentions.append(Mention(sentence.text, place, (index,)))
     return mentions
-
-
-def _describe_place(scene: Scene, item: ShapeObject) -> str:
-    return " ".join(item.place(scene.image_size))
 
 
 def build_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -122,23 +116,14 @@ def build_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
         int32 ``[H, W]`` ids, and COCO's ``segments_info`` in the order of the objects, the
         background last.
     """
-    pixels = np.full(scene.image_size, _get_segment_id(len(scene.objects)), np.int32)
+    masks = [item.mask for item in scene.objects]
+    masks.append(~np.any(masks, axis=0))
     categories = [SHAPES.index(item.shape) + 1 for item in scene.objects] + [len(SHAPES) + 1]
-    for index, item in enumerate(scene.objects):
-        pixels[item.mask] = _get_segment_id(index)
-    infos = []
-    for index, category_id in enumerate(categories):
-        ys, xs = np.where(pixels == _get_segment_id(index))
-        box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
-        infos.append(
-            {
-                "id": _get_segment_id(index),
-                "category_id": category_id,
-                "area": len(ys),
-                "bbox": box,
-                "iscrowd": 0,
-            }
-        )
+    pixels, infos = np.zeros(scene.image_size, np.int32), []
+    for index, (mask, category_id) in enumerate(zip(masks, categories)):
+        pixels[mask] = _get_segment_id(index)
+        info = {"id": _get_segment_id(index), "category_id": category_id, "area": int(mask.sum())}
+        infos.append({**info, "bbox": compute_box_xywh(mask), "iscrowd": 0})
     return pixels, infos
 
 
@@ -170,14 +155,3 @@ def _build_utterance(text: str, segment_ids: Sequence[str] = ()) -> dict[str, An
 def _get_segment_id(index: int) -> int:
     """Segment k has the colour (3k, 2k, k): all three channels of a panoptic PNG are in use."""
     return (index + 1) * (3 + 256 * 2 + 65536)
-
-
-__all__ = [
-    "BACKGROUND",
-    "CATEGORIES",
-    "Caption",
-    "Mention",
-    "build_narrative",
-    "build_segments",
-    "write_caption",
-]

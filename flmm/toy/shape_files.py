@@ -7,12 +7,12 @@ files (``panoptic_<split>.json``, ``panoptic_<split>/*.png``). A template for da
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import random
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,24 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from flmm.data.panoptic import encode_segment_ids
 from flmm.data.refer_files import load_refs
 from flmm.toy.shape_captions import (
     CATEGORIES,
+    SHAPE_CATEGORIES,
     build_narrative,
     build_segments,
     write_caption,
 )
-from flmm.toy.shape_sentences import Sentence, pick_sentences
-from flmm.toy.shapes import MAX_OBJECTS, SHAPES, render_scene
+from flmm.toy.shape_sentences import pick_sentences
+from flmm.toy.shapes import (
+    MAX_OBJECTS,
+    SHAPES,
+    compute_box_xywh,
+    draw_in_processes,
+    render_scene,
+)
 
 # Fraction of refs per split of ``refs(unc).p``; the rest is train.
 SPLIT_FRACTIONS = {"val": 0.05, "testA": 0.05, "testB": 0.05}
@@ -70,18 +76,11 @@ def write_dataset(
         )
     (folder / "images").mkdir(parents=True, exist_ok=True)
     jobs = [(folder, index, num_images, seed, min_objects) for index in range(num_images)]
-    with ExitStack() as stack:
-        written: Iterable[dict[str, Any]] = map(_write_image, jobs)
-        if workers > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(workers))
-            written = pool.map(_write_image, jobs, chunksize=16)
-        shown = tqdm(written, total=num_images, desc="scenes", unit="image", disable=None)
-        records = list(shown)
-    _write_captions(folder, records)
-    instances, refs = _number_records(records)
-    (folder / "instances.json").write_text(json.dumps(instances))
-    with open(folder / "refs(unc).p", "wb") as file:
-        pickle.dump(refs, file, protocol=2)
+    drawn = draw_in_processes(_write_image, jobs, workers, "image")
+    records = [{**record, "image_id": image_id} for image_id, record in enumerate(drawn, start=1)]
+    for split in sorted({record["split"] for record in records}):
+        _write_captions(folder, split, [item for item in records if item["split"] == split])
+    refs = _write_refs(folder, records)
     counts = dict.fromkeys(("train", *SPLIT_FRACTIONS), 0)
     for ref in refs:
         counts[ref["split"]] += 1
@@ -106,7 +105,7 @@ def compute_floor(folder: str | Path) -> dict[str, tuple[float, float]]:
     for item in annotations:
         marked[item["image_id"]] = marked.get(item["image_id"], 0) + item["area"]
     pairs: dict[str, list[tuple[int, int]]] = {}
-    for ref in load_refs(str(Path(folder) / "refs(unc).p")):
+    for ref in load_refs(Path(folder) / "refs(unc).p"):
         pair = area[ref["ann_id"]], marked[ref["image_id"]]
         pairs.setdefault(ref["split"], []).extend([pair] * len(ref["sentences"]))
     floors = {}
@@ -129,14 +128,11 @@ def encode_segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
         if np.array_equal(coco_mask.decode(rle).astype(bool), mask):
             return polygons
-    return {"size": list(mask.shape), "counts": _count_runs(mask)}
-
-
-def _count_runs(mask: np.ndarray) -> list[int]:
-    """Run lengths down the columns, first of zeros, as COCO's uncompressed RLE wants them."""
+    # Run lengths down the columns, first of zeros.
     flat = np.concatenate([[False], mask.flatten(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    counts = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    return {"size": list(mask.shape), "counts": counts}
 
 
 def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
@@ -146,19 +142,16 @@ def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
     scene = render_scene(rng, min_objects)
     name = f"shapes_{seed}_{index:06d}.png"
     Image.fromarray(scene.image).save(folder / "images" / name)
-    objects = []
-    for item in scene.objects:
-        ys, xs = np.where(item.mask)
-        box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
-        objects.append(
-            {
-                "segmentation": encode_segmentation(item.mask),
-                "area": int(item.mask.sum()),
-                "bbox": box,
-                "category_id": SHAPES.index(item.shape) + 1,
-                "sentences": pick_sentences(rng, scene, item, rng.randint(2, 4)),
-            }
-        )
+    objects = [
+        {
+            "segmentation": encode_segmentation(item.mask),
+            "area": int(item.mask.sum()),
+            "bbox": compute_box_xywh(item.mask),
+            "category_id": SHAPES.index(item.shape) + 1,
+            "sentences": pick_sentences(rng, scene, item, rng.randint(2, 4)),
+        }
+        for item in scene.objects
+    ]
     split = _pick_split(index, num_images)
     pixels, segments = build_segments(scene)
     (folder / f"panoptic_{split}").mkdir(exist_ok=True)
@@ -175,95 +168,80 @@ def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
     }
 
 
-def _write_captions(folder: Path, records: list[dict[str, Any]]) -> None:
-    """``png_<split>.json`` and ``panoptic_<split>.json`` of every split that has images."""
-    for split in sorted({record["split"] for record in records}):
-        narratives, images, annotations = [], [], []
-        for image_id, record in enumerate(records, start=1):
-            if record["split"] != split:
-                continue
-            narratives.append({"image_id": str(image_id), **record["narrative"]})
-            images.append(_build_image(image_id, record))
-            annotations.append(
-                {
-                    "image_id": image_id,
-                    "file_name": record["name"],
-                    "segments_info": record["segments_info"],
-                }
-            )
-        panoptic = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-        (folder / f"png_{split}.json").write_text(json.dumps(narratives))
-        (folder / f"panoptic_{split}.json").write_text(json.dumps(panoptic))
+def _write_captions(folder: Path, split: str, records: list[dict[str, Any]]) -> None:
+    """``png_<split>.json`` and ``panoptic_<split>.json``."""
+    narratives = [{"image_id": str(item["image_id"]), **item["narrative"]} for item in records]
+    annotations = [
+        {
+            "image_id": item["image_id"],
+            "file_name": item["name"],
+            "segments_info": item["segments_info"],
+        }
+        for item in records
+    ]
+    images = list(map(_build_image, records))
+    panoptic = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    (folder / f"png_{split}.json").write_text(json.dumps(narratives))
+    (folder / f"panoptic_{split}.json").write_text(json.dumps(panoptic))
 
 
-def _build_image(image_id: int, record: dict[str, Any]) -> dict[str, Any]:
+def _build_image(record: dict[str, Any]) -> dict[str, Any]:
     height, width = record["size"]
-    return {"id": image_id, "file_name": record["name"], "height": height, "width": width}
+    name, image_id = record["name"], record["image_id"]
+    return {"id": image_id, "file_name": name, "height": height, "width": width}
 
 
 def _pick_split(index: int, num_images: int) -> str:
     """Splits by image, in blocks from the end, each at least one image when there are four."""
     left = num_images
     for split, fraction in reversed(SPLIT_FRACTIONS.items()):
-        size = max(1, round(fraction * num_images)) if num_images >= 4 else 0
-        left -= size
+        left -= max(1, round(fraction * num_images)) if num_images >= 4 else 0
         if index >= left:
             return split
     return "train"
 
 
-def _number_records(records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """``instances.json`` and ``refs(unc).p`` with consecutive ids, as RefCOCO has them."""
-    images: list[dict[str, Any]] = []
+def _write_refs(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``instances.json`` and ``refs(unc).p`` with consecutive ids, as in RefCOCO; the refs.
+
+    Texts are interned: a pickle tells two equal texts from one that stands in two places, and those
+    that come from other processes are never one.
+    """
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
-    sentence_ids = _count_up()
-    for image_id, record in enumerate(records, start=1):
-        images.append(_build_image(image_id, record))
+    sentence_ids = itertools.count()
+    for record in records:
         for item in record["objects"]:
-            sentences = item.pop("sentences")
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **item}
-            annotations.append(annotation)
+            sentences = _build_sentences(item.pop("sentences"), sentence_ids)
+            ids = {"id": len(annotations) + 1, "image_id": record["image_id"]}
+            annotations.append({**ids, "iscrowd": 0, **item})
             if sentences:
-                refs.append(_build_ref(len(refs), annotation, record, sentences, sentence_ids))
-    categories = [
-        {"id": index, "name": shape, "supercategory": "shape"}
-        for index, shape in enumerate(SHAPES, start=1)
-    ]
-    return {"images": images, "annotations": annotations, "categories": categories}, refs
+                ref = {
+                    "ref_id": len(refs),
+                    "ann_id": ids["id"],
+                    "image_id": record["image_id"],
+                    "category_id": item["category_id"],
+                    "file_name": record["name"],
+                    "split": sys.intern(record["split"]),
+                    "sentences": sentences,
+                    "sent_ids": [entry["sent_id"] for entry in sentences],
+                }
+                refs.append(ref)
+    images = list(map(_build_image, records))
+    instances = {"images": images, "annotations": annotations, "categories": SHAPE_CATEGORIES}
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return refs
 
 
-def _build_ref(
-    ref_id: int,
-    annotation: dict[str, Any],
-    record: dict[str, Any],
-    sentences: list[Sentence],
-    sentence_ids: Iterator[int],
-) -> dict[str, Any]:
-    entries = [
+def _build_sentences(sentences: list[Any], sentence_ids: Iterator[int]) -> list[dict[str, Any]]:
+    return [
         {
-            "tokens": sentence.text.split(),
-            "raw": sentence.text,
-            "sent": sentence.text,
+            "tokens": [sys.intern(word) for word in text.split()],
+            "raw": text,
+            "sent": text,
             "sent_id": next(sentence_ids),
-            "kind": sentence.kind,
+            "kind": kind,
         }
-        for sentence in sentences
+        for kind, text in (map(sys.intern, sentence) for sentence in sentences)
     ]
-    return {
-        "ref_id": ref_id,
-        "ann_id": annotation["id"],
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "file_name": record["name"],
-        "split": record["split"],
-        "sentences": entries,
-        "sent_ids": [entry["sent_id"] for entry in entries],
-    }
-
-
-def _count_up() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1

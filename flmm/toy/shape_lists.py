@@ -2,7 +2,7 @@
 
 In: a number of scenes and a seed. Out: one item per scene: a picture, "a big red circle top left,
 a white star middle center." as one continuation, and a mask for each name in it. Nothing is read
-from disk. Source: ``flmm.toy.text.write_caption``, what the tiny reader learned to write.
+from disk.
 """
 
 from __future__ import annotations
@@ -77,12 +77,9 @@ def write_list(rng: random.Random, scene: Scene) -> tuple[str, tuple[Span, ...],
     text, spans = "", []
     for index in order:
         item = scene.objects[index]
-        size = f"{item.size} " if rng.random() < 0.6 else ""
-        name = f"{size}{item.color} {item.shape}"
+        size = ["size"] if rng.random() < 0.6 else []
+        name = item.name(*size, "color", "shape")
         text += ", a " if text else "a "
         spans.append((len(text), len(text) + len(name)))
         text += f"{name} {' '.join(item.place(scene.image_size))}"
     return f"{text}.", tuple(spans), order
-
-
-__all__ = ["ShapeListDataset", "write_list"]

@@ -37,26 +37,29 @@ def list_sentences(scene: Scene, target: ShapeObject) -> list[Sentence]:
     """
     sentences = []
     for words in (("shape",), ("color", "shape"), ("size", "shape"), ("size", "color", "shape")):
-        alike = [
-            o for o in scene.objects if all(getattr(o, w) == getattr(target, w) for w in words)
+        phrase = target.name(*words)
+        others = [
+            item for item in scene.objects if item is not target and item.name(*words) == phrase
         ]
-        phrase = " ".join(getattr(target, word) for word in words)
-        if len(alike) == 1:
+        if not others:
             sentences.append(Sentence("+".join(words), phrase))
-        others = [item for item in alike if item is not target]
         sentences += _list_place_sentences(scene, target, others, phrase)
         if others:
             sentences += _list_superlatives(scene, target, others, phrase)
     return sentences
 
 
+def draw_sentence(rng: random.Random, scene: Scene, target: ShapeObject) -> Sentence | None:
+    """One sentence of an object, kinds drawn evenly; ``None`` where no word tells it apart."""
+    by_kind = _group_by_kind(scene, target)
+    return rng.choice(by_kind[rng.choice(sorted(by_kind))]) if by_kind else None
+
+
 def pick_sentences(
     rng: random.Random, scene: Scene, target: ShapeObject, count: int
 ) -> list[Sentence]:
     """Up to ``count`` different sentences of an object, kinds drawn evenly, articles varied."""
-    by_kind: dict[str, list[Sentence]] = {}
-    for sentence in list_sentences(scene, target):
-        by_kind.setdefault(sentence.kind, []).append(sentence)
+    by_kind = _group_by_kind(scene, target)
     kinds = sorted(by_kind)
     rng.shuffle(kinds)
     picked = []
@@ -84,6 +87,13 @@ def render_samples(count: int, seed: int) -> list[Sample]:
     return samples
 
 
+def _group_by_kind(scene: Scene, target: ShapeObject) -> dict[str, list[Sentence]]:
+    by_kind: dict[str, list[Sentence]] = {}
+    for sentence in list_sentences(scene, target):
+        by_kind.setdefault(sentence.kind, []).append(sentence)
+    return by_kind
+
+
 def _relative_center(scene: Scene, item: ShapeObject) -> tuple[float, float]:
     height, width = scene.image_size
     return item.center_xy[0] / width, item.center_xy[1] / height
@@ -96,24 +106,20 @@ def _list_place_sentences(
 
     def lies(item: ShapeObject, side: str, edge: float) -> bool:
         x, y = _relative_center(scene, item)
-        position = {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}[side]
-        return position < edge
+        return {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}[side] < edge
 
     def fits(*sides: str) -> bool:
         inside = all(lies(target, side, 0.42) for side in sides)
         return inside and not any(all(lies(o, side, 0.56) for side in sides) for o in others)
 
-    sentences = []
-    for side in ("left", "right", "top", "bottom"):
+    texts = []
+    for side, preposition in (("left", "on"), ("right", "on"), ("top", "at"), ("bottom", "at")):
         if fits(side):
-            preposition = "on the" if side in ("left", "right") else "at the"
-            sentences.append(Sentence("place", f"{phrase} {preposition} {side}"))
-            sentences.append(Sentence("place", f"{side} {phrase}"))
-    for vertical in ("top", "bottom"):
-        for horizontal in ("left", "right"):
-            if fits(vertical, horizontal):
-                sentences.append(Sentence("place", f"{phrase} in the {vertical} {horizontal}"))
-    return sentences
+            texts += [f"{phrase} {preposition} the {side}", f"{side} {phrase}"]
+    for corner in (("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right")):
+        if fits(*corner):
+            texts.append(f"{phrase} in the {' '.join(corner)}")
+    return [Sentence("place", text) for text in texts]
 
 
 def _list_superlatives(
@@ -121,11 +127,11 @@ def _list_superlatives(
 ) -> list[Sentence]:
     """The phrase with leftmost, rightmost, topmost or bottommost, 8 % of the side apart."""
     x, y = _relative_center(scene, target)
-    rest = [_relative_center(scene, item) for item in others]
+    xs, ys = zip(*(_relative_center(scene, item) for item in others))
     lead = {
-        "leftmost": min(other[0] for other in rest) - x,
-        "rightmost": x - max(other[0] for other in rest),
-        "topmost": min(other[1] for other in rest) - y,
-        "bottommost": y - max(other[1] for other in rest),
+        "leftmost": min(xs) - x,
+        "rightmost": x - max(xs),
+        "topmost": min(ys) - y,
+        "bottommost": y - max(ys),
     }
     return [Sentence("superlative", f"{word} {phrase}") for word, gap in lead.items() if gap > 0.08]

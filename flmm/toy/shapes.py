@@ -1,18 +1,23 @@
-"""Synthetic scenes: coloured shapes whose exact masks are known.
+"""Synthetic scenes: 1 to 6 coloured shapes whose exact masks are known.
 
-Draws 1-6 shapes on a plain, gradient or textured ground. In: a source of randomness. Out: a
-picture, and per object its words and the mask of its visible pixels. Sentences are written by
-``shape_sentences``, files by ``shape_files``.
+In: a source of randomness. Out: a picture, and per object its words and the mask of its visible
+pixels. Sentences are written by ``shape_sentences``, files by ``shape_files``.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from tqdm import tqdm
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 SIZES = ("small", "big")
@@ -61,6 +66,10 @@ class ShapeObject:
     detail: float
     mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
 
+    def name(self, *words: str) -> str:
+        """Some of its words, such as ``name("color", "shape")``: "red circle"."""
+        return " ".join(getattr(self, word) for word in words)
+
     def place(self, image_size: tuple[int, int]) -> tuple[str, str]:
         """(vertical, horizontal) third of the image that holds the centre, in words."""
         height, width = image_size
@@ -90,24 +99,37 @@ def render_scene(rng: random.Random, min_objects: int = 1) -> Scene:
         min_objects: ``min_objects`` to ``MAX_OBJECTS`` are drawn; a scene without room for the
             least number is drawn anew.
     """
-    height, width = _draw_image_size(rng)
-    ground = _draw_ground(rng, height, width)
+    ground = _draw_ground(rng, *_draw_image_size(rng))
     objects: list[ShapeObject] = []
-    wanted = rng.randint(min_objects, MAX_OBJECTS)
-    for _ in range(wanted):
+    for _ in range(rng.randint(min_objects, MAX_OBJECTS)):
         item = _place_object(rng, objects, ground)
         if item is not None:
             objects.append(item)
-    if len(objects) < min_objects:
-        return render_scene(rng, min_objects)
-    image = _paint(rng, ground, objects)
-    visible = [item for item in objects if _is_visible(item)]
-    if len(visible) < len(objects):  # a buried object would make its words ambiguous
-        return render_scene(rng, min_objects)
-    return Scene(image, objects)
+    if len(objects) >= min_objects:
+        image = _paint(rng, ground, objects)
+        if all(map(_is_visible, objects)):  # a buried object would make its words ambiguous
+            return Scene(image, objects)
+    return render_scene(rng, min_objects)
 
 
-# --- drawing ---------------------------------------------------------------------------------
+def draw_in_processes(
+    draw: Callable[[Any], Any], jobs: Sequence[Any], workers: int, unit: str
+) -> list[Any]:
+    """``draw`` of every job, in order; with one worker in this process."""
+    with ExitStack() as stack:
+        drawn: Iterable[Any] = map(draw, jobs)
+        if workers > 1:
+            pool = stack.enter_context(
+                ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+            )
+            drawn = pool.map(draw, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))
+        return list(tqdm(drawn, total=len(jobs), desc="scenes", unit=unit, disable=None))
+
+
+def compute_box_xywh(mask: np.ndarray) -> list[int]:
+    """The box of a bool mask ``[H, W]`` with a pixel in it, as COCO has it: x, y, width, height."""
+    ys, xs = np.where(mask)
+    return [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
 
 
 def _draw_image_size(rng: random.Random) -> tuple[int, int]:

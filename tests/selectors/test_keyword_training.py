@@ -21,7 +21,6 @@ from flmm.grounder import Grounder
 from flmm.records import Continuation, GroundingSample
 from flmm.registry import DATASETS, MODELS
 from flmm.selectors.keyword_training import compute_keyword_figures, find_keywords
-from flmm.toy import text as tiny_text
 from flmm.toy.shape_captions import write_caption
 from flmm.toy.shape_files import write_dataset
 from flmm.toy.shape_lists import ShapeListDataset, write_list
@@ -295,7 +294,6 @@ def test_lists_of_drawn_objects_are_what_the_tiny_reader_learned_to_write():
     for seed in range(30):
         scene = render_scene(random.Random(seed))
         text, spans, order = write_list(random.Random(seed), scene)
-        assert text == tiny_text.write_caption(random.Random(seed), scene).text
         assert sorted(order) == list(range(len(scene.objects)))
         for span, index in zip(spans, order, strict=True):
             item, name = scene.objects[index], text[slice(*span)]

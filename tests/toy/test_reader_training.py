@@ -1,4 +1,4 @@
-"""The training forward of the tiny reader equals transformers' own."""
+"""What the tiny reader is trained on: packed turns equal turns alone, cells name their object."""
 
 import random
 
@@ -6,114 +6,77 @@ import numpy as np
 import pytest
 import torch
 
-from flmm.toy.architecture import build_config, build_model, build_processor, build_tokenizer
-from flmm.toy.fast_forward import encode_images, read_tokens
-from flmm.toy.packing import PatchedPixels, TurnPacker
-from flmm.toy.reader_training import compute_language_loss
-from flmm.toy.scene_pool import label_cells, resize_for_reader
+from flmm.toy.packing import encode_prefixes, pack_turns
+from flmm.toy.reader_training import load_reader, predict_turns
+from flmm.toy.scene_pool import compute_token_grid, draw_scenes, label_cells
 from flmm.toy.shapes import render_scene
-from flmm.toy.text import (
-    list_vocabulary_corpus,
-    write_caption,
-    write_referring_turns,
-)
+from flmm.toy.text import Turn, write_referring_turns
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    tokenizer = build_tokenizer(list_vocabulary_corpus())
-    return build_model(build_config(tokenizer), 0).eval(), build_processor(tokenizer)
+    torch.manual_seed(0)
+    model, processor = load_reader(None)
+    return model.eval(), processor
 
 
 @pytest.fixture(scope="module")
-def batch(tiny):
-    """Two scenes of one grid, resized, with their turns packed."""
-    rng, by_grid = random.Random(4), {}
-    while True:
-        scene = render_scene(rng)
-        pixels = resize_for_reader(scene.image)
-        group = by_grid.setdefault(pixels.shape, [])
-        group.append((scene, pixels))
-        if len(group) == 2:
-            break
-    grid = pixels.shape[0] // 28, pixels.shape[1] // 28
-    turns = [[*write_referring_turns(rng, s, 4), write_caption(rng, s)] for s, _ in group]
-    packer = TurnPacker(tiny[1].tokenizer)
-    return np.stack([p for _, p in group]), grid, turns, packer
+def batch():
+    """Two pictures of one grid, and their turns."""
+    scenes = max(draw_scenes(12, workers=1), key=len).scenes[:2]
+    rng = random.Random(4)
+    turns = [[*write_referring_turns(rng, scene, 3), Turn("a ring.")] for scene in scenes]
+    return [scene.image for scene in scenes], turns
 
 
-def test_patches_are_the_processors(tiny, batch):
-    pixels, grid, _, _ = batch
-    theirs = tiny[1].image_processor(images=list(pixels), do_resize=False, return_tensors="pt")
-    frames = theirs["pixel_values"].view(2, grid[0] * grid[1] * 4, 3, 2, 196)
-    ours = PatchedPixels(tiny[1])(pixels)
-    torch.testing.assert_close(ours, frames[:, :, :, 0].flatten(2), atol=1e-5, rtol=0)
+def test_grids_are_the_processors(tiny):
+    for seed in range(8):
+        scene = render_scene(random.Random(seed))
+        _, rows, columns = encode_prefixes(tiny[1], [scene.image])["image_grid_thw"][0].tolist()
+        assert compute_token_grid(scene.image_size) == (rows // 2, columns // 2)
 
 
-def test_resize_is_the_processors(tiny):
-    image = render_scene(random.Random(8)).image
-    processor = tiny[1].image_processor
-    theirs = processor(images=[image], return_tensors="pt")["pixel_values"]
-    ours = PatchedPixels(tiny[1])(resize_for_reader(image)[None])[0]
-    theirs = theirs.view(-1, 3, 2, 196)[:, :, 0].flatten(1)
-    torch.testing.assert_close(ours, theirs, atol=2 / 255 / 0.26, rtol=0)
-
-
-def test_vision_tower_equals_the_stock_forward(tiny, batch):
+def test_packed_turns_read_as_if_each_were_alone_after_the_prefix(tiny, batch):
     model, processor = tiny
-    pixels, grid, _, _ = batch
-    stock = processor.image_processor(images=list(pixels), do_resize=False, return_tensors="pt")
+    images, turns = batch
+    packed = pack_turns(model, processor, images, turns)
+    start, stops = 0, []
     with torch.no_grad():
-        theirs = model.model.visual(stock["pixel_values"], grid_thw=stock["image_grid_thw"])
-        patches = PatchedPixels(processor)(pixels)
-        ours = encode_images(model.model.visual, patches, (grid[0] * 2, grid[1] * 2))
-    torch.testing.assert_close(ours.flatten(0, 1), theirs.pooler_output, atol=1e-5, rtol=1e-5)
-
-
-def test_language_layers_equal_one_stock_pass_per_turn(tiny, batch):
-    """Packed, isolated turns read as if each were alone after the prefix."""
-    model, processor = tiny
-    pixels, grid, turns, packer = batch
-    packed = packer.pack(turns, grid)
-    patches = PatchedPixels(processor)(pixels)
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        states = encode_images(model.model.visual, patches, (grid[0] * 2, grid[1] * 2))
-        embeddings = model.get_input_embeddings()(packed.input_ids)
-        is_image = (packed.input_ids == packer.image_pad)[..., None]
-        embeddings = embeddings.masked_scatter(is_image, states)
-        hidden, _ = read_tokens(
-            model.model.language_model, embeddings, packed.position_ids, packed.visible
-        )
-        logits = model.lm_head(hidden.flatten(0, 1)[packed.predictors])
-        stock = processor.image_processor(images=list(pixels), do_resize=False, return_tensors="pt")
-        frames = stock["pixel_values"].chunk(2)
-        start = 0
-        for b, group in enumerate(turns):
+        logits, _ = predict_turns(model, packed)
+        for image, group in zip(images, turns, strict=True):
+            prefix = encode_prefixes(processor, [image])
             for turn in group:
-                ids = [*packer.encode(turn.text), packer.end]
-                prefix = packer.before + [packer.image_pad] * (grid[0] * grid[1]) + packer.after
-                whole = torch.tensor([prefix + ids])
-                theirs = model(
-                    input_ids=whole,
-                    pixel_values=frames[b],
-                    image_grid_thw=stock["image_grid_thw"][b : b + 1],
-                    mm_token_type_ids=(whole == packer.image_pad).int(),
-                    attention_mask=torch.ones_like(whole),
-                ).logits[0, len(prefix) - 1 : -1]
-                ours = logits[start : start + len(ids)]
+                ids = processor.tokenizer.encode(f"{turn.text}<|im_end|>")
+                whole = torch.cat([prefix["input_ids"], torch.tensor([ids])], 1)
+                is_image = (whole == model.config.image_token_id).int()
+                inputs = {**prefix, "input_ids": whole, "mm_token_type_ids": is_image}
+                inputs["attention_mask"] = torch.ones_like(whole)
+                theirs = model(**inputs).logits[0, -len(ids) - 1 : -1]
                 assert packed.targets[start : start + len(ids)].tolist() == ids
-                torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+                torch.testing.assert_close(
+                    logits[start : start + len(ids)], theirs, atol=2e-5, rtol=1e-4
+                )
                 start += len(ids)
+                stops.append(processor.tokenizer.decode(ids[len(ids) - 1 :]))
     assert start == len(packed.targets)
+    assert set(stops) == {"<|im_end|>"}
+
+
+def test_the_first_token_after_a_phrase_is_told_by_kind(tiny, batch):
+    model, processor = tiny
+    packed = pack_turns(model, processor, *batch)
+    spoken = [turn for group in batch[1] for turn in group if turn.phrase]
+    for (place, kind), turn in zip(packed.kinds, spoken, strict=True):
+        rest = processor.tokenizer.decode(packed.targets[place:])
+        assert kind == turn.kind
+        assert rest.startswith(turn.text.removeprefix(turn.phrase).strip()[:2]) or rest[0] == " "
 
 
 def test_loss_reaches_tower_and_language(tiny, batch):
     model, processor = tiny
-    pixels, grid, turns, packer = batch
-    patches = PatchedPixels(processor)(pixels)
-    packed = packer.pack(turns, grid)
-    loss, _, _ = compute_language_loss(model, packed, patches, (grid[0] * 2, grid[1] * 2))
-    loss.backward()
+    logits, layers = predict_turns(model, pack_turns(model, processor, *batch))
+    assert len(layers) == model.config.get_text_config().num_hidden_layers + 1
+    logits.square().mean().backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None]
     model.zero_grad()
     assert untouched == []

@@ -11,17 +11,11 @@ def run_stage(*arguments):
 
 
 def test_the_stages_follow_one_another(tmp_path):
-    scenes, short = tmp_path / "scenes", ("--steps", 2, "--workers", 1)
-    run_stage("scenes", scenes, "--scenes", 250, "--seed", 5, "--workers", 1)
-    run_stage("vision", tmp_path / "first", "--scenes", scenes, *short)
-    run_stage(
-        "vision", tmp_path / "vision", "--scenes", scenes, "--start", tmp_path / "first", *short
-    )
-    text = run_stage(
-        "language", tmp_path / "reader", "--scenes", scenes, "--start", tmp_path / "vision", *short
-    )
+    short = ("--steps", 2, "--workers", 1, "--scenes", 170)
+    run_stage("vision", tmp_path / "vision", *short)
+    text = run_stage("language", tmp_path / "reader", "--start", tmp_path / "vision", *short)
     assert "superlative" in text and "left" in text
     run_stage("embed", tmp_path / "tiny", "--start", tmp_path / "reader")
     assert FrozenQwen(tmp_path / "tiny", dtype="float32").num_maps == 30
-    run_stage("refiner", tmp_path / "sam.safetensors", "--scenes", 20, *short)
+    run_stage("refiner", tmp_path / "sam.safetensors", *short[:4], "--scenes", 20)
     assert (tmp_path / "sam.safetensors").stat().st_size > 1e6
