@@ -5,8 +5,7 @@
 flmm opens, turns or converts a picture.
 """
 
-from flmm.images.addresses import load_any_image, name_image
-from flmm.images.fetching import FetchLimits, describe_address
+from flmm.images.addresses import FetchLimits, describe_address, load_any_image, name_image
 from flmm.images.loading import Orientation, TooManyPixelsError, is_address, load_image, open_image
 
 __all__ = [

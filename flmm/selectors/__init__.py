@@ -6,8 +6,11 @@ In: an answer (text, tokens, what was thought). Out: character ranges. Knows no 
 from flmm.selectors.base import Answer, PhraseSelector
 from flmm.selectors.brackets import parse_brackets
 from flmm.selectors.building import SELECTORS, build_selector
-from flmm.selectors.keyword_training import compute_keyword_figures, keep_hidden_states
-from flmm.selectors.keywords import KeywordSelector
+from flmm.selectors.keywords import (
+    KeywordSelector,
+    compute_keyword_figures,
+    keep_hidden_states,
+)
 from flmm.selectors.noun_chunks import NounChunkSelector
 from flmm.selectors.reader import ReaderSelector
 

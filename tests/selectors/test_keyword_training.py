@@ -20,7 +20,7 @@ from flmm.features import FeatureCache, split_phrases
 from flmm.grounder import Grounder
 from flmm.records import Continuation, GroundingSample
 from flmm.registry import DATASETS, MODELS
-from flmm.selectors.keyword_training import compute_keyword_figures, find_keywords
+from flmm.selectors.keywords import compute_keyword_figures, find_keywords
 from flmm.toy.shape_captions import write_caption
 from flmm.toy.shape_files import write_dataset
 from flmm.toy.shape_lists import ShapeListDataset, write_list
