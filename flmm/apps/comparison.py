@@ -152,7 +152,7 @@ def _compare_split(
     names: tuple[str, str],
     show: int,
 ) -> tuple[list[tuple[list[int], list[int]]], ExtremeExamples]:
-    """Of the expressions that both runs have: (intersections, unions) in px per run, and examples.
+    """(Intersections, unions) in px per run of the expressions that both have, and examples.
 
     The examples are ranked by the second run's IoU less the first's.
     """

@@ -30,7 +30,7 @@ CONTEXT = 4096
 
 def converse(settings: BenchmarkSettings) -> list[Row]:
     """The tiny model, then a published size: third turn and memory of each."""
-    tiny = MODELS.build({"type": "FrozenQwen", "name_or_path": "tiny", "dtype": "float32"})
+    tiny = MODELS.build({"type": "FrozenVLM", "name_or_path": "tiny", "dtype": "float32"})
     rows = measure_turns(tiny.to(settings.torch_device), "tiny model", 100, settings.repeats)
     del tiny
     reader = build_reader(settings.model, settings.layers, settings.dtype, context=CONTEXT)

@@ -37,7 +37,7 @@ def build_reader(
     """
     with tempfile.TemporaryDirectory() as folder, torch.device(device):
         write_published_model(size, folder, layers, context=options.pop("context", None))
-        cfg = {"type": "FrozenQwen", "name_or_path": folder, "random_init": True, "dtype": dtype}
+        cfg = {"type": "FrozenVLM", "name_or_path": folder, "random_init": True, "dtype": dtype}
         reader: FrozenVLM = MODELS.build(cfg | options)
     return reader
 
@@ -53,7 +53,8 @@ def build_grounder(size: str, layers: int | None, sam: str, device: torch.device
 def make_image(reader: FrozenVLM, image_tokens: int) -> np.ndarray:
     """Noise, uint8 RGB ``[H, W, 3]``, that becomes about so many image tokens, 3 : 4."""
     pictures = reader.processor.image_processor
-    factor = pictures.patch_size * pictures.merge_size
+    # Models of one resolution see as many tokens of any picture.
+    factor = getattr(pictures, "patch_size", 14) * getattr(pictures, "merge_size", 2)
     rows = max(1, round((image_tokens * 3 / 4) ** 0.5))
     shape = (rows * factor, max(1, round(image_tokens / rows)) * factor, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -20,7 +20,6 @@ from flmm.benchmarks.harness import Row, summarise_seconds
 from flmm.benchmarks.inputs import build_model_inputs, build_reader, make_expressions, make_image
 from flmm.meters import LargestTensor, PeakMemory, synchronise, time_call
 from flmm.readers import FrozenVLM, Prefix
-from flmm.readers.prompts import PlainTextTokenizer
 from flmm.records import Continuation, Span, as_continuations
 
 PARTS = ("vision", "layers", "head", "rest")
@@ -105,8 +104,7 @@ def build_run(
             reader.prefill(image)
 
         return read_floor
-    tokenizer = PlainTextTokenizer(reader.tokenizer)
-    encoded = [tokenizer.encode_continuation(text) for text in as_continuations(texts)]
+    encoded = [reader.plain_text.encode_continuation(text) for text in as_continuations(texts)]
     passes = [
         (build_model_inputs(reader, picture, [*prefix.input_ids.tolist(), *item.input_ids]), item)
         for item in encoded[: case.passes]

@@ -20,7 +20,11 @@ import torch
 
 from flmm.benchmarks.harness import Row, check_device, describe_machine, run_apart, write_rows
 from flmm.meters import read_peak_bytes
-from flmm.readers.published_sizes import find_image_processor, write_published_model
+from flmm.readers.published_sizes import (
+    REHEARSED,
+    find_image_processor,
+    write_published_model,
+)
 from flmm.toy.shape_files import write_dataset
 
 # Sources: segment-anything's registry; sam2.1_hiera_l.yaml of facebookresearch/sam2.
@@ -55,26 +59,26 @@ data_root = {data!r}
 weights = None
 model = dict(
     model=dict(
-        _delete_=True, type="FrozenQwen", name_or_path=reader, dtype={dtype!r}, random_init=True
+        _delete_=True, type="FrozenVLM", name_or_path=reader, dtype={dtype!r}, random_init=True
     ),
     mask_head=dict(_delete_=True, type="UNetHead", normalize_input=True, upsample_input=64),
     sam=dict(_delete_=True, **{refiner!r}),
     keyword_selector=None,
 )
 selectors = ("brackets",)
-_pictures = dict(image_processor=dict(_delete_=True, **{pictures!r}))
+_own = dict(data_root=data_root, image_processor=dict(_delete_=True, **{pictures!r}))
 train_dataloader = dict(
     batch_size=1,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(max_expressions=4, **_pictures),
+    dataset=dict(max_expressions=4, **_own),
 )
-val_dataloader = dict(batch_size=1, num_workers=0, dataset=_pictures)
-test_dataloader = dict(batch_size=1, num_workers=0, dataset=_pictures)
+val_dataloader = dict(batch_size=1, num_workers=0, dataset=_own)
+test_dataloader = dict(batch_size=1, num_workers=0, dataset=_own)
 param_scheduler = []
 train_cfg = dict(max_iters={steps}, val_interval={steps} + 1)
 default_hooks = dict(
-    logger=dict(interval=1), checkpoint=dict(interval={steps}, save_best=None), examples=None
+    logger=dict(interval=1), checkpoint=dict(interval={steps}, save_best=None)
 )
 """
 
@@ -97,7 +101,7 @@ class RehearsalSettings:
         ValueError: a value is impossible, or the device is not there.
     """
 
-    reader: str = "Qwen2.5-VL-3B"
+    reader: str = REHEARSED
     refiner: str = "sam-vit-l"
     layers: int | None = None
     processor: str | None = None

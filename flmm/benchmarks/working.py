@@ -79,8 +79,7 @@ def ask(settings: BenchmarkSettings) -> list[Row]:
 def many(settings: BenchmarkSettings, size: tuple[int, int] = (3000, 4000)) -> list[Row]:
     """Many phrases on a large picture ``(H, W)``, which is read anew for each number of them.
 
-    Memory must not grow with the phrases: bool masks alone would take a byte for each pixel and
-    phrase, 24 GB for two thousand in 12 megapixels.
+    Memory must not grow with them: bool masks of two thousand would take 24 GB.
     """
     device = settings.torch_device
     inferencer = GroundingInferencer(TINY_CONFIG, device=device)

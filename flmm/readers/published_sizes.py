@@ -22,6 +22,7 @@ from flmm.readers.loading import TINY_FOLDER, load_processor
 PUBLISHED_SIZES: dict[str, dict[str, Any]] = json.loads(
     (TINY_FOLDER.parent / "published_sizes.json").read_text(encoding="utf-8")
 )
+REHEARSED = "Qwen2.5-VL-3B"
 LARGEST_PIXELS = 16384 * 32 * 32
 _TOKENS = {
     "image_token_id": "<|image_pad|>",
@@ -115,4 +116,4 @@ def _find_token_ids(model_type: str, processor: Any) -> dict[str, int]:
     return dict(zip(_TOKENS, ids))
 
 
-__all__ = ["PUBLISHED_SIZES", "find_image_processor", "write_published_model"]
+__all__ = ["PUBLISHED_SIZES", "REHEARSED", "find_image_processor", "write_published_model"]

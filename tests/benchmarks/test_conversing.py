@@ -6,12 +6,12 @@ import torch
 from flmm.benchmarks import conversing
 from flmm.benchmarks.conversing import count_held_bytes, measure_growth, measure_third_turn
 from flmm.benchmarks.inputs import build_reader, make_image
-from flmm.readers import FrozenQwen
+from flmm.readers import FrozenVLM
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return FrozenQwen("tiny", dtype="float32")
+    return FrozenVLM("tiny", dtype="float32")
 
 
 @pytest.fixture

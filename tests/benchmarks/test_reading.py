@@ -2,6 +2,7 @@
 
 import copy
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_every_way_gives_the_same_maps(all_ways):
     assert by_way["ours"]["expressions_per_s"] == pytest.approx(3 * by_way["ours"]["images_per_s"])
     heads = {way: row["head_s"] > 0 for way, row in by_way.items()}
     assert heads == {way: way.startswith("flmm") for way in WAYS}
+
+
+def test_a_reader_of_another_family_gives_the_same_maps(size):
+    """Its processor makes as many tokens of every picture."""
+    rows, maps = run(
+        [replace(make_case(way), model="square") for way in ("flmm joined", "ours joined")]
+    )
+    compare_rows(rows, maps)
+    assert rows[0]["difference"] < 1e-5 and rows[0]["image_tokens"] == 16
 
 
 def test_flmms_way_keeps_squares_of_the_sequence_and_ours_does_not(size):

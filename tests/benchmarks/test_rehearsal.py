@@ -20,8 +20,10 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(rehearsal, "run_apart", lambda call, *given: call(*given))
 
 
-def test_every_stage_runs_and_is_measured(size, in_this_process, tmp_path, capsys):
-    settings = RehearsalSettings(size, "tiny", layers=1, steps=1, out=str(tmp_path))
+@pytest.mark.usefixtures("size", "in_this_process")
+@pytest.mark.parametrize("reader", ["small"])
+def test_every_stage_runs_and_is_measured(reader, tmp_path, capsys):
+    settings = RehearsalSettings(reader, "tiny", layers=2, steps=1, out=str(tmp_path))
     rows = rehearse(settings, TOOLS)
     assert [row["stage"] for row in rows] == ["check", "train", "evaluate", "export", "demo"]
     assert all(row["seconds"] > 0 and row["peak_gb"] > 0.1 for row in rows)

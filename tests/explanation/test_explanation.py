@@ -4,16 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flmm.apps.explanation import ExplainedToken, explain, reading
+from flmm.apps.explanation.reading import merge_grids
 from flmm.apps.explanation.tokens import join_text
 from flmm.conversation import Chat, TurnToken
 from flmm.grounder import Grounder
-from flmm.readers import FrozenQwen
-from flmm.records import Continuation
+from flmm.readers import FrozenVLM
+from flmm.records import Continuation, Grid, ImageInput
 from tests.explanation.conftest import QUESTION, describe
-from tests.small_models import FAMILY_FOLDERS, build_small_model, load_processor
+from tests.small_models import build_small_model, load_processor
 
 ANSWER = "A red cup, 左边的杯子 and a tall man in white."
 
@@ -28,19 +30,18 @@ def check_against_attend(vlm, chat, image, answer):
     prefix = vlm.prefill(image, prompt=QUESTION)
     assert len(own) == len(vlm.plain_text.encode_plain(answer)[0])
     for index, span in zip(kept, spans):
-        expected = vlm.attend(prefix, [Continuation(answer, (span,))])
-        if len(expected.text_features[0][0]) > 1:  # attend takes all tokens of a character
+        seen = vlm.attend(prefix, [Continuation(answer, (span,))])
+        if len(seen.text_features[0][0]) > 1:  # attend takes all tokens of a character
             continue
-        np.testing.assert_allclose(
-            explanation.head_maps(index)[0], expected.maps[0].numpy(), rtol=0, atol=1e-5
-        )
-        np.testing.assert_allclose(
-            explanation.token_maps(index)[0], expected.maps[0].mean(0).numpy(), rtol=0, atol=1e-5
-        )
+        expected = merge_grids(seen.grid_maps, chat.images[0])[0].numpy()
+        np.testing.assert_allclose(explanation.head_maps(index)[0], expected, rtol=0, atol=1e-5)
+        merged = explanation.token_maps(index)[0]
+        np.testing.assert_allclose(merged, expected.mean(0), rtol=0, atol=1e-5)
     # A range: all of the answer.
-    expected = vlm.attend(prefix, [Continuation(answer)]).maps[0]
+    seen = vlm.attend(prefix, [Continuation(answer)])
+    expected = merge_grids(seen.grid_maps, chat.images[0])[0].numpy()
     whole = own[0], own[-1] + 1
-    np.testing.assert_allclose(explanation.head_maps(whole)[0], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(explanation.head_maps(whole)[0], expected, atol=1e-5)
     np.testing.assert_allclose(explanation.token_maps(whole)[0], expected.mean(0), atol=1e-5)
 
 
@@ -49,10 +50,25 @@ def test_maps_of_an_answer_are_those_of_attend(inferencer, tell):
     check_against_attend(inferencer.model.vlm, tell(described), described.image, described.text)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILY_FOLDERS))
+def test_the_grids_of_a_picture_are_added_by_area():
+    """Tiles of 2 x 3 cells, and a thumbnail whose two cells reach over the picture's edge."""
+    picture = np.zeros((40, 60, 3), np.uint8)
+    fine = Grid(torch.zeros(2, 3, dtype=torch.int64), (0.0, 0.0, 60.0, 40.0))
+    coarse = Grid(torch.zeros(1, 2, dtype=torch.int64), (0.0, -40.0, 60.0, 40.0))
+    image = ImageInput(torch.zeros(1), {}, torch.zeros(1), [fine, coarse], picture)
+    maps = [torch.zeros(1, 2, 3), torch.tensor([[[6.0, 12.0]]])]
+    maps[0][0, 1, 2] = 1.0
+    # Half of the thumbnail lies over the picture; its border cuts the middle column in two.
+    expected = [[1.0, 1.5, 2.0], [1.0, 1.5, 3.0]]
+    np.testing.assert_allclose(merge_grids(maps, image)[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", "qwen3_vl", "llava_padded", "llava_next", "internvl"]
+)
 def test_maps_of_every_family_are_those_of_attend(data_dir, family):
     processor = load_processor(data_dir, family)
-    vlm = FrozenQwen.from_model(build_small_model(data_dir, family), processor)
+    vlm = FrozenVLM.from_model(build_small_model(data_dir, family), processor)
     grounder = Grounder(vlm, {"type": "UNetHead", "base_channels": 4})
     image = np.random.default_rng(0).integers(0, 255, (100, 140, 3), dtype=np.uint8)
     chat = Chat(grounder, vlm.prefill(image))

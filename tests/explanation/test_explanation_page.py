@@ -22,6 +22,9 @@ READ_CELLS = """(canvas, [rows, columns]) => {
   });
 }"""
 
+SIZES = {"laptop": (1280, 800), "phone": (390, 844)}
+on_both = pytest.mark.parametrize("page", list(SIZES.values()), ids=list(SIZES), indirect=True)
+
 
 @pytest.fixture(scope="module")
 def page_file(explanation, tmp_path_factory):
@@ -40,10 +43,10 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["laptop", "phone"])
+@pytest.fixture
 def page(browser, page_file, request):
     """The opened page; at its end it must have complained of nothing and asked for nothing."""
-    width, height = request.param
+    width, height = getattr(request, "param", SIZES["laptop"])
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(120_000)
     complaints, requests = [], []
@@ -76,6 +79,7 @@ def drag_box(page, image, box, size):
     return [(corner - area["xy"[at % 2]]) / scale for at, corner in enumerate(corners)]
 
 
+@on_both
 def test_a_click_on_a_token_shows_its_maps(page, explanation):
     assert not read_cells(page, explanation, 0).any()
     index = explanation.find("red circle")[0][0]
@@ -119,6 +123,7 @@ def test_shift_and_arrows_choose_more_tokens(page, explanation):
     assert page.locator(".token.chosen").all_inner_texts() == ["circle"]
 
 
+@on_both
 def test_a_drawn_box_lists_the_tokens_that_look_there(page, explanation):
     size = explanation.images[1].shape[:2]
     box = drag_box(page, 1, [0.2 * size[1], 0.3 * size[0], 0.7 * size[1], 0.8 * size[0]], size)
@@ -150,6 +155,7 @@ def test_keys_draw_a_box(page, explanation):
     assert page.locator("#panel .rank").count() == 0
 
 
+@on_both
 def test_no_rule_of_accessibility_is_broken(page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="of the extra 'dev'")
     page.locator(".answer .token").first.click()
@@ -167,6 +173,7 @@ def test_a_phone_on_its_side_shows_picture_and_words(page):
     assert talk["y"] < 60
 
 
+@on_both
 def test_a_click_on_a_picture_chooses_the_cell(page, explanation):
     area = page.locator(".frame").first.bounding_box()
     rows, columns = explanation.maps[0].shape[1:]
@@ -187,6 +194,7 @@ def test_a_phrase_is_a_region(page, explanation):
     assert page.locator(".mask").nth(1).evaluate("mask => mask.naturalWidth") > 1
 
 
+@on_both
 def test_text_is_text_and_nothing_sticks_out(page, explanation):
     assert page.evaluate("window.hacked") is None
     assert page.locator("script").count() == 2 and page.locator("#talk img, #talk b").count() == 0

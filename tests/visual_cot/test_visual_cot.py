@@ -5,13 +5,14 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from flmm import FrozenQwen, GroundingInferencer
+from flmm import GroundingInferencer
 from flmm.apps.visual_cot import VERSIONS, VisualCot, VisualCotSettings
 from flmm.apps.visual_cot.chain import find_name
 from flmm.apps.visual_cot.questions import read_question_files
 from flmm.apps.visual_cot.settings import build_settings
 from flmm.grounder import Grounder
 from flmm.masks import UNetHead
+from flmm.readers import FrozenVLM
 from tests.small_models import build_small_model, load_processor
 from tests.visual_cot.shape_questions import write_questions
 
@@ -106,13 +107,13 @@ def test_every_picture_is_read_once(inferencer, folder, questions):
     assert len(seen) == 3  # the picture once for all versions, a part of it in v1 and in v2
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl", "llava_next", "internvl"])
 def family(request, data_dir):
     """A random reader with a random mask head, its processor, and a picture."""
     processor = load_processor(data_dir, request.param)
-    reader = FrozenQwen.from_model(build_small_model(data_dir, request.param), processor)
+    reader = FrozenVLM.from_model(build_small_model(data_dir, request.param), processor)
     torch.manual_seed(0)
-    grounder = Grounder(reader, UNetHead(in_channels=reader.num_maps, base_channels=8))
+    grounder = Grounder(reader, UNetHead(in_channels=reader.num_channels, base_channels=8))
     picture = np.random.default_rng(0).integers(0, 255, (150, 110, 3), dtype=np.uint8)
     return grounder.eval(), processor, picture
 

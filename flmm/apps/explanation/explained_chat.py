@@ -114,9 +114,8 @@ class ExplainedChat:
 
         The tokens of a range are merged the reader's way (``token_merge``).
         """
-        places = self._find_places(choice)
         with self._chat.lock:
-            seen = self._chat.look([places])
+            seen = self._chat.look([self._find_places(choice)])
         return [
             merge_grids([maps[0] for maps in item.grid_maps], image).cpu().numpy()
             for item, image in zip(seen, self._chat.images)

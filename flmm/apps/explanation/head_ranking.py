@@ -120,10 +120,10 @@ def load_head_ranking(path: str | Path) -> HeadRanking:
 def rank_heads(
     vlm: FrozenVLM, samples: Iterable[dict[str, Any]], measure: str = "inside_share"
 ) -> HeadRanking:
-    """Rank a reader's heads on a labelled set.
+    """Rank a reader's heads on a labelled set; no trained head is needed.
 
     Args:
-        vlm: the reader; no trained head is needed.
+        vlm: the reader.
         samples: items of a data set: ``dict(inputs=ImageInput | None, data_samples=
             GroundingSample)`` with ``gt_masks``; read one after the other.
         measure: ``"inside_share"`` or ``"hit_rate"``.

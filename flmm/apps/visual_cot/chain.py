@@ -92,11 +92,7 @@ class VisualCot:
 
     @torch.inference_mode()
     def __call__(self, image: Any, question: str) -> VisualCotAnswer:
-        """Answer one question.
-
-        Args:
-            image: as ``GroundingInferencer.chat`` takes it.
-            question: plain text.
+        """Answer a plain question about a picture as ``GroundingInferencer.chat`` takes it.
 
         Raises:
             TypeError, FileNotFoundError, ValueError: the picture cannot be read, the question is
@@ -109,17 +105,14 @@ class VisualCot:
         return self._answer(chat, question, pointing)
 
     def _point(self, chat: Chat, question: str) -> _Pointing:
-        """The mask of the object's name as the reader wrote it, or of the question's own words.
-
-        The turn is taken back.
-        """
+        """The mask of the object's name as the reader wrote it, or of the question's own words."""
         settings, is_named = self.settings, self.version == "v1"
         if is_named:
-            prompt, count = (
+            turn = chat.ask(
                 settings.naming_prompt.replace(PLACE, question),
-                settings.max_thought_tokens,
+                max_new_tokens=settings.max_thought_tokens,
+                begin=settings.naming_begin,
             )
-            turn = chat.ask(prompt, max_new_tokens=count, begin=settings.naming_begin)
             text, span = turn.text, find_name(turn.text, len(settings.naming_begin))
         else:
             turn = chat.ask(question, max_new_tokens=0)
@@ -173,9 +166,7 @@ def find_name(text: str, start: int) -> Span | None:
     """Characters of the first sentence behind ``start``, without marks around it.
 
     F-LMM stops writing at the first full stop; here what follows it is left out afterwards.
-
-    Returns:
-        half-open range; ``None``: the sentence holds no letter or digit.
+    ``None``: the sentence holds no letter or digit.
     """
     start += len(text[start:]) - len(text[start:].lstrip(_AROUND_NAME))
     end = _SENTENCE_END.search(text, start)

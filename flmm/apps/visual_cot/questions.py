@@ -20,9 +20,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 # What the benchmark appends to a question for models that write boxes as text.
 _BOX_REQUEST = re.compile(r"\s*Please (?:think step by step and )?provide the bounding box.*", re.S)
@@ -68,10 +71,7 @@ class QuestionFile:
 
 
 def read_question_files(path: str | Path) -> list[QuestionFile]:
-    """The question files at a path, by name.
-
-    Args:
-        path: a ``.json`` or ``.jsonl`` file, or a folder with such files.
+    """The question files at a path, by name: one ``.json`` or ``.jsonl`` file, or a folder of them.
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
@@ -127,20 +127,22 @@ def _parse_question(record: Any, path: Path, place: int) -> VisualCotQuestion:
     if not isinstance(question_id, (int, str)):
         raise BadQuestionError(f"{source} has no question_id (a number or a text)")
     source += f" (question_id {question_id})"
-    parsed = {}
-    for name, parse in (("image", _parse_image), ("conversations", _parse_conversations)):
-        if name not in record:
-            raise BadQuestionError(f"{source} has no field {name!r}")
-        try:
-            parsed[name] = parse(record[name])
-        except ValueError as error:
-            raise BadQuestionError(f"{source}, field {name!r}: {error}") from error
-    (image, box), (question, answer) = parsed.values()
+    image, box = _take(record, "image", _parse_image, source)
+    question, answer = _take(record, "conversations", _parse_conversations, source)
     dataset = str(record.get("dataset") or path.stem)
     return VisualCotQuestion(source, dataset, question_id, image, question, answer, box)
 
 
-def _parse_image(value: Any) -> tuple[str, Any]:
+def _take(record: dict[str, Any], name: str, parse: Callable[[Any], Value], source: str) -> Value:
+    if name not in record:
+        raise BadQuestionError(f"{source} has no field {name!r}")
+    try:
+        return parse(record[name])
+    except ValueError as error:
+        raise BadQuestionError(f"{source}, field {name!r}: {error}") from error
+
+
+def _parse_image(value: Any) -> tuple[str, tuple[float, ...] | None]:
     """The picture's path, and the box of the last entry that has one."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, list) or not entries:
@@ -169,8 +171,9 @@ def _parse_conversations(value: Any) -> tuple[str, str]:
     """The question and the true answer: the first and the last thing said."""
     if not isinstance(value, list) or len(value) < 2:
         raise ValueError("it is no list of a question and an answer")
-    values = [turn.get("value") if isinstance(turn, dict) else None for turn in value]
-    if not all(isinstance(text, str) for text in values):
+    told = [turn.get("value") if isinstance(turn, dict) else None for turn in value]
+    values = [text for text in told if isinstance(text, str)]
+    if len(values) < len(told):
         raise ValueError("a turn has no text under 'value'")
     if value[-1].get("from") not in (None, "gpt"):
         raise ValueError(f"the last turn is from {value[-1]['from']!r}, the answer is missing")

@@ -72,10 +72,6 @@ class VisualCotOptions:
 def run_visual_cot(config: Config, options: VisualCotOptions) -> dict[str, Any]:
     """Answer the questions, write the results, print the table.
 
-    Args:
-        config: of a grounder; its ``visual_cot`` overrides the prompts and limits.
-        options: see there.
-
     Returns:
         the report: ``title``, ``rows`` in percent, ``bad`` (a sentence per record that could not
         be asked), ``run``.
@@ -175,11 +171,7 @@ def _run_file(
 
 
 def _ask(visual_cot: VisualCot, question: VisualCotQuestion, images: Path) -> Record:
-    """The record of one question.
-
-    Raises:
-        BadQuestionError: its picture cannot be read, or does not fit into the model's context.
-    """
+    """The record of one question; an error where its picture cannot be read, or is too large."""
     try:
         encode = visual_cot.inferencer.model.vlm.image_processor.encode
         picture = encode(load_image(images / question.image, orientation="stored"))
