@@ -73,10 +73,10 @@ train_dataloader = dict(
     persistent_workers=False,
     dataset=dict(max_expressions=4, **_own),
 )
-val_dataloader = dict(batch_size=1, num_workers=0, dataset=_own)
+val_dataloader = val_cfg = val_evaluator = None  # evaluating is a stage of its own
 test_dataloader = dict(batch_size=1, num_workers=0, dataset=_own)
 param_scheduler = []
-train_cfg = dict(max_iters={steps}, val_interval={steps} + 1)
+train_cfg = dict(max_iters={steps})
 default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(interval={steps}, save_best=None)
 )
@@ -137,7 +137,8 @@ def rehearse(settings: RehearsalSettings, tools: Path) -> list[Row]:
         print(f"\n== {stage}: python tools/{tool} {' '.join(arguments)}", flush=True)
         seconds, peak = run_apart(run_tool_file, str(tools / tool), arguments, settings.device)
         rows.append({"stage": stage, "seconds": seconds, "peak_gb": peak and peak / 1e9})
-    write_rows("rehearsal", rows, out, f"{settings}; {describe_machine(device)}")
+    what = f"{settings.reader}, {settings.layers or 'all'} layers, {settings.dtype}"
+    write_rows("rehearsal", rows, out, f"{what} + {settings.refiner}; {describe_machine(device)}")
     return rows
 
 
