@@ -84,7 +84,7 @@ def test_a_conversation_is_explained(run, heads, tmp_path):
             ("docs/images/scene.png", "--ask", ASK, "--heads", "none.json"),
             "head ranking none.json does not exist",
         ),
-        ("rank_heads", ("--data", "none"), "none/instances.json does not exist"),
+        ("rank_heads", ("--data", "none"), "none/refs(unc).p does not exist"),
     ],
 )
 def test_mistakes_end_with_one_line(run, name, arguments, message, tmp_path):
