@@ -30,9 +30,11 @@ class ResultPicture:
     @classmethod
     def keep(cls, given: Any, pixels: np.ndarray) -> ResultPicture:
         """Remember what a person called ``given`` by its ``pixels``, uint8 RGB ``[H, W, 3]``."""
-        if isinstance(given, Path) or (isinstance(given, str) and _is_file(given)):
-            return cls(Path(given).absolute(), hash_picture(pixels))
-        return cls(pixels)
+        try:
+            is_file = isinstance(given, (str, Path)) and Path(given).is_file()
+        except (OSError, ValueError):  # a data: address is no file name
+            is_file = False
+        return cls(Path(given).absolute(), hash_picture(pixels)) if is_file else cls(pixels)
 
     @property
     def name(self) -> str:
@@ -55,13 +57,6 @@ class ResultPicture:
                 "not belong to it"
             )
         return pixels
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # a data: address is no file name
-        return False
 
 
 __all__ = ["ResultPicture"]

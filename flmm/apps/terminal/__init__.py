@@ -1,8 +1,4 @@
-"""What ``tools/chat.py`` does: a conversation in a terminal or through a pipe.
-
-In: an inferencer and lines that a person types. Out: answers as they are written, tables, pictures
-of the masks, JSON. The conversation itself is ``flmm.conversation``'s.
-"""
+"""What ``tools/chat.py`` does: a conversation in a terminal or through a pipe."""
 
 from flmm.apps.terminal.session import COMMANDS, ChatSettings, TerminalChat
 from flmm.apps.terminal.terminal import Terminal, open_terminal

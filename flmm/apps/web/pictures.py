@@ -7,7 +7,7 @@ size, and only to refuse.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -46,31 +46,27 @@ def read_upload(data: bytes, name: str, limits: Limits) -> Picture:
     if len(data) > limits.max_upload_bytes:
         raise ValueError(describe_large_file(name, len(data), limits))
     megapixels = f"{limits.max_pixels / 1e6:g} megapixels: shrink it first"
-    try:
-        with open_image(data, FORMATS) as opened:
-            width, height = opened.size
-            shown = f"{quoted} is {width} × {height} pixels"
-            if width * height > limits.max_pixels:  # before memory is taken for its pixels
-                raise _Refusal(f"{shown}, and this page takes up to {megapixels}")
-            if max(opened.size) > _MAX_ASPECT_RATIO * min(opened.size):
-                raise _Refusal(
-                    f"{shown}, more than {_MAX_ASPECT_RATIO} times as long as it is wide: crop it "
-                    "first"
-                )
-            notes = ["It holds several frames: the first is used."] if _has_frames(opened) else []
-            try:
-                image = load_image(opened)
-            except ValueError as error:
-                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-                raise _Refusal(
-                    f"{quoted} is damaged or incomplete ({why}): choose another file"
-                ) from error
-    except _Refusal:
-        raise
-    except TooManyPixelsError as error:
-        raise ValueError(f"{quoted} holds more than {megapixels}") from error
-    except ValueError as error:
-        raise ValueError(f"{quoted} is no picture that can be read here: {_WANTED}") from error
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_image(data, FORMATS))
+        except TooManyPixelsError as error:
+            raise ValueError(f"{quoted} holds more than {megapixels}") from error
+        except ValueError as error:
+            raise ValueError(f"{quoted} is no picture that can be read here: {_WANTED}") from error
+        shown = f"{quoted} is {opened.width} × {opened.height} pixels"
+        if opened.width * opened.height > limits.max_pixels:  # before memory is taken for them
+            raise ValueError(f"{shown}, and this page takes up to {megapixels}")
+        if max(opened.size) > _MAX_ASPECT_RATIO * min(opened.size):
+            times = f"more than {_MAX_ASPECT_RATIO} times as long as it is wide"
+            raise ValueError(f"{shown}, {times}: crop it first")
+        notes = ["It holds several frames: the first is used."] if _has_frames(opened) else []
+        try:
+            image = load_image(opened)
+        except ValueError as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            raise ValueError(
+                f"{quoted} is damaged or incomplete ({why}): choose another file"
+            ) from error
     if max(image.size) > limits.max_side_px:
         image.thumbnail((limits.max_side_px, limits.max_side_px))
         notes.append(f"It was shrunk to {image.width} × {image.height} pixels.")
@@ -101,10 +97,6 @@ def describe_large_file(name: str, size_bytes: int, limits: Limits) -> str:
         f"“{clean_name(name)}” has {size_bytes / 2**20:.1f} MiB and this page takes up to "
         f"{limits.max_upload_bytes / 2**20:g} MiB: choose a smaller file"
     )
-
-
-class _Refusal(ValueError):
-    """A file that is a picture, but not one that is taken."""
 
 
 def _has_frames(image: Image.Image) -> bool:

@@ -13,7 +13,6 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -61,7 +60,7 @@ def build_app(
     own = {"read": desk.read, "ask": desk.ask}
     return Starlette(
         routes=[
-            *(Route(path, _serve(response)) for path, response in static.items()),
+            *(Route(path, response, methods=["GET"]) for path, response in static.items()),
             *(Route(f"/{name}", own.get(name, desk.act), methods=["POST"]) for name in FIELDS),
         ],
         middleware=[Middleware(Gate, host=host, names=names)],
@@ -238,13 +237,6 @@ def _merge(updates: Iterator[Update]) -> Update:
     for update in updates:
         merged |= update
     return merged
-
-
-def _serve(response: Response) -> Any:
-    async def serve_static(_: Request) -> Response:
-        return response
-
-    return serve_static
 
 
 async def _tell_fault(_: Request, error: Exception) -> Response:
