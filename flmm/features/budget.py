@@ -42,13 +42,14 @@ class DiskBudget:
     def allows(self, size: int) -> bool:
         """Whether a file of ``size`` bytes may be written, which is then counted."""
         if size > self._share:
-            room = self.max_bytes - self.measure_used()
+            room = self.max_bytes - measure_files(self.folder)
             self._share = max(size, room // (2 * get_world_size()))
             if size > room:
                 self.spend(f"it has reached max_gb={self.max_bytes / GIGABYTE:g}")
-        if self.measure_free() < size + RESERVE_BYTES:
+        free = measure_free(self.folder)
+        if free < size + RESERVE_BYTES:
             self.spend(
-                f"the disk has {format_gb(self.measure_free())} free, of which "
+                f"the disk has {format_gb(free)} free, of which "
                 f"{format_gb(RESERVE_BYTES)} are left to checkpoints"
             )
         self._share -= size
@@ -70,14 +71,6 @@ class DiskBudget:
         """Somebody may have made room."""
         self.is_spent = False
         self._share = 0
-
-    def measure_used(self) -> int:
-        """Bytes of all files of the cache."""
-        return measure_files(self.folder)
-
-    def measure_free(self) -> int:
-        """Free bytes of the disk."""
-        return measure_free(self.folder)
 
 
 def measure_files(folder: Path) -> int:

@@ -111,7 +111,8 @@ class FeatureCache:
             continuations: of each.
             read: asked once, about the pictures of which something is unknown, and for that alone.
         """
-        keys, known = [], {}
+        keys: list[list[str]] = []
+        known: dict[str, Any] = {}
         for image, texts in zip(images, continuations):
             picture = hash_image_input(image)
             keys.append([hash_continuation(picture, text) for text in texts])

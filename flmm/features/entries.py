@@ -40,7 +40,7 @@ class EntryFolder:
     def __init__(self, folder: Path, budget: DiskBudget) -> None:
         self.folder = folder
         self.budget = budget
-        self._told: set[str] = set()
+        self._told: set[Path] = set()
         remove_leftovers(folder, f"*/*{SUFFIX}.*", _LEFTOVER_SECONDS)
 
     def __len__(self) -> int:
@@ -56,15 +56,20 @@ class EntryFolder:
         path = self._place(key)
         try:
             entry = load(path.read_bytes())
-            checksum = int(entry.pop(_CHECKSUM))
+            if int(entry.pop(_CHECKSUM)) != compute_checksum(key, entry):
+                raise ValueError("its checksum is wrong")
         except FileNotFoundError:
             return None
-        except OSError as error:
-            return self._tell_damage(path, f"it cannot be read ({error})")
-        except (SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
-            return self._tell_damage(path, f"it is cut off or damaged ({error})")
-        if checksum != compute_checksum(key, entry):
-            return self._tell_damage(path, "its checksum is wrong")
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            self._tell_damage(path, error)
+            return None
         return entry
 
     def put(self, key: str, entry: Entry) -> None:
@@ -82,16 +87,17 @@ class EntryFolder:
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{SUFFIX}"
 
-    def _tell_damage(self, path: Path, reason: str) -> None:
-        if path.name not in self._told:
-            self._told.add(path.name)
-            # Level ERROR: a rank other than 0 shows nothing below, and it may be alone to see it.
-            print_log(
-                f"feature cache file {path} is passed over: {reason}. What it held is computed "
-                "anew",
-                logger="current",
-                level=logging.ERROR,
-            )
+    def _tell_damage(self, path: Path, error: Exception) -> None:
+        if path in self._told:
+            return
+        self._told.add(path)
+        # Level ERROR: a rank other than 0 shows nothing below, and it may be alone to see it.
+        print_log(
+            f"feature cache file {path} is passed over, it is cut off or damaged ({error}). What "
+            "it held is computed anew",
+            logger="current",
+            level=logging.ERROR,
+        )
 
 
 def compute_checksum(key: str, entry: Entry) -> int:

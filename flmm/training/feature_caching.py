@@ -18,7 +18,8 @@ from torch import nn
 
 from flmm.data.sampler import list_datasets
 from flmm.features import FeatureCache
-from flmm.features.budget import format_gb
+from flmm.features.budget import format_gb, measure_files
+from flmm.files import measure_free
 from flmm.registry import HOOKS
 
 SETTINGS = ("dir", "dtype", "max_gb", "image_embedding")
@@ -102,7 +103,7 @@ def tell_room(cache: FeatureCache) -> None:
     """Log what is there, and what room there is."""
     there = sum(folder.bytes_on_disk for folder in cache.folders)
     entries = sum(len(folder) for folder in cache.folders)
-    used, free = cache.budget.measure_used(), cache.budget.measure_free()
+    used, free = measure_files(cache.folder), measure_free(cache.folder)
     print_log(
         f"feature cache {cache.folder}: {format_gb(there)} of these settings are there already "
         f"({entries:,} entries), {format_gb(max(0, used - there))} of others. The disk has "

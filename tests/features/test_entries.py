@@ -3,12 +3,7 @@
 import os
 import random
 import re
-import resource
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +12,9 @@ from safetensors.torch import load_file
 from flmm.features import budget as budget_module
 from flmm.features.budget import DiskBudget
 from flmm.features.entries import EntryFolder
+from flmm.files import measure_free
 from tests.forks import Fork
 
-ROOT = Path(__file__).parents[2]
 # Writes entries "<number>-<name>" of 4000 bytes each, and tells what it has put.
 WRITER = """
 import sys
@@ -172,7 +167,7 @@ def test_nothing_is_written_past_the_limit(tmp_path, messages):
 
 def test_the_disk_is_not_filled_up(tmp_path, messages, monkeypatch):
     """Checkpoints need the room."""
-    free = DiskBudget(tmp_path, 1).measure_free()
+    free = measure_free(tmp_path)
     monkeypatch.setattr(budget_module, "RESERVE_BYTES", 2 * free)
     folder = open_folder(tmp_path)
     folder.put("a", make_entry(1))
@@ -182,17 +177,14 @@ def test_the_disk_is_not_filled_up(tmp_path, messages, monkeypatch):
 
 @pytest.mark.process
 def test_a_system_that_refuses_to_write_is_no_error(tmp_path, messages):
-    """The system refuses files of more than 2 kB, as it would on a full disk."""
-    code = WRITER.replace("print(number", "print(folder.budget.is_spent")
-    command = [sys.executable, "-c", code, str(tmp_path), "a", "9"]
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, preexec_fn=limit, check=False
-    )
+    """The system refuses files of more than 3 kB, as it would on a full disk."""
+    limits = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+"""
+    code = limits + WRITER.replace("print(number", "print(folder.budget.is_spent")
+    done = Fork(code, tmp_path, "a", 9).finish(120)
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if line in ("True", "False")]
     assert told == ["True"] * 9

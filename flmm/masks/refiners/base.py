@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -30,10 +29,8 @@ from flmm.geometry import (
     scale_boxes,
 )
 from flmm.images import load_image
+from flmm.masks.refiners.partly_frozen import PartlyFrozen
 from flmm.weights import check_finite
-
-# Ends of the names of position frequencies, in segment-anything and in transformers.
-_PHASES = ("positional_encoding_gaussian_matrix", "positional_embedding")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +48,12 @@ class ImageEncoding:
     input_size: Size
 
 
-class Refiner(nn.Module, ABC):
+class Refiner(PartlyFrozen, ABC):
     """Refined mask logits from coarse ones.
 
     All phrases of a picture go through prompt encoder and mask decoder together, in groups of
-    equal prompt length: the results are those of one phrase at a time. What is frozen is in eval
-    mode whatever ``train()`` is called on, has no gradient, and is left out of ``state_dict()``;
-    loading a state dict without it is no error.
+    equal prompt length: the results are those of one phrase at a time. All that an encoding
+    depends on is frozen, see :class:`PartlyFrozen`.
 
     Args:
         sam: the model; it stands in ``state_dict()`` under this name.
@@ -69,7 +65,6 @@ class Refiner(nn.Module, ABC):
             coarse mask.
 
     Attributes:
-        frozen: beginnings of the names, within ``sam``, of all that an encoding depends on.
         fills_frame: a picture is stretched over the frame; else its longest side fills it, and it
             is padded at the right and the bottom.
         embed_dim: width C of a prompt token.
@@ -80,7 +75,6 @@ class Refiner(nn.Module, ABC):
     under autocast; the logits are float32.
     """
 
-    frozen: ClassVar[tuple[str, ...]]
     fills_frame: ClassVar[bool] = False
 
     def __init__(
@@ -92,26 +86,21 @@ class Refiner(nn.Module, ABC):
         use_text: bool,
         multimask_output: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(sam)
         if not (use_mask or use_box or use_text):
             name = type(self).__name__
             raise ValueError(
                 f"{name} has no prompt: set at least one of use_mask, use_box and use_text"
             )
-        self.sam = sam.eval()
         self.side = side
         self.use_mask, self.use_box, self.use_text = use_mask, use_box, use_text
         self.multimask_output = multimask_output
         self.embed_dim: int = sam.mask_decoder.iou_token.weight.shape[1]
         height, width = sam.prompt_encoder.image_embedding_size
         self.mask_prompt_size: Size = (4 * height, 4 * width)
-        for _, weight in self.list_frozen():
-            weight.requires_grad_(False)
         # DDP would wait for their gradients in vain, and weight decay would shrink them.
         for module in self._list_unreached():
             module.requires_grad_(False)
-        self.register_state_dict_post_hook(_drop_frozen)
-        self.register_load_state_dict_post_hook(_forgive_frozen)
 
     @abstractmethod
     def _build_frame(self, picture: Image.Image) -> Tensor:
@@ -139,16 +128,6 @@ class Refiner(nn.Module, ABC):
     @abstractmethod
     def _list_unreached(self) -> list[nn.Module]:
         """What has no part in the masks with these prompts."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self.sam.mask_decoder.iou_token.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.sam.mask_decoder.iou_token.weight.device
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Any], batch_size: int = 4) -> list[ImageEncoding]:
@@ -262,14 +241,6 @@ class Refiner(nn.Module, ABC):
         boxes = torch.where(boxes.isnan(), whole, boxes)
         return scale_boxes(boxes, original_size, input_size)
 
-    def train(self, mode: bool = True) -> Refiner:
-        """Set the mode of everything but what is frozen, which stays in eval mode."""
-        super().train(mode)
-        for name, module in self.sam.named_modules():
-            if f"{name}.".startswith(self.frozen):
-                module.training = False
-        return self
-
     def _embed(
         self, count: int, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -333,25 +304,6 @@ class Refiner(nn.Module, ABC):
                     f"project them to the embed_dim of {name}"
                 )
 
-    def _list_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers within ``sam``, those that are tied under each of their names."""
-        tensors = (self.sam.named_parameters, self.sam.named_buffers)
-        return chain(*(named(remove_duplicate=False) for named in tensors))
-
-    def list_frozen(self) -> list[tuple[str, Tensor]]:
-        """Names within ``sam`` and values of all that an encoding depends on."""
-        return [item for item in self._list_tensors() if item[0].startswith(self.frozen)]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Refiner:
-        """Move or cast, but keep the position frequencies in float32: they are phases."""
-        tensors = list(self._list_tensors())
-        phases = {name: value.data for name, value in tensors if name.endswith(_PHASES)}
-        super()._apply(fn, *args, **kwargs)
-        for name, moved in self._list_tensors():
-            if name in phases and moved.dtype != phases[name].dtype:
-                moved.data = phases[name].to(moved.device)
-        return self
-
 
 def _binarise(coarse: Tensor, size: Size) -> Tensor:
     """Bool ``[P, *size]``: coarse foreground probability over one half after resizing."""
@@ -365,22 +317,6 @@ def _choose_candidates(logits: Tensor, coarse_masks: Tensor) -> Tensor:
     unions = (candidates | coarse).sum((-2, -1)).clamp(min=1)
     best = (intersections / unions).argmax(1)
     return logits[torch.arange(len(logits), device=logits.device), best]
-
-
-def _drop_frozen(
-    module: Refiner, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
-) -> None:
-    """State-dict hook; torch's ``state_dict`` and mmengine's ``get_state_dict`` both run it."""
-    beginnings = tuple(f"{prefix}sam.{name}" for name in module.frozen)
-    for key in [key for key in state_dict if key.startswith(beginnings)]:
-        del state_dict[key]
-
-
-def _forgive_frozen(module: Refiner, incompatible_keys: Any) -> None:
-    """Load hook: what is frozen is not missing (the hook is told no prefix)."""
-    names = tuple(f"sam.{name}" for name, _ in module.list_frozen())
-    missing = incompatible_keys.missing_keys
-    missing[:] = [key for key in missing if not key.endswith(names)]
 
 
 __all__ = ["ImageEncoding", "Refiner"]
