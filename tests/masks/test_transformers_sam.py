@@ -84,7 +84,7 @@ def build_prompts(refiner, coarse, size, input_size):
 
 
 def ask_transformers(refiner, image, box, mask, multimask):
-    """Logits ``[k, H, W]`` of the untouched model, asked as its documentation says."""
+    """Logits ``[k, H, W]`` of the model, asked as its documentation says."""
     processor = build_processor(type(refiner))
     boxes = None if box is None else [[box]]
     inputs = processor(images=Image.fromarray(image), input_boxes=boxes, return_tensors="pt")
@@ -290,6 +290,20 @@ def test_words_are_refused_where_they_are_not_asked_for(kind):
     with pytest.raises(ValueError, match=f"this {kind.__name__} takes no words: build it with"):
         refiner.refine(encoding, draw_coarse(), draw_words())
     assert refiner.refine(encoding, torch.zeros(0, 3, 4)).shape == (0, 75, 118)
+
+
+@torch.no_grad()
+def test_evaluation_takes_the_token_that_training_trains():
+    """However unstable: transformers' own fallback would take another one in eval mode."""
+    refiner = build(Sam2Refiner)
+    for mlp in refiner.sam.mask_decoder.output_hypernetworks_mlps:
+        mlp.proj_out.weight *= 1e-3
+        mlp.proj_out.bias.zero_()
+    (encoding,) = refiner.encode([draw_image()])
+    arguments = encoding, draw_coarse(), draw_words()
+    trained = refiner.train().refine(*arguments)
+    assert 0 < trained.abs().max() < 0.05, "less than the fallback's threshold"
+    assert torch.equal(refiner.eval().refine(*arguments), trained)
 
 
 def test_the_real_classes_are_used():
