@@ -6,7 +6,6 @@ from flmm.masks.refiners.sam2 import Sam2Refiner
 from flmm.masks.refiners.sam_hq import SamHQRefiner
 from flmm.masks.refiners.segment_anything import SAMRefiner
 from flmm.masks.refiners.tiny_sam import build_tiny_sam
-from flmm.masks.refiners.transformers_sam import TransformersRefiner
 from flmm.masks.unet import UNetHead
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "SAMRefiner",
     "Sam2Refiner",
     "SamHQRefiner",
-    "TransformersRefiner",
     "UNetHead",
     "build_tiny_sam",
     "compute_coarse_logits",
