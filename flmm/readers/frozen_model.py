@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader
+from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader, build_layer_masks
 from flmm.readers.families import Family
 from flmm.readers.guard import find_guard
 from flmm.readers.loading import TOY_NOTICE, is_embedded
@@ -80,12 +80,7 @@ class FrozenModel(nn.Module):
         self._held = _Held(model.eval().requires_grad_(False))
         self.family = family
         self.tokenizer = family.processor.tokenizer
-        strange = {*(getattr(self.text_config, "layer_types", None) or ())} - {"full_attention"}
-        if strange:
-            raise ValueError(
-                f"layers of this {family.config.model_type} have {', '.join(sorted(strange))}, "
-                "which flmm does not read: give a model whose layers all see the whole text"
-            )
+        build_layer_masks(torch.zeros(1, 1, 1, 1), self.text_config)  # or a kind is refused here
         self._picture_inputs = set(inspect.signature(self.model.model.forward).parameters)
         self.train(False)
 
@@ -257,6 +252,9 @@ class FrozenModel(nn.Module):
             the final norm; without one only that last one.
         """
         extra: dict[str, Any] = {}
+        masks: Any = attention_mask
+        if attention_mask is not None:
+            masks = build_layer_masks(attention_mask, self.text_config)
         if row_reader is not None:
             extra = {"row_reader": row_reader, "output_hidden_states": True}
         output = self._held.guard.run(
@@ -264,7 +262,7 @@ class FrozenModel(nn.Module):
             # FlashAttention cannot take such a mask.
             attention=None if attention_mask is None else ROW_ATTENTION,
             input_ids=input_ids,  # no embeddings: some models look tokens up in every layer
-            attention_mask=attention_mask,
+            attention_mask=masks,
             position_ids=_drop_single_axis(positions),
             past_key_values=cache,
             use_cache=True,
