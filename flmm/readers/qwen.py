@@ -5,6 +5,7 @@ Beside pictures it takes what the families' own examples are written in: message
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,48 @@ class FrozenQwen(FrozenVLM):
             *(name_or_path, dtype, attn_implementation, token_merge, prompt, processor, limits),
             *(device_map, random_init, seed),
         )
+
+    def prefill(self, image: Any, prompt: str | None = None) -> Any:
+        """As :meth:`FrozenVLM.prefill`; takes a user message of qwen-vl-utils beside.
+
+        Args:
+            image: as there; an element ``{"type": "image", "image": ..., "max_pixels": ...}``; or
+                messages, one of the user's with such an element and the prompt as its text.
+            prompt: as there; ``None`` with messages.
+
+        Raises:
+            ValueError: the messages hold another number of pictures or turns.
+        """
+        if (
+            isinstance(image, list)
+            and image
+            and isinstance(image[0], Mapping)
+            and "role" in image[0]
+        ):
+            image, prompt = read_messages(image)
+        return super().prefill(image, prompt)
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str | None]:
+    """The picture's element and the text of one user turn; no text: ``None``.
+
+    Args:
+        messages: ``[{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text",
+            "text": ...}]}]``.
+
+    Raises:
+        ValueError: there is another turn, or not one picture before the text.
+    """
+    content = messages[0].get("content") if len(messages) == 1 else None
+    kinds = [item.get("type") for item in content] if isinstance(content, list) else []
+    if messages[0]["role"] != "user" or kinds not in (["image"], ["image", "text"]):
+        raise ValueError(
+            "the messages are not one of the user's with one picture and then one text: hand over "
+            "[{'role': 'user', 'content': [{'type': 'image', ...}, {'type': 'text', ...}]}], and "
+            "go on with converse() where there are more"
+        )
+    element, *texts = content or ()
+    return element, texts[0]["text"] if texts else None
+
+
+__all__ = ["FrozenQwen", "read_messages"]

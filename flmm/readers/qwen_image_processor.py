@@ -10,16 +10,17 @@ Not its duty: text.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from flmm.geometry import Size
-from flmm.images import load_image
+from flmm.images import load_any_image, load_image
 from flmm.readers.loading import load_processor
 from flmm.records import Grid, ImageInput
 from flmm.registry import IMAGE_PROCESSORS
@@ -127,17 +128,25 @@ class QwenImageProcessorWrapper:
         }
 
     def encode(self, image: Any) -> ImageInput:
-        """One picture, ready for the reader; an ``ImageInput`` passes unchanged."""
+        """One picture, ready for the reader; an ``ImageInput`` passes unchanged.
+
+        Args:
+            image: anything ``load_image`` reads, or an element of a message of qwen-vl-utils:
+                ``{"type": "image", "image": ..., "min_pixels": ...}``, whose address may be one of
+                ``load_any_image``, and which is resized as the element says.
+        """
         if isinstance(image, ImageInput):
             return image
-        picture = load_image(image)
+        is_element = isinstance(image, Mapping)
+        picture = load_any_image(_find_address(image)) if is_element else load_image(image)
         long_side, short_side = max(picture.size), min(picture.size)
         if long_side > MAX_ASPECT_RATIO * short_side:
             raise ValueError(
                 f"the image is {picture.height} x {picture.width} pixels (h x w), an aspect ratio "
                 f"of {long_side / short_side:.0f}; Qwen-VL reads up to {MAX_ASPECT_RATIO}: crop it"
             )
-        features = self.image_processor(images=[picture], return_tensors="pt")
+        shown = self._resize(picture, image) if is_element else picture
+        features = self.image_processor(images=[shown], return_tensors="pt")
         frames, grid_height, grid_width = (int(side) for side in features["image_grid_thw"][0])
         grid_thw = (frames, grid_height, grid_width)
         pixel_values = self._unpatchify(features["pixel_values"], grid_thw)
@@ -151,6 +160,14 @@ class QwenImageProcessorWrapper:
             grids=[Grid(cells.view(rows, columns), box)],
             image=np.array(picture),
         )
+
+    def _resize(self, picture: Image.Image, element: Mapping[str, Any]) -> Image.Image:
+        """The picture as qwen-vl-utils resizes it for an element of a message."""
+        from qwen_vl_utils import process_vision_info
+
+        content = [{**element, "image": picture}]
+        messages = [{"role": "user", "content": content}]
+        return process_vision_info(messages, image_patch_size=self.patch_size)[0][0]
 
     def patchify(self, pixel_values: Tensor | Sequence[Tensor] | np.ndarray) -> Tensor:
         """Cut pictures into the patches of the unified processor, in its order.
@@ -234,6 +251,21 @@ def build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
         ),
         "scale_factor": (input_height / height, input_width / width),
     }
+
+
+def _find_address(element: Mapping[str, Any]) -> Any:
+    """What an element of a message calls its picture.
+
+    Raises:
+        ValueError: it has none.
+    """
+    source = element.get("image", element.get("image_url"))
+    if source is None:
+        raise ValueError(
+            f"an element of a message has the keys {', '.join(map(str, element))}: give a picture "
+            "under 'image'"
+        )
+    return source.removeprefix("file://") if isinstance(source, str) else source
 
 
 def _get_input_size(image: ImageInput) -> Size:
