@@ -10,7 +10,6 @@ import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mmengine.fileio
 import numpy as np
 import torch
 from PIL import Image
@@ -133,13 +132,7 @@ class DecodePanopticMasks:
 
     Reads ``panoptic_path`` and ``segment_ids`` (a list of ids per phrase). A segment that has no
     pixel adds nothing.
-
-    Args:
-        backend_args: of ``mmengine.fileio.get``; None reads local files.
     """
-
-    def __init__(self, backend_args: dict[str, Any] | None = None) -> None:
-        self.backend_args = backend_args
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``gt_masks``.
@@ -150,11 +143,8 @@ class DecodePanopticMasks:
         """
         path = results["panoptic_path"]
         name = f"panoptic PNG {path} (image_id {results['image_id']})"
-        source = path
         try:
-            if self.backend_args is not None:
-                source = mmengine.fileio.get(path, backend_args=self.backend_args)
-            pixels = decode_segment_ids(source)
+            pixels = decode_segment_ids(path)
         except FileNotFoundError as error:
             raise MissingFileError(
                 f"{name} does not exist: check data_root and data_prefix.panoptic_path"

@@ -7,9 +7,10 @@ every noun phrase that means segments is to be grounded.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from mmengine.fileio import get_file_backend, join_path
+from mmengine.fileio import join_path
 from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
@@ -156,12 +157,10 @@ class PanopticNarrativeDataset(GroundingDataset):
     def _build_data(
         self, narrative: Narrative, image: PanopticImage, phrases: list[Phrase]
     ) -> dict[str, Any]:
-        pictures, segments = self.data_prefix["img_path"], self.data_prefix["panoptic_path"]
-        join, join_segments = (get_file_backend(item).join_path for item in (pictures, segments))
         return {
             "image_id": narrative.image_id,
-            "img_path": join(pictures, image.file_name),
-            "panoptic_path": join_segments(segments, image.panoptic_name),
+            "img_path": os.path.join(self.data_prefix["img_path"], image.file_name),
+            "panoptic_path": os.path.join(self.data_prefix["panoptic_path"], image.panoptic_name),
             "height": image.height,
             "width": image.width,
             "caption": narrative.caption,

@@ -7,11 +7,10 @@ that it costs. Whether a problem stops the run is decided by the data set, not h
 
 from __future__ import annotations
 
+import os
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-from mmengine.fileio import get_file_backend
 
 from flmm.data.masks import check_segmentation
 from flmm.data.refer_files import ANNOTATION_FIELDS, IMAGE_FIELDS
@@ -80,7 +79,7 @@ def join_refs(
         first_only: only the first spoken sentence of each ref is wanted; problems of later ones
             are none.
     """
-    joined, join_path = JoinedRefs(), get_file_backend(img_path).join_path
+    joined = JoinedRefs()
     first: dict[int, Record] = {}
     records: dict[int, Record] = {}
     sentence_ids = set[int]()
@@ -107,7 +106,7 @@ def join_refs(
             image["id"],
             {
                 "image_id": image["id"],
-                "img_path": join_path(img_path, image["file_name"]),
+                "img_path": os.path.join(img_path, image["file_name"]),
                 "height": image["height"],
                 "width": image["width"],
                 "segmentations": {},

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import mmengine.fileio
 import torch
-from PIL import Image
 
 from flmm.data.bad_records import BadRecordError, MissingFileError
 from flmm.data.masks import decode_segmentation
@@ -24,24 +22,6 @@ from flmm.registry import IMAGE_PROCESSORS, TRANSFORMS
 _image_processors: dict[str, Any] = {}
 
 
-def load_rgb_image(path: str, backend_args: dict[str, Any] | None = None) -> Image.Image:
-    """A record's picture as 8-bit RGB, pixels where the file has them: masks are given on these.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is no whole picture; the message names it.
-    """
-    if backend_args is None:
-        return load_image(path, orientation="stored")
-    try:
-        content = mmengine.fileio.get(path, backend_args=backend_args)
-        return load_image(content, orientation="stored")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # storage raises whatever it likes
-        raise ValueError(f"image {path} cannot be read: {error}") from error
-
-
 def _name(results: dict[str, Any]) -> str:
     """What messages call a record."""
     return f"image {results['img_path']} (image_id {results['image_id']})"
@@ -49,14 +29,10 @@ def _name(results: dict[str, Any]) -> str:
 
 @TRANSFORMS.register_module()
 class LoadRGBImage:
-    """Reads ``img_path`` and writes ``image``: PIL, RGB, of the annotated size.
+    """Reads the file ``img_path`` and writes ``image``: PIL, RGB, of the annotated size.
 
-    Args:
-        backend_args: of ``mmengine.fileio.get``; None reads local files.
+    Pixels are where the file has them, whatever its EXIF tag says: masks are given on these.
     """
-
-    def __init__(self, backend_args: dict[str, Any] | None = None) -> None:
-        self.backend_args = backend_args
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``image``.
@@ -67,7 +43,7 @@ class LoadRGBImage:
         """
         path, height, width = results["img_path"], results["height"], results["width"]
         try:
-            image = load_rgb_image(path, self.backend_args)
+            image = load_image(path, orientation="stored")
         except FileNotFoundError as error:
             raise MissingFileError(
                 f"{_name(results)} does not exist: check data_root and data_prefix.img_path"

@@ -15,7 +15,6 @@ from flmm.data.transforms import (
     DecodeMasks,
     EncodeImage,
     LoadRGBImage,
-    load_rgb_image,
 )
 from flmm.records import GroundingSample, ImageInput
 from tests.toy_image_processor import ToyImageProcessor
@@ -64,17 +63,6 @@ def test_a_pipe_in_a_record_does_not_hang(tmp_path: Path) -> None:
     record = {"img_path": str(tmp_path / "x.png"), "image_id": 5, "height": 4, "width": 8}
     with pytest.raises(BadRecordError, match=r"is a pipe, socket or device.*\(image_id 5\)"):
         LoadRGBImage()(record)
-
-
-def test_storage_other_than_files_is_the_configs_choice(tmp_path: Path) -> None:
-    Image.fromarray(draw_scene()).save(tmp_path / "x.png")
-    local = {"backend": "local"}
-    assert np.array_equal(load_rgb_image(str(tmp_path / "x.png"), local), draw_scene())
-    (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"image .*x\.png cannot be read: image \(10 bytes\)"):
-        load_rgb_image(str(tmp_path / "x.png"), local)
-    with pytest.raises(FileNotFoundError):
-        load_rgb_image(str(tmp_path / "y.png"), local)
 
 
 def draw_scene() -> np.ndarray:
@@ -128,7 +116,9 @@ def test_a_real_jpeg_that_is_cut_off_is_told(
         content[: int(kept * len(content)) if isinstance(kept, float) else kept]
     )
     with pytest.raises(ValueError, match=r"image .*cut\.jpg cannot be read: "):
-        load_rgb_image(str(tmp_path / "cut.jpg"))
+        LoadRGBImage()(
+            {"img_path": str(tmp_path / "cut.jpg"), "image_id": 5, "height": 4, "width": 8}
+        )
 
 
 def test_a_picture_that_is_missing_or_broken_is_told(tmp_path: Path) -> None:
