@@ -1,172 +1,186 @@
-"""A reader for pickles from the internet that knows data and nothing else.
+"""A reader for pickles from the internet that takes data and nothing else.
 
 Python's own unpickler runs what a file tells it to: even with a short list of allowed names a file
 can change the attributes of what it is given (BUILD), ten bytes of it take 4 GB (the place of
-LONG_BINPUT), and a nest of tuples as a key takes for ever. Here every instruction is one of the few
-that plain containers, strings and numbers are written with, in all protocols; no name is looked up,
-and no length is believed beyond the end of the file. Memory is at most in proportion to the file.
-Arguments of rare instructions are read by Python's ``pickletools``, which executes nothing.
+LONG_BINPUT), and a nest of tuples as a key takes for ever. So every instruction is looked at first:
+it is one of the few that plain containers, strings and numbers are written with, in all protocols,
+and no length or place is believed beyond the size of the file. Only then is the file unpickled; no
+name is ever looked up. Memory is at most in proportion to the file.
 """
 
 from __future__ import annotations
 
 import codecs
 import io
+import pickle
 import pickletools
 import reprlib
-import struct
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 _SCALARS = (str, bytes, int, float, bool, type(None))
 _CUT_OFF = "it is cut off, or a length in it is wrong"
+# Instructions as pickletools calls them: their names, and bytes of what stands behind them.
+_PLAIN = (
+    *("PROTO", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT"),
+    *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+    *("EMPTY_SET", "ADDITEMS", "FROZENSET", "EMPTY_TUPLE", "BINPUT", "MEMOIZE", "BINGET"),
+    *("LONG_BINGET", "STACK_GLOBAL", "REDUCE"),
+)
+_SIZED = {
+    **dict.fromkeys(("LONG1", "SHORT_BINSTRING", "SHORT_BINUNICODE", "SHORT_BINBYTES"), 1),
+    **dict.fromkeys(("BINSTRING", "BINUNICODE", "BINBYTES"), 4),
+    **dict.fromkeys(("BINUNICODE8", "BINBYTES8"), 8),
+}
+_LINES = {**dict.fromkeys(("INT", "LONG", "FLOAT", "STRING", "UNICODE", "GET"), 1), "GLOBAL": 2}
+_TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+_CODES = {item.name: ord(item.code) for item in pickletools.opcodes}
+_STEPS = {
+    ord(item.code): item.arg.n if item.arg else 0
+    for item in pickletools.opcodes
+    if item.name in _PLAIN
+}
+_WIDTHS = {_CODES[name]: width for name, width in _SIZED.items()}
+_LINE_COUNTS = {_CODES[name]: count for name, count in _LINES.items()}
+_TUPLE_CODES = {_CODES[name] for name in _TUPLES}
+_LONG_BINPUT, _PUT, _FRAME, _STOP = (
+    _CODES[name] for name in ("LONG_BINPUT", "PUT", "FRAME", "STOP")
+)
+_CONTAINERS = [
+    *(pickletools.pylist, pickletools.pydict, pickletools.pyset, pickletools.pytuple),
+    pickletools.pyfrozenset,
+]
+_FILLS_SETS = ("ADDITEMS", "FROZENSET")
 
 
 class RefusedPickleError(ValueError):
     """A pickle is broken, or holds more than plain containers, strings and numbers."""
 
 
-class _Name(NamedTuple):
-    """Stands where a pickle names a class or function; nothing is looked up."""
+class _Call(NamedTuple):
+    """Stands for one of the few names that data is written with."""
 
-    module: str
     name: str
+    make: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.make(*arguments)
 
 
 def read_plain_pickle(content: bytes) -> Any:
     """The value of a pickle of plain containers, strings and numbers (Python 2 or 3).
 
-    Python 2 strings are read as UTF-8, and as latin-1 where they are not. An ``OrderedDict``
+    Python 2 strings are read as UTF-8, and what is none in them as latin-1. An ``OrderedDict``
     becomes a dict.
 
     Raises:
         RefusedPickleError: the pickle is broken or cut off, or holds anything else.
     """
     try:
-        reader = _Reader(content)
-        value = reader.read()
+        if _find_tuples(content):
+            _check_keys(content)
+        reader = _Unpickler(io.BytesIO(content), encoding="utf-8", errors=_LATIN1)
+        value = reader.load()
         if reader.has_names:
             _check_names(value)
         return value
     except RefusedPickleError:
         raise
-    # What broken instructions cause: no such item, wrong kind, no number, no text.
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except Exception as error:  # broken instructions cause almost anything
         raise RefusedPickleError(f"it is no pickle, cut off or broken ({error!r:.80})") from error
 
 
-class _Reader:
-    """Follows the instructions of one pickle; items are on a stack, which marks divide."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-        self.rest = io.BytesIO(content)
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []  # stacks below the marks
-        self.memo: dict[int, Any] = {}
-        self.has_names = False
-
-    def read(self) -> Any:
-        """Follow all instructions; those that nine of ten are stand here, the others in a table."""
-        content, memo, unpack = self.content, self.memo, struct.Struct("<I").unpack_from
-        at, stack = 0, self.stack
-        while True:
-            code = content[at]
-            at += 1
-            if code == _LONG_BINPUT:
-                memo[unpack(content, at)[0]] = stack[-1]
-                at += 4
-            elif code == _BINGET:
-                stack.append(memo[content[at]])
-                at += 1
-            elif code == _BINUNICODE:
-                start = at + 4
-                at = start + unpack(content, at)[0]
-                if at > len(content):
-                    raise RefusedPickleError(_CUT_OFF)
-                stack.append(str(content[start:at], "utf-8", "surrogatepass"))
-            elif code == _MARK:
-                self.outer.append(stack)
-                stack = []
-            elif code == _EMPTY_LIST:
-                stack.append([])
-            elif code == _LONG_BINGET:
-                stack.append(memo[unpack(content, at)[0]])
-                at += 4
-            elif code == _STOP:
-                return stack.pop()
-            else:
-                self.stack = stack
-                at, stack = self.follow(code, at), self.stack
-
-    def follow(self, code: int, at: int) -> int:
-        """Follow an instruction whose argument begins at ``at``; where the next one stands."""
-        if code not in _INSTRUCTIONS:
+def _find_tuples(content: bytes) -> bool:
+    """Whether there are tuples; looks at all instructions, lengths and places of the memo."""
+    size, at, found = len(content), 0, False
+    while True:
+        code = content[at]
+        at += 1
+        if code in _STEPS:
+            at += _STEPS[code]
+        elif code in _WIDTHS:
+            start = at + _WIDTHS[code]
+            at = start + int.from_bytes(content[at:start], "little")
+            if at > size:
+                raise RefusedPickleError(_CUT_OFF)
+        elif code == _LONG_BINPUT:
+            _check_place(int.from_bytes(content[at : at + 4], "little"), size)
+            at += 4
+        elif code in _LINE_COUNTS:
+            for _ in range(_LINE_COUNTS[code]):
+                at = content.index(b"\n", at) + 1
+        elif code == _PUT:
+            end = content.index(b"\n", at)
+            _check_place(int(content[at:end]), size)
+            at = end + 1
+        elif code == _FRAME:
+            if int.from_bytes(content[at : at + 8], "little") > size - at - 8:
+                raise RefusedPickleError(_CUT_OFF)
+            at += 8
+        elif code in _TUPLE_CODES:
+            found = True
+        elif code == _STOP:
+            return found
+        else:
             raise RefusedPickleError(
                 f"it holds the instruction {bytes([code])!r}, which no plain data is written "
                 "with; it may be harmful, get it from another source"
             )
-        read_argument, instruction = _INSTRUCTIONS[code]
-        if read_argument is None:
-            instruction(self, None)
-            return at
-        self.rest.seek(at)
-        instruction(self, read_argument(self.rest))
-        return self.rest.tell()
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
 
-    def push_old_string(self, raw: bytes) -> None:
-        try:
-            self.stack.append(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            self.stack.append(raw.decode("latin1"))
+def _check_place(place: int, size: int) -> None:
+    if place > size:
+        raise RefusedPickleError("it remembers more than it holds: a place in it is wrong")
 
-    def push_tuple(self, count: int) -> None:
-        if len(self.stack) < count:
-            raise RefusedPickleError("a tuple in it has too few items")
-        self.stack[len(self.stack) - count :] = [tuple(self.stack[len(self.stack) - count :])]
 
-    def pop_to_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.outer.pop()
-        return items
+def _check_keys(content: bytes) -> None:
+    """No container is a key: to hash a nest of tuples may take for ever.
 
-    def push_marked(self, build: Callable[[list[Any]], Any]) -> None:
-        items = self.pop_to_mark()
-        self.stack.append(build(items))
+    Follows the stack, where an item is known by whether it can be a key; a mark is ``None``.
+    """
+    stack: list[bool | None] = []
+    memo: dict[int, bool | None] = {}
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+            continue
+        if opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+            continue
+        before = list(opcode.stack_before)
+        items: list[bool | None] = []
+        if pickletools.markobject in before:
+            mark = len(stack) - 1 - stack[::-1].index(None)
+            items = stack[mark + 1 :]
+            del stack[mark:]
+            before = before[: before.index(pickletools.markobject)]
+        count = len(before)
+        if count > len(stack):
+            raise RefusedPickleError("it takes more items than it holds")
+        items = stack[len(stack) - count :] + items if opcode.name == "SETITEM" else items
+        del stack[len(stack) - count :]
+        keys = {"SETITEM": items[1:2], "SETITEMS": items[::2], "DICT": items[::2]}
+        if not all(keys.get(opcode.name, items if opcode.name in _FILLS_SETS else [])):
+            raise RefusedPickleError("it has a container as a key")
+        for item in opcode.stack_after:
+            is_mark = item is pickletools.markobject
+            stack.append(None if is_mark else item not in _CONTAINERS)
 
-    def extend(self, items: list[Any]) -> None:
-        _expect(self.stack[-1], list).extend(items)
 
-    def update(self, items: list[Any]) -> None:
-        _expect(self.stack[-1], dict).update(_pair_up(items))
+class _Unpickler(pickle.Unpickler):
+    """Python's own, which finds no name."""
 
-    def add_to_set(self, items: list[Any]) -> None:
-        _expect(self.stack[-1], set).update(_check_keys(items))
+    has_names = False
 
-    def put(self, place: int) -> None:
-        self.memo[place] = self.stack[-1]
-
-    def push_name(self, module: str, name: str) -> None:
-        found = _Name("builtins" if module == "__builtin__" else module, name)
-        if found not in _CALLS:
-            raise RefusedPickleError(
-                f"refused to load {found.module}.{found.name}: a refs file holds only plain "
-                "containers, strings and numbers; this one may be harmful, get it from another "
-                "source"
-            )
+    def find_class(self, module: str, name: str) -> Any:
         self.has_names = True
-        self.stack.append(found)
-
-    def call(self) -> None:
-        arguments, name = _expect(self.stack.pop(), tuple), _expect(self.stack.pop(), _Name)
-        self.stack.append(_CALLS[name](*arguments))
-
-    def check_frame(self, length: int) -> None:
-        if length > len(self.content) - self.rest.tell():
-            raise RefusedPickleError(_CUT_OFF)
+        module = "builtins" if module == "__builtin__" else module  # Python 2's name
+        if (module, name) not in _CALLS:
+            raise RefusedPickleError(
+                f"refused to load {module}.{name}: a refs file holds only plain containers, "
+                "strings and numbers; this one may be harmful, get it from another source"
+            )
+        return _Call(f"{module}.{name}", _CALLS[module, name])
 
 
 def _check_names(value: Any) -> None:
@@ -174,31 +188,25 @@ def _check_names(value: Any) -> None:
     rest, seen = [value], set[int]()
     while rest:
         item = rest.pop()
-        if type(item) is _Name:
-            raise RefusedPickleError(f"{item.module}.{item.name} stands in it as if it were data")
+        if type(item) is _Call:
+            raise RefusedPickleError(f"{item.name} stands in it as if it were data")
         if type(item) not in _SCALARS and id(item) not in seen:
             seen.add(id(item))
-            rest += item.values() if isinstance(item, dict) else item
+            rest += [*item, *item.values()] if isinstance(item, dict) else item
 
 
-def _expect(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise RefusedPickleError(f"it fills a {type(value).__name__} as if it were another kind")
-    return value
-
-
-def _check_keys(items: Iterable[Any]) -> Iterable[Any]:
-    """Items that are hashed at once; a nest of tuples may take for ever."""
+def _check_scalars(items: Iterable[Any]) -> list[Any]:
+    items = list(items)
     for item in items:
         if type(item) not in _SCALARS:
             raise RefusedPickleError(f"it has a {type(item).__name__} as a key")
     return items
 
 
-def _pair_up(items: list[Any]) -> Iterable[tuple[Any, Any]]:
-    if len(items) % 2:
-        raise RefusedPickleError("a dict in it has a key without a value")
-    return zip(_check_keys(items[::2]), items[1::2])
+def _make_dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
+    pairs = [(key, value) for key, value in pairs]
+    _check_scalars(key for key, _ in pairs)
+    return dict(pairs)
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -209,67 +217,21 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 # The few calls that stand for data.
-_CALLS: dict[_Name, Callable[..., Any]] = {
-    _Name("builtins", "bytes"): lambda: b"",
-    _Name("builtins", "set"): lambda items=(): set(_check_keys(items)),
-    _Name("builtins", "frozenset"): lambda items=(): frozenset(_check_keys(items)),
-    _Name("collections", "OrderedDict"): lambda pairs=(): dict(
-        _pair_up([item for key, value in pairs for item in (key, value)])
-    ),
-    _Name("_codecs", "encode"): _encode,
+_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("builtins", "bytes"): lambda: b"",
+    ("builtins", "set"): lambda items=(): set(_check_scalars(items)),
+    ("builtins", "frozenset"): lambda items=(): frozenset(_check_scalars(items)),
+    ("collections", "OrderedDict"): _make_dict,
+    ("_codecs", "encode"): _encode,
 }
-# What pickletools calls each instruction -> how it is followed, given its argument.
-_FOLLOW: dict[str, Callable[[_Reader, Any], Any]] = {
-    **dict.fromkeys(("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2"), _Reader.push),
-    **dict.fromkeys(("FLOAT", "BINFLOAT", "UNICODE", "SHORT_BINUNICODE"), _Reader.push),
-    **dict.fromkeys(("BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), _Reader.push),
-    "STRING": lambda r, raw: r.push_old_string(codecs.escape_decode(raw)[0]),
-    "SHORT_BINSTRING": lambda r, text: r.push_old_string(text.encode("latin1")),
-    "BINSTRING": lambda r, text: r.push_old_string(text.encode("latin1")),
-    "NONE": lambda r, _: r.push(None),
-    "NEWTRUE": lambda r, _: r.push(True),
-    "NEWFALSE": lambda r, _: r.push(False),
-    "EMPTY_DICT": lambda r, _: r.push({}),
-    "EMPTY_SET": lambda r, _: r.push(set()),
-    "EMPTY_TUPLE": lambda r, _: r.push(()),
-    "TUPLE1": lambda r, _: r.push_tuple(1),
-    "TUPLE2": lambda r, _: r.push_tuple(2),
-    "TUPLE3": lambda r, _: r.push_tuple(3),
-    "TUPLE": lambda r, _: r.push_marked(tuple),
-    "LIST": lambda r, _: r.push_marked(list),
-    "DICT": lambda r, _: r.push_marked(lambda items: dict(_pair_up(items))),
-    "FROZENSET": lambda r, _: r.push_marked(lambda items: frozenset(_check_keys(items))),
-    "APPEND": lambda r, _: r.extend([r.stack.pop()]),
-    "APPENDS": lambda r, _: r.extend(r.pop_to_mark()),
-    "SETITEM": lambda r, _: r.update([r.stack.pop(), r.stack.pop()][::-1]),
-    "SETITEMS": lambda r, _: r.update(r.pop_to_mark()),
-    "ADDITEMS": lambda r, _: r.add_to_set(r.pop_to_mark()),
-    "PUT": _Reader.put,
-    "BINPUT": _Reader.put,
-    "MEMOIZE": lambda r, _: r.put(len(r.memo)),
-    "GET": lambda r, place: r.push(r.memo[place]),
-    "GLOBAL": lambda r, names: r.push_name(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda r, _: r.push_name(*[r.stack.pop(), r.stack.pop()][::-1]),
-    "REDUCE": lambda r, _: r.call(),
-    "FRAME": _Reader.check_frame,
-    "PROTO": lambda r, protocol: None,
-}
-_OPCODES = {item.name: item for item in pickletools.opcodes}
 
 
-def _choose_reader(name: str) -> Callable[[io.BytesIO], Any] | None:
-    if name == "STRING":  # pickletools' own knows ASCII only
-        return partial(pickletools.read_stringnl, decode=False)
-    argument = _OPCODES[name].arg
-    return None if argument is None else argument.reader
+def _read_latin1(error: UnicodeError) -> tuple[str, int]:
+    """What a Python 2 string holds that is no UTF-8."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin1"), error.end
 
 
-_INSTRUCTIONS = {
-    ord(_OPCODES[name].code): (_choose_reader(name), follow) for name, follow in _FOLLOW.items()
-}
-_MARK, _STOP, _EMPTY_LIST, _BINUNICODE, _LONG_BINPUT, _BINGET, _LONG_BINGET = (
-    ord(_OPCODES[name].code)
-    for name in (
-        *("MARK", "STOP", "EMPTY_LIST", "BINUNICODE", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
-    )
-)
+_LATIN1 = "flmm.latin1"
+codecs.register_error(_LATIN1, _read_latin1)
