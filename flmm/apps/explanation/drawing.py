@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flmm.apps.explanation.explained_chat import ExplainedChat, TokenChoice
 from flmm.apps.explanation.tokens import group_words, join_text
-from flmm.geometry import resize_maps
-from flmm.visualization import get_color, overlay_mask
+from flmm.visualization import get_color, overlay_heat, overlay_mask
 
 _WIDTH = 11.2  # inches of a sheet, at 100 px
 _LINE = 0.24
@@ -49,7 +47,7 @@ def draw_sheet(explanation: ExplainedChat) -> bytes:
     for panel, span in zip(panels, words[:_MAX_TILES]):
         image = explanation.choose_image(span)
         heat = explanation.token_maps(span)[image]
-        _show_heat(panel, explanation.images[image], heat)
+        panel.imshow(overlay_heat(explanation.images[image], heat))
         where = f" on picture {image}" if len(explanation.images) > 1 else ""
         word = textwrap.shorten(join_text(explanation.tokens[slice(*span)]), 20, placeholder="...")
         _write(panel, f"{word}\n{100 * heat.sum():.0f} %{where}")
@@ -72,7 +70,7 @@ def draw_words(explanation: ExplainedChat, words: Sequence[TokenChoice]) -> byte
         left, middle, right = panels[3 * number : 3 * number + 3]
         left.imshow(image)
         _draw_box(left, phrase.box_xyxy, color)
-        _show_heat(middle, image, heat)
+        middle.imshow(overlay_heat(image, heat))
         right.imshow(overlay_mask(image, phrase.mask, color))
         where = f", picture {phrase.image}" if len(explanation.images) > 1 else ""
         _write(left, f"{phrase.text} ({phrase.role}{where})")
@@ -141,15 +139,6 @@ def _open_figure(
     for axis in axes:
         axis.set_axis_off()
     return figure, axes
-
-
-def _show_heat(axes: Axes, image: np.ndarray, heat_map: np.ndarray) -> None:
-    """A map over the greyed picture, from its least value to its greatest."""
-    size = image.shape[0], image.shape[1]
-    heat = resize_maps(torch.from_numpy(heat_map.astype(np.float32))[None], size)[0].numpy()
-    strength = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
-    axes.imshow(image.mean(2), cmap="gray", vmin=0, vmax=255)
-    axes.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.2 + 0.65 * strength)
 
 
 def _draw_box(axes: Axes, box_xyxy: np.ndarray, color: tuple[int, int, int]) -> None:
