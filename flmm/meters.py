@@ -37,12 +37,7 @@ def time_call(call: Callable[[], Any], device: torch.device) -> float:
 
 
 class PeakMemory:
-    """Context that measures the extra memory of its body.
-
-    Attributes:
-        extra_bytes: peak within the body less what was held before it; ``None`` where the system
-            does not tell.
-    """
+    """Context that measures the ``extra_bytes`` of its body; ``None`` where nobody tells."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -47,18 +47,14 @@ def compare_runs(
     folder: str | Path,
     show: int = 8,
 ) -> str:
-    """Compare two runs and write ``compare.json``, ``compare.md`` and pictures.
+    """Compare two runs and write ``compare.json``, ``compare.md`` and pictures; gives the table.
 
     Args:
-        config: of an experiment, as :func:`flmm.training.load_config` gives it; its evaluation data
-            sets have the true masks.
+        config: of an experiment; its evaluation data sets have the true masks.
         runs: of each run a predictions file, or a folder below which they lie.
         names: what tables and pictures call them.
         folder: where the files go.
         show: pictures per split, of either direction.
-
-    Returns:
-        the table, as text.
 
     Raises:
         FileNotFoundError: a run has no predictions.
@@ -91,15 +87,7 @@ def compare_runs(
 
 
 def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> dict[Key, Path]:
-    """The predictions of a run, by data set, split and protocol.
-
-    Args:
-        run: a file ``<data set>_<split>_<protocol>.json``, or a folder below which such lie.
-        known: data sets and splits that there are.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
+    """The predictions of a run, a file or a folder of them, by data set, split and protocol."""
     path = Path(run)
     files = [path] if path.is_file() else sorted(path.glob("**/predictions/*.json"))
     found: dict[Key, Path] = {}

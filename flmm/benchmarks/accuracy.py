@@ -21,11 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def evaluate(settings: BenchmarkSettings, images: int = 10, expressions: int = 7) -> list[Row]:
-    """The loop of tools/eval_refcoco.py on pictures of so many expressions, in both ways.
-
-    Raises:
-        ValueError: the two ways do not give the same counts.
-    """
+    """The loop of tools/eval_refcoco.py in both ways; an error where they do not count alike."""
     with tempfile.TemporaryDirectory() as folder:
         model, dataset = build_toy(folder, 30 * images, settings.torch_device, min_objects=3)
         items = _keep_expressions(dataset, images, expressions)

@@ -49,11 +49,9 @@ def point(
 ) -> list[Row]:
     """One row per selector; what is not installed has a ``note`` instead of figures.
 
-    Returns:
-        how many ``phrases`` it chose; of these ``name_one`` object, ``name_nothing`` in the scene,
-        ``name_several`` things, or hold ``no_name`` at all; ``hit``: of those that name one, how
-        many masks have an IoU above 0.5 with it, and ``hit_fraction``; ``missed``: names of one
-        object that no phrase covers.
+    Of its ``phrases``, ``name_one`` object, ``name_nothing`` in the scene, ``name_several`` things,
+    or hold ``no_name`` at all; ``hit``: of those that name one, how many masks have an IoU above
+    0.5 with it; ``missed``: names of one object that no phrase covers.
     """
     inferencer = GroundingInferencer(TINY_CONFIG, device=settings.torch_device)
     counts: dict[str, Counter[str]] = {}

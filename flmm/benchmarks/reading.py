@@ -29,9 +29,7 @@ PANELS = (
 
 
 def read(settings: BenchmarkSettings) -> list[Row]:
-    """One row per case, see :func:`flmm.benchmarks.reading_ways.measure_case`; ``read.png``.
-
-    A case that did not run has ``why_not``, the reason, in place of figures.
+    """One row per case, and ``read.png``; one that did not run has ``why_not`` in place of figures.
 
     Raises:
         ValueError: two ways disagree about the maps.

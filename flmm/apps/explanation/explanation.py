@@ -24,12 +24,10 @@ from flmm.files import replace_file
 
 
 def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
-    """Read where every token of a conversation looked.
-
-    Costs one pass over each turn's tokens; no picture is read again.
+    """Read where every token of a conversation looked, in one pass over each turn's tokens.
 
     Args:
-        chat: with at least one turn.
+        chat: with at least one turn; no picture is read again.
         heads: (layer, head) of those whose mean is taken, such as
             ``rank_heads(...).best(8)``; ``None``: all.
 
@@ -90,13 +88,7 @@ def save_results(
 ) -> None:
     """Print what is asked for and save page, JSON and pictures as ``folder/name*``.
 
-    Args:
-        explanation: to be shown.
-        folder: made if missing.
-        name: stem of the files.
-        words: wherever they stand, their map and mask.
-        boxes: xyxy in pixels of picture ``image``; the tokens that look there.
-        image: which picture the boxes are in, from 0.
+    ``words`` are shown wherever they stand; ``boxes`` are xyxy in pixels of picture ``image``.
 
     Raises:
         ValueError: a word stands nowhere, or a box is empty or outside.

@@ -25,14 +25,9 @@ MAX_WEIGHTS = 2**26
 def read_merged_maps(
     chat: Chat, tokens: Sequence[ExplainedToken], heads: Sequence[Head] | None = None
 ) -> list[np.ndarray]:
-    """Per picture float32 ``[T, h, w]``: each token's attention on it, mean over heads.
+    """Per picture float32 ``[T, h, w]``: each token's attention on it, mean over ``heads`` or all.
 
     Zero where a token cannot see the picture, because it came later.
-
-    Args:
-        chat: the conversation.
-        tokens: T tokens of it.
-        heads: (layer, head) of those that are merged; ``None``: all.
 
     Raises:
         ValueError: there is no such head, or none at all.

@@ -52,16 +52,13 @@ def compute_region_coverage(
     box: Sequence[float] | np.ndarray | None = None,
     mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Share of each grid cell that a region covers.
+    """Share of each cell of a grid (h, w) that a region of a picture (H, W) covers, float64.
 
     Args:
         image_size: (H, W) pixels of the picture as given.
         grid_size: (h, w) of the grid over it.
         box: xyxy in pixels of the picture; what reaches outside is cut off.
         mask: bool ``[H, W]``; instead of a box.
-
-    Returns:
-        float64 ``[h, w]`` in [0, 1]; its sum is the region's area in cells.
 
     Raises:
         TypeError: the mask is not bool.

@@ -52,11 +52,8 @@ class VisualCotOptions:
         questions: a question file, or a folder of them.
         images: folder that the pictures' paths start from.
         out: the result file, ``.json``.
-        version: "v1", "v2" or "v3".
-        checkpoint: trained weights; ``None``: those that the config names.
         limit: only the first so many records of each file.
         restart: forget what an interrupted run had done.
-        device: ``None``: a GPU where there is one.
     """
 
     questions: str
