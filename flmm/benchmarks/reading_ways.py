@@ -190,7 +190,8 @@ def measure_utilization(
     """
     if device.type != "cuda":
         return None
-    samples, start = [], time.perf_counter()
+    samples: list[int] = []
+    start = time.perf_counter()
     try:
         while (passed := time.perf_counter() - start) < seconds or not samples:
             time_call(call, device)

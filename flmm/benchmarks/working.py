@@ -136,7 +136,8 @@ def _build_epoch(grounder: Grounder, data: Data) -> Callable[[], None]:
         for image, sample in data:
             figures = grounder.compute_loss([image], [sample])
             optimizer.zero_grad()
-            sum(value for name, value in figures.items() if "loss" in name).backward()
+            losses = [value for name, value in figures.items() if "loss" in name]
+            torch.stack(losses).sum().backward()
             optimizer.step()
 
     return run

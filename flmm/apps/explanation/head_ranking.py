@@ -84,7 +84,7 @@ class HeadRanking:
 
     def format_table(self, count: int = 20) -> str:
         """The best heads as a plain-text table in percent, chance as the last row."""
-        rows = [["rank", "layer", "head", "inside share %", "hit rate %"]]
+        rows: list[list[Any]] = [["rank", "layer", "head", "inside share %", "hit rate %"]]
         for place, item in enumerate(self.heads[:count], start=1):
             figures = [100 * getattr(item, name) for name in MEASURES]
             rows.append([place, item.layer, item.head, *figures])
