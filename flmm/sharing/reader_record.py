@@ -39,10 +39,11 @@ def check_reader_record(record: dict[str, Any]) -> None:
     Raises:
         ValueError: a field is missing, or the name is a path that leads elsewhere.
     """
-    sizes = record.get("sizes")
-    kinds = {key: type(value) for key, value in sizes.items()} if isinstance(sizes, dict) else {}
+    found = record.get("sizes")
+    sizes: dict[str, Any] = found if isinstance(found, dict) else {}
+    kinds = {key: type(value) for key, value in sizes.items()}
     if kinds not in (_SIZES, {**_SIZES, "num_grids": int}):
-        raise ValueError(f"reader.sizes is {show(sizes)}: {', '.join(_SIZES)} must be there")
+        raise ValueError(f"reader.sizes is {show(found)}: {', '.join(_SIZES)} must be there")
     numbers = [value for value in sizes.values() if isinstance(value, int)]
     if not sizes["model_type"].isidentifier() or not all(0 < n <= _GREATEST for n in numbers):
         raise ValueError(f"reader.sizes is {show(sizes)}, of no model")
