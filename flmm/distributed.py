@@ -18,7 +18,6 @@ def init_processes(launcher: str, backend: str = "nccl", **kwargs: Any) -> None:
     """Join the other processes of this run; does nothing for "none" or when joined already.
 
     Args:
-        launcher: "none", "pytorch" (torchrun), "slurm" or "mpi".
         backend: for GPUs.
         **kwargs: of ``torch.distributed.init_process_group``; ``timeout`` in seconds, as mmengine
             takes it.

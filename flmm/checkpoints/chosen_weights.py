@@ -54,10 +54,6 @@ def choose_weights(config: Config, checkpoint: str | Path | None = None) -> Chos
 
     Of the config ``weights``, else ``load_from``, which is where a training begins.
 
-    Args:
-        config: with ``work_dir`` where a training of it may have left checkpoints.
-        checkpoint: what the user named.
-
     Raises:
         ValueError: nobody names any.
         FileNotFoundError: the file does not exist.

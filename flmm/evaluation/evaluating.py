@@ -58,7 +58,7 @@ class SplitResult:
     """What came out of one split.
 
     Attributes:
-        images: images that were scored.
+        images: that were scored.
         scores: protocol -> one score per expression, in the order of the data set.
         problems: protocol -> (expression id, reason) of masks that are empty for a reason.
         skipped: expressions that could not be used, those of every sentence.

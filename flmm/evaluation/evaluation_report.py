@@ -16,6 +16,7 @@ from typing import Any
 from flmm.evaluation.evaluating import SplitResult
 from flmm.evaluation.grounding_metrics import GroundingMetric
 from flmm.evaluation.scores import name_columns
+from flmm.files import replace_file
 from flmm.tables import Rows, format_markdown, tabulate
 
 Row = dict[str, Any]
@@ -89,10 +90,9 @@ def write_report(path: Path, content: Row, show_groups: bool) -> None:
     run = content["run"]
     lines = [f"- {key}: {value}" for key, value in run.items() if key != "versions"]
     lines += [f"- {name} {version}" for name, version in run["versions"].items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    text = "\n\n".join([*parts, "\n".join(lines)]) + "\n"
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    replace_file(path, f"{json.dumps(content, indent=2)}\n".encode())
+    text = "\n\n".join([*parts, "\n".join(lines)])
+    replace_file(path.with_suffix(".md"), f"{text}\n".encode())
 
 
 def _format_reasons(words: str, items: Sequence[Row]) -> list[str]:

@@ -39,6 +39,7 @@ from flmm.evaluation.splits import (
     list_narrative_splits,
     list_referring_splits,
 )
+from flmm.files import replace_file
 from flmm.fingerprints import hash_file, hash_json
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
@@ -165,8 +166,7 @@ def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[
 
 def _write_predictions(folder: Path, results: Sequence[SplitResult]) -> None:
     """``<data set>_<split>_<protocol>.json``: a list of COCO-style records."""
-    folder.mkdir(parents=True, exist_ok=True)
     for result in results:
         for protocol, records in result.predictions.items():
             path = folder / f"{result.dataset_name}_{result.split}_{protocol}.json"
-            path.write_text(json.dumps(records) + "\n", encoding="utf-8")
+            replace_file(path, f"{json.dumps(records)}\n".encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
@@ -26,6 +25,7 @@ from flmm.evaluation.scores import (
     name_columns,
     score_sample,
 )
+from flmm.files import replace_file
 from flmm.registry import METRICS
 from flmm.tables import format_text, tabulate
 
@@ -94,8 +94,7 @@ class GroundingMetric(BaseMetric):
         print_log(f"{self.title}, percent:\n{table}\n{report.format_remarks()}", logger="current")
         if self.out_file:
             content = json.dumps(report.to_json() | {"run": self.about}, indent=2)
-            Path(self.out_file).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.out_file).write_text(content + "\n", encoding="utf-8")
+            replace_file(self.out_file, f"{content}\n".encode())
         return self.list_metrics(report)
 
     def list_metrics(self, report: Report) -> dict[str, float]:

@@ -38,9 +38,7 @@ class Example:
 
     Attributes:
         value: what examples are ranked by, such as an IoU in [0, 1].
-        expression_id: unique in the data set.
-        phrase: its words.
-        note: stands beside them.
+        note: stands beside the phrase.
         image: uint8 RGB ``[h, w, 3]``.
         masks: caption -> bool ``[h, w]``.
     """

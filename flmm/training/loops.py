@@ -135,10 +135,7 @@ class ResumableLoop(BaseLoop):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where :meth:`state_dict` was taken; the runner has set the counters.
-
-        Args:
-            state: with ``processes``, what each of them knew.
+        """Stand where :meth:`state_dict` was taken; with ``processes``, what each of them knew.
 
         Raises:
             ValueError: the data are not those of the checkpoint.
@@ -167,12 +164,7 @@ class ResumableLoop(BaseLoop):
             self._own_state = None
 
     def _validate(self, done: int, last: int) -> None:
-        """Validate where that is due and was not done before the checkpoint was written.
-
-        Args:
-            done: epochs or iterations.
-            last: after so many the training ends.
-        """
+        """Validate after so many epochs or iterations of all, where due and not done before."""
         self._decide_current_val_interval()
         is_due = done % self.val_interval == 0 or done == last
         is_due = is_due and done >= self.val_begin and self._validated_at != self._iter

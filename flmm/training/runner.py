@@ -23,8 +23,7 @@ def run_training(
     """Train a config.
 
     Args:
-        config: as :func:`flmm.config.load_config` gives it; its key ``weights`` (what inference
-            uses) is not read: training starts afresh.
+        config: its key ``weights`` (what inference uses) is not read: training starts afresh.
         resume: None: do not resume; "auto": from the latest checkpoint of the work folder (or from
             ``load_from``, where given); else the path of a checkpoint.
         load_from: weights to begin with.
@@ -66,7 +65,6 @@ def run_test(
     """Test a config and give its metrics, in percent.
 
     Args:
-        config: as :func:`flmm.config.load_config` gives it.
         checkpoint: path or name of embedded weights; None: the config's, see
             :func:`flmm.checkpoints.chosen_weights.choose_weights`.
         out: JSON file for metrics, rows per kind of expression, counts, and the expressions that

@@ -25,8 +25,8 @@ CHANNELS = 8
 class HeadAlone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        sizes = {"strides": (1, 1), "enc_num_convs": (2, 2), "enc_dilations": (1, 1)}
-        steps = {"dec_num_convs": (2,), "downsamples": (True,), "dec_dilations": (1,)}
+        sizes = {"strides": (1, 1), "enc_num_convs": (1, 1), "enc_dilations": (1, 1)}
+        steps = {"dec_num_convs": (1,), "downsamples": (True,), "dec_dilations": (1,)}
         self.mask_head = UNetHead(
             CHANNELS, base_channels=4, num_stages=2, upsample_input=16, **sizes, **steps
         )

@@ -20,9 +20,10 @@ OPTIONS = {
     "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
-    "train_cfg.max_iters": 2,
-    "train_cfg.val_interval": 100,
-    "val_dataloader.num_workers": 0,
+    "train_cfg.max_iters": 1,
+    "val_cfg": None,
+    "val_dataloader": None,
+    "val_evaluator": None,
 }
 
 
@@ -57,7 +58,7 @@ def test_training_with_a_spread_reader_is_the_same_training(config: Any, tmp_pat
     model = run_training(config).model
     assert list_devices(model) == {"cpu", "meta"}
     one, other = (
-        load_checkpoint(tmp_path / folder / "iter_2.pth")["state_dict"]
+        load_checkpoint(tmp_path / folder / "iter_1.pth")["state_dict"]
         for folder in ("whole", "spread")
     )
     assert one.keys() == other.keys()
