@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import repeat, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,19 +67,18 @@ def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, 
 
 
 def _zip_exactly(pictures: Iterable[Any], lists: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-    count = 0
-    for count, picture in enumerate(pictures, start=1):
-        own = next(lists, _END)
-        if own is _END:
+    for count, pair in enumerate(zip_longest(pictures, lists, fillvalue=_END)):
+        if pair[1] is _END:
             raise ValueError(
-                f"the lists of phrases ended after {count - 1} pictures, and there are more "
-                "pictures: give one list per picture"
+                f"the lists of phrases ended after {count} pictures, and there are more pictures: "
+                "give one list per picture"
             )
-        yield picture, own
-    if next(lists, _END) is not _END:
-        raise ValueError(
-            f"there are more lists of phrases than the {count} pictures: give one list per picture"
-        )
+        if pair[0] is _END:
+            raise ValueError(
+                f"there are more lists of phrases than the {count} pictures: give one list per "
+                "picture"
+            )
+        yield pair
 
 
 @dataclass(eq=False)

@@ -291,21 +291,20 @@ class Chat:
         seen = self.look([place for place, _, _ in pointed])
         # [images, P]: the attention on each picture, mean over layers and heads.
         sums = [[maps.sum((-1, -2)).mean(1) for maps in item.grid_maps] for item in seen]
-        weights = torch.stack([torch.stack(own).sum(0) for own in sums])
-        owners = weights.argmax(0).tolist()
+        owners = torch.stack([torch.stack(own).sum(0) for own in sums]).argmax(0)
         phrases: dict[int, PointedPhrase] = {}
-        for image in sorted(set(owners)):
-            own = [index for index, owner in enumerate(owners) if owner == image]
+        for image in owners.unique().tolist():
+            rows = torch.nonzero(owners == image)[:, 0].tolist()
             part = PhraseAttention(
-                [maps[own] for maps in seen[image].grid_maps],
-                [seen[image].text_features[index] for index in own],
-                [seen[image].input_ids[index] for index in own],
+                [maps[rows] for maps in seen[image].grid_maps],
+                [seen[image].text_features[row] for row in rows],
+                [seen[image].input_ids[row] for row in rows],
             )
-            words = [texts[role][slice(*span)] for _, role, span in (pointed[i] for i in own)]
-            for index, phrase in zip(own, self.ground(part, image, words)):
-                _, role, span = pointed[index]
-                phrases[index] = PointedPhrase(**vars(phrase), span=span, role=role, image=image)
-        return [phrases[index] for index in range(len(pointed))]
+            places = [pointed[row][1:] for row in rows]
+            words = [texts[role][slice(*span)] for role, span in places]
+            for row, (role, span), item in zip(rows, places, self.ground(part, image, words)):
+                phrases[row] = PointedPhrase(**vars(item), span=span, role=role, image=image)
+        return [phrases[row] for row in range(len(pointed))]
 
 
 __all__ = ["BRACKETS", "Chat"]

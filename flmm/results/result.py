@@ -316,10 +316,9 @@ class GroundingResult:
         return [item.to_polygons() for item in self.found]
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame``, one row per phrase.
+        """A ``pandas.DataFrame``: ``phrase``, ``score``, ``x0``, ``y0``, ``x1``, ``y1``, ``area``.
 
-        Columns ``phrase``, ``score``, ``x0``, ``y0``, ``x1``, ``y1`` (px, NaN where the mask is
-        empty) and ``area`` (px).
+        In pixels; the edges are NaN where a mask is empty.
 
         Raises:
             ImportError: pandas is not installed.
@@ -329,8 +328,8 @@ class GroundingResult:
     def to_supervision(self) -> Any:
         """``supervision.Detections`` of the phrases whose mask is not empty.
 
-        ``xyxy``, ``mask``, ``confidence``, ``class_id`` (the phrase's place in ``phrases``, equal
-        phrases sharing the first one's) and ``data["class_name"]`` (the phrases).
+        ``class_id`` is the phrase's place in ``phrases`` (of equal ones the first's),
+        ``data["class_name"]`` its words.
 
         Raises:
             ImportError: supervision is not installed.
