@@ -139,7 +139,7 @@ def _check_keys(content: bytes) -> None:
     Follows the stack, where an item is known by whether it can be a key; a mark is ``None``.
     """
     stack: list[bool | None] = []
-    memo: dict[int, bool | None] = {}
+    memo: dict[Any, bool | None] = {}
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1]
