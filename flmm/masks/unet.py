@@ -139,13 +139,9 @@ class UNetHead(nn.Module):
         return self.conv_seg(self.compute_features(padded)[..., :height, :width])
 
     def compute_features(self, maps: Tensor) -> Tensor:
-        """The U-Net proper.
+        """Features ``[N, base_channels, h, w]`` of maps ``[N, L*A, h, w]``.
 
-        Args:
-            maps: ``[N, L*A, h, w]``, sides divisible by ``2**(num_stages - 1)``.
-
-        Returns:
-            features ``[N, base_channels, h, w]``.
+        Sides must be divisible by ``2**(num_stages - 1)``.
         """
         skips = []
         for stage in self.encoder:
