@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from flmm.benchmarks.harness import BenchmarkSettings, Row, compare_calls
-from flmm.benchmarks.inputs import build_model_inputs, build_reader, make_image
+from flmm.benchmarks.inputs import build_reader, make_image
 from flmm.meters import PeakMemory
 from flmm.readers import FrozenVLM
+from flmm.readers.check import build_model_inputs
 from flmm.readers.context import ContextFullError
 from flmm.readers.dialogue import Dialogue
 from flmm.registry import MODELS

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flmm.checkpoints.checkpoint import load_weights
 from flmm.config import load_config
@@ -66,21 +64,6 @@ def make_expressions(count: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
 
 
-def build_model_inputs(
-    reader: FrozenVLM, image: np.ndarray, ids: Sequence[int]
-) -> dict[str, Tensor]:
-    """What transformers' own model is given for token ids that hold one picture."""
-    encoded = reader.processor(text=[reader.render_prompt()], images=[image], return_tensors="pt")
-    inputs = {key: value.to(reader.device) for key, value in encoded.items()}
-    inputs["input_ids"] = torch.tensor([ids], device=reader.device)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs["pixel_values"] = inputs["pixel_values"].to(reader.dtype)
-    if "mm_token_type_ids" in inputs:
-        is_image = inputs["input_ids"] == reader.model.config.image_token_id
-        inputs["mm_token_type_ids"] = is_image.int()
-    return inputs
-
-
 def build_toy(
     folder: str | Path, scenes: int, device: torch.device, dtype: str = "float32", **drawn: Any
 ) -> tuple[Any, Any]:
@@ -98,7 +81,6 @@ def build_toy(
 __all__ = [
     "TINY_CONFIG",
     "build_grounder",
-    "build_model_inputs",
     "build_reader",
     "build_toy",
     "make_expressions",

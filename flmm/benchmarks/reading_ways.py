@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from flmm.benchmarks.harness import Row, summarise_seconds
-from flmm.benchmarks.inputs import build_model_inputs, build_reader, make_expressions, make_image
+from flmm.benchmarks.inputs import build_reader, make_expressions, make_image
 from flmm.meters import LargestTensor, PeakMemory, synchronise, time_call
 from flmm.readers import FrozenVLM, Prefix
+from flmm.readers.check import build_model_inputs
 from flmm.records import Continuation, Span, as_continuations
 
 PARTS = ("vision", "layers", "head", "rest")

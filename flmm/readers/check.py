@@ -7,29 +7,26 @@ Not its duty: accuracy.
 from __future__ import annotations
 
 import json
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import transformers
+from PIL import Image
 from torch import Tensor
 
-from flmm.images import load_any_image, load_image
-from flmm.readers.base import Prefix
-from flmm.readers.qwen import FrozenQwen
+from flmm.images import load_any_image
+from flmm.meters import PeakMemory, synchronise
+from flmm.readers.base import FrozenVLM
+from flmm.readers.prefixes import Prefix
 
-PHRASES = ("person", "the man in the white shirt on the left", "左边的红色杯子")
+PHRASES = ["person", "the man in the white shirt on the left", "左边的红色杯子"]
 LONGEST_SIDE_PX = 448
-# Largest relative difference of maps that rounding explains, per dtype. In half precision prefill
-# and eager pass round differently in every layer; float32 tells rounding from a fault.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-HALF_TOLERANCE = 0.1
+# Largest relative difference of maps that rounding explains. In half precision prefill and eager
+# pass round differently in every layer; float32 tells rounding from a fault.
+TOLERANCE, HALF_TOLERANCE = 1e-4, 0.1
 
 
 def run_check(
@@ -45,9 +42,8 @@ def run_check(
 
     Args:
         name: folder or hub id.
-        device: ``None``: a GPU if there is one.
-        dtype: ``None``: bfloat16 on a GPU, float32 elsewhere.
-        image: path of the picture to try; ``None``: a drawn one. Shrunk to 448 px.
+        device, dtype: ``None``: bfloat16 on a GPU if there is one, else float32 on the CPU.
+        image: path or address of the picture to try; ``None``: a drawn one. Shrunk to 448 px.
         json_path: where the report goes; ``None``: nowhere.
         random_init: check the architecture with random weights.
         say: takes each line.
@@ -59,7 +55,7 @@ def run_check(
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     report: dict[str, Any] = {"name": str(name), "problems": []}
     try:
-        vlm = FrozenQwen(name, dtype=dtype, random_init=random_init).to(device)
+        vlm = FrozenVLM(name, dtype=dtype, random_init=random_init).to(device)
         report |= check_reader(vlm, _load_picture(image))
     except Exception as error:  # whatever is wrong is what the user asked for
         report["problems"].append(f"{type(error).__name__}: {error}")
@@ -70,7 +66,7 @@ def run_check(
     return 1 if report["problems"] else 0
 
 
-def check_reader(vlm: FrozenQwen, image: Any) -> dict[str, Any]:
+def check_reader(vlm: FrozenVLM, image: Any) -> dict[str, Any]:
     """All checks on a loaded reader.
 
     Returns:
@@ -78,44 +74,38 @@ def check_reader(vlm: FrozenQwen, image: Any) -> dict[str, Any]:
         empty when ready).
     """
     prefix = vlm.prefill(image)
-    comparison = compare_with_eager(vlm, prefix, list(PHRASES))
-    problems = [
-        *_check_frozen(vlm),
-        *_check_isolation(vlm, prefix),
-        *_check_difference(vlm, comparison),
-    ]
+    comparison = compare_with_eager(vlm, prefix)
     return {
         "model": describe(vlm),
         "prefix": {
             "tokens": len(prefix),
-            "grid_hw": list(prefix.grid_hw),
             "image_span": [prefix.image_columns.start, prefix.image_columns.stop],
-            # Compared at every reading: without an error they are.
-            "positions": f"as published (transformers {transformers.__version__})",
+            "grids": [{"size": list(grid.size), "box": list(grid.box)} for grid in prefix.grids],
         },
         "comparison": comparison,
-        "problems": problems,
+        "problems": [
+            *_check_ids(vlm, prefix),
+            *_check_difference(vlm, comparison["relative_difference"]),
+        ],
     }
 
 
-def describe(vlm: FrozenQwen) -> dict[str, Any]:
-    """What the model is: family, classes, ids, sizes and the prompt it reads."""
-    config, wrapper = vlm.model.config, vlm.image_processor
+def describe(vlm: FrozenVLM) -> dict[str, Any]:
+    """What the model is: family, classes, sizes and the prompt it reads."""
+    processor = vlm.processor
+    classes = {
+        "model": vlm.model,
+        "processor": processor,
+        "image_processor": processor.image_processor,
+        "tokenizer": vlm.tokenizer,
+    }
     return {
-        "family": config.model_type,
-        "model_class": type(vlm.model).__name__,
-        "processor_class": type(vlm.processor).__name__,
-        "image_processor_class": type(wrapper.image_processor).__name__,
-        "tokenizer_class": type(vlm.tokenizer).__name__,
-        "image_token_id": config.image_token_id,
-        "vision_start_token_id": config.vision_start_token_id,
-        "vision_end_token_id": config.vision_end_token_id,
-        "patch_size": wrapper.patch_size,
-        "merge_size": wrapper.merge_size,
-        "pixel_limits": list(wrapper.pixel_limits),
+        "family": vlm.model.config.model_type,
+        **{f"{part}_class": type(item).__name__ for part, item in classes.items()},
         "layers": vlm.num_layers,
         "heads": vlm.num_heads,
         "maps": vlm.num_maps,
+        "channels": vlm.num_channels,
         "hidden_size": vlm.hidden_size,
         "parameters": sum(weight.numel() for weight in vlm.model.parameters()),
         "dtype": str(vlm.dtype).removeprefix("torch."),
@@ -124,80 +114,110 @@ def describe(vlm: FrozenQwen) -> dict[str, Any]:
     }
 
 
-def compare_with_eager(vlm: FrozenQwen, prefix: Prefix, phrases: list[str]) -> dict[str, Any]:
+def compare_with_eager(vlm: FrozenVLM, prefix: Prefix) -> dict[str, Any]:
     """``prefill`` + ``attend`` against one whole eager pass per phrase, as F-LMM does it.
 
     Returns:
-        dict with ``relative_difference`` (norm of the difference by norm of the eager maps),
-        ``per_layer`` (the same, a list) and, for each way, seconds and peak extra bytes
+        dict with ``relative_difference`` (norm of the difference by norm of the eager maps, of all
+        grids), ``per_layer`` (the same, a list) and, for each way, seconds and peak extra bytes
         (``None`` where the platform does not tell).
     """
-    with measure(vlm.device) as read_once:
-        seen = vlm.attend(vlm.prefill(prefix.image_input), phrases)
-    with measure(vlm.device) as eager:
-        expected = torch.stack([read_eagerly(vlm, prefix, ids) for ids in seen.input_ids])
-    layers = (vlm.num_layers, vlm.num_heads)
-    difference = (seen.maps - expected).unflatten(1, layers).transpose(0, 1).flatten(1).norm(dim=1)
-    norms = expected.unflatten(1, layers).transpose(0, 1).flatten(1).norm(dim=1)
+    with _measure(vlm.device) as attend:
+        seen = vlm.attend(vlm.prefill(prefix.image_input), PHRASES)
+    with _measure(vlm.device) as eager:
+        passes = [read_eagerly(vlm, prefix, ids) for ids in seen.input_ids]
+    rows = vlm.num_layers, -1
+    got, expected = (
+        torch.cat([item.flatten(2) for item in maps], 2).unflatten(1, rows).transpose(0, 1)
+        for maps in (seen.grid_maps, [torch.stack(maps) for maps in zip(*passes)])
+    )  # [L, P, A, cells of all grids]
+    difference, norm = (item.flatten(1).norm(dim=1) for item in (got - expected, expected))
     return {
-        "phrases": phrases,
-        "relative_difference": (difference.norm() / norms.norm()).item(),
-        "per_layer": (difference / norms).tolist(),
-        "attend": read_once,
+        "phrases": PHRASES,
+        "relative_difference": (difference.norm() / norm.norm()).item(),
+        "per_layer": (difference / norm).tolist(),
+        "attend": attend,
         "eager": eager,
     }
 
 
+@contextmanager
+def _measure(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Seconds and peak extra bytes of a block, as a dict that is filled when it ends."""
+    cost: dict[str, Any] = {}
+    with PeakMemory(device) as memory:
+        start = time.perf_counter()
+        yield cost
+        synchronise(device)
+        cost["seconds"] = time.perf_counter() - start
+    cost["peak_extra_bytes"] = memory.extra_bytes
+
+
 @torch.no_grad()
-def read_eagerly(vlm: FrozenQwen, prefix: Prefix, phrase_ids: Tensor) -> Tensor:
-    """Maps ``[L*A, h, w]`` of one phrase from one eager pass over everything."""
-    input_ids = torch.cat([prefix.input_ids, phrase_ids])[None]
+def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Tensor]:
+    """Per grid the maps ``[L*A, h, w]`` of one phrase from one eager pass over everything."""
+    ids = [*prefix.input_ids.tolist(), *phrase_ids.tolist()]
+    inputs = build_model_inputs(vlm, prefix.image_input.image, ids)
     with vlm.lock:  # beside other threads
         before = vlm.model.config._attn_implementation
         vlm.model.set_attn_implementation("eager")
         try:
-            output = vlm.model.model(
-                input_ids=input_ids,
-                **vlm.collate([prefix.image_input]),
-                mm_token_type_ids=(input_ids == vlm.model.config.image_token_id).int(),
-                output_attentions=True,
-                use_cache=False,
-            )
+            output = vlm.model.model(**inputs, output_attentions=True, use_cache=False)
         finally:
             vlm.model.set_attn_implementation(before)
-    rows = [layer[0, :, len(prefix) :, prefix.image_columns].float() for layer in output.attentions]
-    merged = [row.mean(1) if vlm.token_merge == "mean" else row.amax(1) for row in rows]
-    return torch.cat([maps.to(vlm.device) for maps in merged]).unflatten(-1, prefix.grid_hw)
+    rows = [layer[0, :, len(prefix) :].float().to(vlm.device) for layer in output.attentions]
+    merged = torch.cat([row.mean(1) if vlm.token_merge == "mean" else row.amax(1) for row in rows])
+    return [merged[:, grid.columns.to(vlm.device)] for grid in prefix.grids]
 
 
-def _check_frozen(vlm: FrozenQwen) -> list[str]:
-    parent = torch.nn.ModuleDict({"vlm": vlm}).train().requires_grad_(True)
-    found = {
-        "weights require a gradient": any(w.requires_grad for w in vlm.model.parameters()),
-        "modules left eval mode": any(module.training for module in vlm.model.modules()),
-        "weights appear in a parent's state dict": len(parent.state_dict()) > 0,
-    }
-    return [f"the reader is not frozen: {what}" for what, wrong in found.items() if wrong]
+def build_model_inputs(vlm: FrozenVLM, image: Any, ids: Sequence[int]) -> dict[str, Tensor]:
+    """What transformers' own model takes for tokens that hold one picture.
+
+    Args:
+        vlm: whose processor reads the picture, as its publisher has it.
+        image: a picture as the processor takes it.
+        ids: S tokens, the picture expanded as in the prompt.
+    """
+    made = run_processor(vlm, image)
+    inputs = {name: value.to(vlm.device) for name, value in made.items()}
+    inputs["pixel_values"] = inputs["pixel_values"].to(vlm.dtype)
+    more = len(ids) - inputs["input_ids"].shape[1]
+    for name in {"token_type_ids", "mm_token_type_ids"} & set(inputs):
+        inputs[name] = torch.nn.functional.pad(inputs[name], (0, more))  # what follows is text
+    inputs["input_ids"] = torch.tensor([list(ids)], device=vlm.device)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs
 
 
-def _check_isolation(vlm: FrozenQwen, prefix: Prefix) -> list[str]:
-    """A phrase's map alone, with sisters, and with the sisters in another order."""
-    phrase, *sisters = PHRASES
-    alone = vlm.attend(prefix, [phrase]).maps[0]
-    first = vlm.attend(prefix, [phrase, *sisters]).maps[0]
-    last = vlm.attend(prefix, [*reversed(sisters), phrase]).maps[-1]
-    change = max(((other - alone).norm() / alone.norm()).item() for other in (first, last))
-    limit = TOLERANCE.get(vlm.dtype, HALF_TOLERANCE)
-    if change > limit:
-        return [f"a phrase's map changes by {change:.1e} when sister phrases are added"]
-    return []
+def run_processor(vlm: FrozenVLM, image: Any) -> dict[str, Tensor]:
+    """What the model's own processor makes of a picture and the default prompt."""
+    text = [vlm.render_prompt()]
+    options = vlm.family.image_options
+    return dict(vlm.processor(images=[image], text=text, return_tensors="pt", **options))
 
 
-def _check_difference(vlm: FrozenQwen, comparison: dict[str, Any]) -> list[str]:
-    difference, limit = comparison["relative_difference"], TOLERANCE.get(vlm.dtype, HALF_TOLERANCE)
+def _check_ids(vlm: FrozenVLM, prefix: Prefix) -> list[str]:
+    """What is read must be what the model's own processor writes."""
+    expected = run_processor(vlm, prefix.image_input.image)["input_ids"][0].tolist()
+    ids = prefix.input_ids.tolist()
+    if ids == expected:
+        return []
+    pairs = enumerate(zip(ids, expected))
+    place = next((place for place, (own, other) in pairs if own != other), len(expected))
+    return [
+        f"the prompt has {len(ids)} tokens, the processor writes {len(expected)}; they differ "
+        f"from token {place} on: {vlm.tokenizer.decode(ids[place : place + 8])!r} instead of "
+        f"{vlm.tokenizer.decode(expected[place : place + 8])!r}"
+    ]
+
+
+def _check_difference(vlm: FrozenVLM, difference: float) -> list[str]:
+    """Phrases that are asked together must be seen as each alone."""
+    is_half = vlm.dtype.itemsize < 4
+    limit = HALF_TOLERANCE if is_half else TOLERANCE
     if difference <= limit:
         return []
-    hint = "" if vlm.dtype in TOLERANCE else "; --dtype float32 tells rounding from a fault"
+    hint = "; --dtype float32 tells rounding from a fault" if is_half else ""
     return [
         f"attend differs from one eager pass per phrase by {difference:.1e}, more than "
         f"{limit:.0e}{hint}"
@@ -208,20 +228,23 @@ def format_report(report: dict[str, Any]) -> list[str]:
     """The report as lines for a terminal; the last one says ready, or what is wrong."""
     lines = [f"{report['name']}"]
     if "model" in report:
-        facts = dict(report["model"]) | report["prefix"]
-        prompt = facts.pop("prompt")
+        facts = report["model"] | report["prefix"]
+        prompt, grids = facts.pop("prompt"), facts.pop("grids")
+        facts |= {
+            f"grid {number}": f"{grid['size']} (h, w) over {grid['box']} px"
+            for number, grid in enumerate(grids)
+        }
+        comparison = report["comparison"]
+        facts["difference to eager"] = f"{comparison['relative_difference']:.1e}"
+        for way in ("attend", "eager"):
+            peak = comparison[way]["peak_extra_bytes"]
+            memory = "not measured" if peak is None else f"{peak / 2**20:.0f} MiB extra"
+            facts[way] = f"{comparison[way]['seconds']:.2f} s, {memory}"
         lines += [f"  {name:24}{value}" for name, value in facts.items()]
         lines += ["  prompt", *(f"    | {line}" for line in prompt.splitlines())]
-        comparison = report["comparison"]
-        lines.append(f"  {'difference to eager':24}{comparison['relative_difference']:.1e}")
-        for way in ("attend", "eager"):
-            cost = comparison[way]
-            peak = cost["peak_extra_bytes"]
-            memory = "not measured" if peak is None else f"{peak / 2**20:.0f} MiB extra"
-            lines.append(f"  {way:24}{cost['seconds']:.2f} s, {memory}")
         if any("differs from" in problem for problem in report["problems"]):
-            lines.append("  difference per layer")
             values = enumerate(comparison["per_layer"])
+            lines.append("  difference per layer")
             lines += [f"    layer {index:3}  {value:.1e}" for index, value in values]
     if report["problems"]:
         return lines + [f"not ready: {problem}" for problem in report["problems"]]
@@ -231,66 +254,12 @@ def format_report(report: dict[str, Any]) -> list[str]:
 def _load_picture(path: str | None) -> Any:
     """The picture to try, at most 448 px long; without a path a bright rectangle on a ramp."""
     if path is None:
-        ramp = np.linspace(20, 120, 336 * 448 * 3).reshape(336, 448, 3).astype(np.uint8)
-        ramp[90:200, 250:390] = (230, 60, 40)
-        return load_image(ramp)
+        picture = Image.linear_gradient("L").resize((448, 336)).convert("RGB")
+        picture.paste((230, 60, 40), (250, 90, 390, 200))
+        return picture
     picture = load_any_image(path)
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     return picture
 
 
-@contextmanager
-def measure(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Seconds and peak extra bytes of a block, as a dict that is filled when it ends."""
-    cost: dict[str, Any] = {}
-    meter = _CudaMemory(device) if device.type == "cuda" else _ResidentMemory()
-    start = time.perf_counter()
-    try:
-        yield cost
-    finally:
-        cost["peak_extra_bytes"] = meter.stop()
-        cost["seconds"] = time.perf_counter() - start
-
-
-class _CudaMemory:
-    """Watches the memory that torch has allocated on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        self._device = device
-        self._before = torch.cuda.memory_allocated(device)
-
-    def stop(self) -> int:
-        """Peak growth in bytes, once everything queued is done."""
-        torch.cuda.synchronize(self._device)
-        return torch.cuda.max_memory_allocated(self._device) - self._before
-
-
-class _ResidentMemory:
-    """Watches this process's resident memory from a thread (Linux; elsewhere tells nothing)."""
-
-    _STATM = Path("/proc/self/statm")
-
-    def __init__(self, interval_s: float = 0.002) -> None:
-        self._interval_s = interval_s
-        self._before = self._peak = self._read_pages()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        if self._STATM.exists():
-            self._thread.start()
-
-    def _read_pages(self) -> int:
-        return int(self._STATM.read_text().split()[1]) if self._STATM.exists() else 0
-
-    def _watch(self) -> None:
-        while not self._done.wait(self._interval_s):
-            self._peak = max(self._peak, self._read_pages())
-
-    def stop(self) -> int | None:
-        """Peak growth in bytes; ``None`` where it cannot be read."""
-        if not self._thread.is_alive():
-            return None
-        self._done.set()
-        self._thread.join()
-        return (self._peak - self._before) * os.sysconf("SC_PAGE_SIZE")
+__all__ = ["build_model_inputs", "check_reader", "read_eagerly", "run_check"]

@@ -9,25 +9,45 @@ import pytest
 import torch
 from torch import Tensor
 
-from flmm.readers import FrozenQwen
-from tests.small_models import FAMILY_FOLDERS, build_small_model, load_processor
+from flmm.readers import FrozenQwen, FrozenVLM
+from tests.small_models import ALL_FAMILIES, FAMILY_FOLDERS, build_small_model, load_processor
+
+FEW = ("qwen2_5_vl", "llava_next")  # for what no family differs in
 
 
 @dataclass
 class EagerReference:
-    """Transformers' own eager attentions of one whole pass, fed by the unified processor."""
+    """Transformers' own model with eager attention, fed by the model's own unified processor."""
 
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
 
-    @torch.no_grad()
-    def read(self, image: Any, prompt: str, answer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids ``[T]``, attentions ``[L*A, T, T]`` and hidden states ``[L, T, D]``."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    def prepare(self, messages: list[Any], images: list[Any], added: str = "") -> dict[str, Any]:
+        """What the processor makes of a conversation that goes on with a text.
+
+        Behind a template of SentencePiece's a word begins with a space, which is no token itself.
+        """
         text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            messages, add_generation_prompt=True, tokenize=False
         )
-        inputs = self.processor(text=[text + answer], images=[image], return_tensors="pt")
+        begins = self.processor.tokenizer.tokenize("a")[0].startswith("▁")
+        added = f" {added}" if added and begins else added
+        return dict(self.processor(text=[text + added], images=images, return_tensors="pt"))
+
+    def hold(self, ids: list[int], images: list[Any]) -> dict[str, Any]:
+        """Token ids that hold all pictures, with what the processor makes of these."""
+        text = self.processor.image_token * len(images)
+        inputs = dict(self.processor(text=[text], images=images, return_tensors="pt"))
+        inputs["input_ids"] = torch.tensor([ids])
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if "mm_token_type_ids" in inputs:
+            is_image = inputs["input_ids"] == self.processor.image_token_id
+            inputs["mm_token_type_ids"] = is_image.int()
+        return inputs
+
+    @torch.no_grad()
+    def see(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids ``[T]``, attentions ``[L*A, T, T]`` and hidden states ``[L, T, D]``."""
         output = self.model(
             **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
         )
@@ -35,16 +55,54 @@ class EagerReference:
         hidden_states = torch.cat(output.hidden_states[-layers:])
         return inputs["input_ids"][0], torch.cat(output.attentions, 1)[0], hidden_states
 
+    def read(self, image: Any, prompt: str, answer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`see`, of one picture, a prompt and what is said behind it."""
+        return self.see(self.prepare([ask(prompt)], [image], answer))
 
-@pytest.fixture(scope="session", params=sorted(FAMILY_FOLDERS))
+    @torch.no_grad()
+    def generate(self, inputs: dict[str, Any], count: int) -> list[int]:
+        """Transformers' greedy answer, with the token that ends it."""
+        output = self.model.generate(
+            **inputs,
+            max_new_tokens=count,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+        return output[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def ask(question: str, images: int = 1) -> dict[str, Any]:
+    """A user's message."""
+    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    return {"role": "user", "content": content}
+
+
+def find_vision_tower(vlm: Any) -> Any:
+    """The module that sees pictures."""
+    inner = vlm.model.model
+    return inner.visual if hasattr(inner, "visual") else inner.vision_tower
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests run for every family, or for those that their module names in ``FAMILIES``."""
+    if "family" in metafunc.fixturenames:
+        families = getattr(metafunc.module, "FAMILIES", ALL_FAMILIES)
+        metafunc.parametrize("family", families, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def family(request: pytest.FixtureRequest) -> str:
+    """A name of ``small_models.ALL_FAMILIES``."""
     return request.param
 
 
 @pytest.fixture(scope="session")
-def vlm(data_dir: Path, family: str) -> FrozenQwen:
+def vlm(data_dir: Path, family: str) -> FrozenVLM:
     processor = load_processor(data_dir, family)
-    return FrozenQwen.from_model(build_small_model(data_dir, family), processor)
+    kind = FrozenQwen if family in FAMILY_FOLDERS else FrozenVLM
+    return kind.from_model(build_small_model(data_dir, family), processor)
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,11 @@ from flmm.readers.attention import (
 )
 from flmm.readers.families import Family
 from flmm.records import Continuation
+from tests.readers.conftest import FEW
 from tests.readers.test_reader_contract import CAPTION, PHRASES, ShapeRecorder, relative_difference
 from tests.small_models import build_small_model, load_processor
 
+FAMILIES = FEW
 BATCH, HEADS, KEY_HEADS, ROWS, PREFIX, WIDTH, LAYERS = 2, 6, 2, 23, 70, 8, 3
 SPANS = [[(0, 5), (5, 23), (3, 9), (22, 23), (0, 23)], [(1, 2), (4, 19)]]  # some overlap
 COLUMNS = [slice(4, 64), slice(10, 40)]
@@ -208,12 +210,6 @@ def test_what_may_change_weights_is_refused(states, mask, given, message):
         row_attention_forward(layer, *states, **{"attention_mask": mask} | given)
     harmless = {"dropout": 0.0, "sliding_window": 8, "is_causal": True, "s_aux": None}
     assert row_attention_forward(layer, *states, mask, **harmless)[0].isfinite().all()
-
-
-def test_layers_without_attention_are_refused(mask):
-    config = types.SimpleNamespace(layer_types=["linear_attention"], model_type="qwen3_5_text")
-    with pytest.raises(ValueError, match="qwen3_5_text has layers of the kind 'linear_attention'"):
-        build_layer_masks(mask, config)
 
 
 def test_windows_without_layer_types_are_refused():

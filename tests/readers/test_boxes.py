@@ -126,8 +126,8 @@ def test_an_unknown_family_is_refused():
         parse_box("[1, 2, 3, 4]", "llava", INPUT, ORIGINAL)
 
 
-@pytest.mark.parametrize("family", sorted(BOX_FORMATS))
-def test_a_persons_box_on_a_photograph_survives_the_round_trip(data_dir, family):
+@pytest.mark.parametrize("model_type", sorted(BOX_FORMATS))
+def test_a_persons_box_on_a_photograph_survives_the_round_trip(data_dir, model_type):
     """Annotated in pixels of the photograph, said in the model's frame, read back."""
     path = data_dir / "coco" / "000000000785.jpg"
     annotations = json.loads((data_dir / "coco" / "instances_people.json").read_text())
@@ -135,7 +135,7 @@ def test_a_persons_box_on_a_photograph_survives_the_round_trip(data_dir, family)
         item["bbox"] for item in annotations["annotations"] if item["image_id"] == 785
     )
     wanted = torch.tensor([x, y, x + width, y + height])
-    processor = load_processor(data_dir, family)
+    processor = load_processor(data_dir, model_type)
     with Image.open(path) as picture:
         original = (picture.height, picture.width)
         encoded = QwenImageProcessorWrapper(processor).encode(picture)
@@ -144,14 +144,14 @@ def test_a_persons_box_on_a_photograph_survives_the_round_trip(data_dir, family)
     shown = [int(side) * patch for side in patches["image_grid_thw"][0][1:]]  # (H', W')
     assert tuple(shown) == tuple(encoded.pixel_values.shape[1:])
     assert tuple(shown) != original
-    if family == "qwen2_5_vl":
+    if model_type == "qwen2_5_vl":
         scale = torch.tensor([shown[1] / original[1], shown[0] / original[0]] * 2)
     else:
         scale = torch.tensor([1000 / original[1], 1000 / original[0]] * 2)
     said = [int(value) for value in (wanted * scale).round()]
     reply = f'```json\n[{{"bbox_2d": {said}, "label": "person"}}]\n```'
-    if family == "qwen2_vl":
+    if model_type == "qwen2_vl":
         reply = f"<|box_start|>({said[0]},{said[1]}),({said[2]},{said[3]})<|box_end|>"
-    box, problem = parse_box(reply, family, tuple(shown), original)
+    box, problem = parse_box(reply, model_type, tuple(shown), original)
     assert problem is None
     assert (box - wanted).abs().max() <= 0.51 / scale.min()

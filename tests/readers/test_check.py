@@ -8,6 +8,7 @@ from transformers import Qwen3VLModel
 
 from flmm.readers import check
 from flmm.readers.check import run_check
+from flmm.readers.prompts import PlainTextTokenizer
 from tests.forks import run_fork
 from tests.small_models import save_small_folder
 
@@ -29,7 +30,7 @@ def test_the_tool_says_ready(folder, data_dir, tmp_path):
     report = json.loads(out.read_text())
     assert report["problems"] == []
     assert report["model"]["family"] == "qwen3_vl" and report["model"]["maps"] == 16
-    assert report["prefix"]["positions"].startswith("as published (transformers ")
+    assert [len(grid["box"]) for grid in report["prefix"]["grids"]] == [4]
     assert "<|image_pad|>" in report["model"]["prompt"]
     assert report["comparison"]["relative_difference"] < 1e-5
     assert report["comparison"]["attend"]["seconds"] > 0
@@ -46,7 +47,11 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
 
 def test_a_difference_is_shown_layer_by_layer(folder, monkeypatch):
     read_eagerly = check.read_eagerly
-    monkeypatch.setattr(check, "read_eagerly", lambda *args: 1.5 * read_eagerly(*args))
+
+    def read_more(*args):
+        return [1.5 * maps for maps in read_eagerly(*args)]
+
+    monkeypatch.setattr(check, "read_eagerly", read_more)
     lines = []
     assert run_check(folder, device="cpu", say=lines.append) == 1
     assert any("layer   3" in line for line in lines)
@@ -68,8 +73,24 @@ def test_positions_other_than_the_published_are_named(folder, monkeypatch):
     assert "places 1 of " in lines[-1] and "elsewhere than the published rule" in lines[-1]
 
 
-def test_a_thawed_reader_is_found(folder, monkeypatch):
-    monkeypatch.setattr(check.FrozenQwen, "state_dict", lambda self, **_: {})
-    reader = check.FrozenQwen(folder, dtype="float32")
-    reader.model.requires_grad_(True)
-    assert check._check_frozen(reader) == ["the reader is not frozen: weights require a gradient"]
+def test_tokens_other_than_the_processors_are_shown(folder, monkeypatch):
+    def forget_a_word(self, before, prompt, after, is_first=True):
+        ids, tokens = encode(self, before, prompt, after, is_first)
+        return [*ids[:-5], *ids[-4:]], tokens
+
+    encode = PlainTextTokenizer.encode_template
+    monkeypatch.setattr(PlainTextTokenizer, "encode_template", forget_a_word)
+    lines = []
+    assert run_check(folder, device="cpu", say=lines.append) == 1
+    (line,) = [line for line in lines if "the processor writes" in line]
+    assert line.startswith("not ready: the prompt has ") and "they differ from token" in line
+
+
+def test_a_model_with_tiles_is_checked_on_all_its_grids(data_dir, tmp_path):
+    folder = save_small_folder(data_dir, "llava_next", tmp_path / "vlm")
+    out, lines = tmp_path / "report.json", []
+    assert run_check(folder, device="cpu", json_path=out, say=lines.append) == 0
+    report = json.loads(out.read_text())
+    assert [grid["size"] for grid in report["prefix"]["grids"]] == [[6, 8], [4, 4]]
+    assert report["model"]["channels"] == 2 * report["model"]["maps"]
+    assert any(line.startswith("  grid 1") and line.endswith("px") for line in lines)

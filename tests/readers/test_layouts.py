@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoProcessor
 from flmm.geometry import fit_to_picture, join_grid_maps, resample_area, resize_maps
 from flmm.readers.families import Seen, find_family
 from flmm.records import Box, Grid
-from tests.small_models import OTHER_FOLDERS, build_small_config, build_small_model, load_processor
+from tests.small_models import ALL_FAMILIES, build_small_config, build_small_model, load_processor
 
 TILE = {"patch_size": 14, "image_size": 336}
 CONFIGS = {
@@ -101,7 +101,7 @@ class Change(NamedTuple):
     moved: Tensor
 
 
-@pytest.fixture(scope="module", params=OTHER_FOLDERS)
+@pytest.fixture(scope="module", params=ALL_FAMILIES)
 def changes(request, data_dir):
     """Of a family: one change of each of 40 pictures of odd sizes."""
     processor = load_processor(data_dir, request.param)
@@ -214,7 +214,7 @@ def test_a_picture_that_is_hardly_a_line_has_its_thumbnail_alone(data_dir):
 
 
 @pytest.mark.parametrize(
-    "family, change, message",
+    "name, change, message",
     [
         (
             "llava_padded",
@@ -238,9 +238,9 @@ def test_a_picture_that_is_hardly_a_line_has_its_thumbnail_alone(data_dir):
         ),
     ],
 )
-def test_what_is_not_read_exactly_is_refused(data_dir, family, change, message):
-    config = build_small_config(data_dir, family)
-    processor = copy.copy(load_processor(data_dir, family))
+def test_what_is_not_read_exactly_is_refused(data_dir, name, change, message):
+    config = build_small_config(data_dir, name)
+    processor = copy.copy(load_processor(data_dir, name))
     change(config, processor)
     with pytest.raises(ValueError, match=message):
         reader = find_family(config)(config, processor)
@@ -268,7 +268,7 @@ def measure_distance(mask):
     return sum(cv2.distanceTransform(np.uint8(side), cv2.DIST_L2, 5) for side in sides)
 
 
-@pytest.mark.parametrize("name", OTHER_FOLDERS)
+@pytest.mark.parametrize("name", ALL_FAMILIES)
 def test_a_mask_seen_through_a_layout_comes_back_within_a_cell(data_dir, name):
     """A perfect head: each grid shows how much of a cell is covered, the finest is the answer."""
     processor = load_processor(data_dir, name)

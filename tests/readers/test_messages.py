@@ -8,6 +8,9 @@ import torch
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 
+from tests.small_models import FAMILY_FOLDERS
+
+FAMILIES = tuple(FAMILY_FOLDERS)
 QUESTION = "Where is the tall man?"
 
 

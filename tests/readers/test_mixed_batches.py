@@ -5,6 +5,7 @@ import pytest
 
 from flmm.readers.prefixes import plan_batches
 
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 # (h, w) px of COCO pictures: nearly all have a longer side of 640 or 500.
 COCO_SIZES = [
     *((480, 640), (640, 480), (427, 640), (640, 427), (425, 640), (333, 500), (375, 500)),

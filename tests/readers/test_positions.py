@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from flmm.readers.families.qwen import compute_positions
+from tests.small_models import FAMILY_FOLDERS
 
+FAMILIES = tuple(FAMILY_FOLDERS)
 IMAGE = 7
 
 

@@ -1,4 +1,4 @@
-"""What every family of frozen readers owes, run for each of them on small random weights."""
+"""What readers owe whatever the family; what families differ in is in test_family_contract."""
 
 import copy
 import math
@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 from flmm.readers import attention
 from flmm.readers.base import DEFAULT_PROMPT
 from flmm.records import Continuation
+from tests.readers.conftest import FEW
 
-SIZES = {"square": (150, 150), "wide": (90, 430), "tall": (430, 90), "tiny": (9, 14)}
+FAMILIES = FEW
 PHRASES = [
     "person",
     "the tall man in the white shirt and blue jeans who stands left of the old lamp post, waving",
@@ -48,58 +49,14 @@ class ShapeRecorder(TorchDispatchMode):
 
 
 class TestReaderContract:
-    @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
-    def test_maps_and_features_equal_one_eager_pass_per_phrase(self, vlm, eager, noise, size):
-        image = noise(*size)
-        prefix = vlm.prefill(image)
-        seen = vlm.attend(prefix, PHRASES)
-        assert seen.maps.shape == (len(PHRASES), vlm.num_maps, *prefix.grid_hw)
-        assert seen.maps.dtype == torch.float32
-        assert seen.maps.min() >= 0 and seen.maps.max() <= 1
-        for index, phrase in enumerate(PHRASES):
-            ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, phrase)
-            assert ids.tolist() == prefix.input_ids.tolist() + seen.input_ids[index].tolist()
-            rows = attentions[:, len(prefix) :, prefix.image_columns]
-            expected = rows.mean(1).unflatten(-1, prefix.grid_hw)
-            assert expected.std() > 0.1 * expected.mean()  # the comparison means something
-            assert relative_difference(seen.maps[index], expected) < 1e-5
-            features = hidden_states[:, len(prefix) :]
-            assert seen.text_features[index].shape == features.shape
-            assert relative_difference(seen.text_features[index], features) < 1e-5
-
-    def test_phrases_of_a_caption_equal_one_eager_pass(self, vlm, eager, noise):
-        image = noise(120, 200)
-        prefix = vlm.prefill(image, "Where are they?")
-        seen = vlm.attend(prefix, [CAPTION])
-        ids, attentions, hidden_states = eager.read(image, "Where are they?", CAPTION.text)
-        assert ids[len(prefix) :].equal(seen.input_ids[0])
-        columns = attentions[:, :, prefix.image_columns]
-        encoded = vlm.plain_text.encode_continuation(CAPTION)
-        for index, (start, end) in enumerate(encoded.token_spans):
-            rows = slice(len(prefix) + start, len(prefix) + end)
-            expected = columns[:, rows].mean(1).unflatten(-1, prefix.grid_hw)
-            assert relative_difference(seen.maps[index], expected) < 1e-5
-            features = hidden_states[:, rows]
-            assert relative_difference(seen.text_features[index], features) < 1e-5
-
     def test_max_merge_keeps_the_greatest_weight_of_a_phrase(self, vlm, eager, noise, monkeypatch):
         image = noise(100, 100)
         monkeypatch.setattr(vlm, "token_merge", "max")
         prefix = vlm.prefill(image)
         got = vlm.attend(prefix, PHRASES[1:2]).maps[0]
         _, attentions, _ = eager.read(image, DEFAULT_PROMPT, PHRASES[1])
-        rows = attentions[:, len(prefix) :, prefix.image_columns]
-        assert relative_difference(got, rows.amax(1).unflatten(-1, prefix.grid_hw)) < 1e-5
-
-    def test_a_map_does_not_depend_on_sister_phrases(self, vlm, noise):
-        prefix = vlm.prefill(noise(100, 160))
-        alone = vlm.attend(prefix, PHRASES[:1])
-        together = vlm.attend(prefix, [*PHRASES, CAPTION])
-        reordered = vlm.attend(prefix, [CAPTION, *reversed(PHRASES)])
-        for seen, index in ((together, 0), (reordered, -1)):
-            assert relative_difference(seen.maps[index], alone.maps[0]) < 1e-5
-            features, expected = seen.text_features[index], alone.text_features[0]
-            assert relative_difference(features, expected) < 1e-5
+        expected = attentions[:, len(prefix) :].amax(1)[:, prefix.grids[0].columns]
+        assert relative_difference(got, expected) < 1e-5
 
     def test_packs_and_batches_change_nothing(self, vlm, noise, monkeypatch):
         images = [noise(100, 160), noise(200, 60)]
@@ -119,25 +76,14 @@ class TestReaderContract:
         got = vlm.attend(vlm.prefill(encoded), PHRASES[0])
         assert got.maps.equal(vlm.attend(vlm.prefill(image), PHRASES[0]).maps)
 
-    def test_image_tokens_fill_the_grid_between_the_vision_tokens(self, vlm, noise):
-        prefix = vlm.prefill(noise(90, 430))
-        config, ids = vlm.model.config, prefix.input_ids
-        image_input = prefix.image_input
-        merge = config.vision_config.spatial_merge_size
-        assert prefix.grid_hw == tuple(
-            (image_input.inputs["image_grid_thw"][0, 1:] // merge).tolist()
-        )
-        assert prefix.image_token_mask.sum() == math.prod(prefix.grid_hw)
-        assert prefix.image_token_mask.equal(ids == config.image_token_id)
-        assert ids[prefix.image_columns.start - 1] == config.vision_start_token_id
-        assert ids[prefix.image_columns.stop] == config.vision_end_token_id
-
     def test_no_tensor_is_prefix_by_prefix(self, vlm, noise):
         image_input = vlm.image_processor.encode(noise(900, 900))
         with ShapeRecorder() as reading:
             prefix = vlm.prefill(image_input)
-        length, patches = len(prefix), int(image_input.inputs["image_grid_thw"].prod())
-        assert length > 700
+        length = patches = len(prefix)
+        if "image_grid_thw" in image_input.inputs:  # other towers see tiles of one size
+            patches = int(image_input.inputs["image_grid_thw"].prod())
+        assert length > 100
         long_sides = [sum(side in (length, patches) for side in shape) for shape in reading.shapes]
         assert max(long_sides) == 1
         with ShapeRecorder() as attending:
@@ -149,7 +95,7 @@ class TestReaderContract:
         # On a GPU either would wait for the device.
         waits = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
         assert torch.ops.aten.mm in attending.operations
-        assert vlm.model.config.model_type.endswith("moe") or not waits & attending.operations
+        assert not waits & attending.operations
 
     def test_the_prefix_serves_again_also_after_an_error(self, vlm, noise, monkeypatch):
         prefix = vlm.prefill(noise(100, 100))
@@ -167,21 +113,6 @@ class TestReaderContract:
         assert vlm.text_config._attn_implementation == implementation
         assert {layer.get_seq_length() for layer in prefix.cache.layers} == {len(prefix)}
         assert vlm.attend(prefix, PHRASES).maps.equal(first)
-
-    def test_generate_equals_transformers_greedy(self, vlm, eager, noise):
-        image = noise(100, 140)
-        prefix = vlm.prefill(image)
-        before = vlm.attend(prefix, PHRASES).maps
-        answer = vlm.generate(prefix, max_new_tokens=12)
-        inputs = eager.processor(text=[vlm.render_prompt()], images=[image], return_tensors="pt")
-        expected = eager.model.generate(
-            **inputs, max_new_tokens=12, do_sample=False, temperature=None, top_p=None, top_k=None
-        )
-        assert answer
-        assert answer == vlm.tokenizer.decode(expected[0, len(prefix) :], skip_special_tokens=True)
-        assert vlm.attend(prefix, PHRASES).maps.equal(before)
-        seen = vlm.attend(prefix, [Continuation(answer)])
-        assert seen.maps.isfinite().all()
 
     def test_generate_stops_at_the_end_of_the_turn(self, vlm, noise, monkeypatch):
         prefix = vlm.prefill(noise(60, 60))

@@ -1,0 +1,174 @@
+"""What every family owes: transformers' own tokens, attention and answers, on small random weights.
+
+In each test one reading serves several properties: readings are what costs.
+"""
+
+import pytest
+import torch
+
+from flmm.readers import FrozenVLM
+from flmm.readers.base import DEFAULT_PROMPT
+from flmm.readers.prompts import PlainTextTokenizer
+from flmm.records import Continuation
+from tests.readers.conftest import EagerReference, ask
+from tests.readers.test_reader_contract import CAPTION, PHRASES, relative_difference
+from tests.small_models import build_small_model, load_processor
+
+SIZES = {
+    "square": (150, 150),
+    "wide": (90, 430),
+    "tall": (430, 90),
+    "tiny": (9, 14),
+    "huge": (600, 800),
+}
+QUESTIONS = ["What is left of the lamp?", "它旁边的红色杯子呢？", "And what is it made of?"]
+ANSWERS = ["A red cup, 左边的杯子 and a tall man in white.", "It is blue."]
+
+
+def assert_same(seen, expected):
+    """Two records of the same continuations."""
+    assert all(map(torch.equal, seen.input_ids, expected.input_ids))
+    for got, wanted in zip(seen.grid_maps, expected.grid_maps, strict=True):
+        assert got.shape == wanted.shape and relative_difference(got, wanted) < 1e-5
+    for got, wanted in zip(seen.text_features, expected.text_features, strict=True):
+        assert got.shape == wanted.shape and relative_difference(got, wanted) < 1e-5
+
+
+def assert_seen(seen, phrase, rows, prefix, attentions, hidden_states):
+    """A phrase of a record against rows of one eager pass."""
+    columns = attentions[:, rows].mean(1)
+    for maps, grid in zip(seen.grid_maps, prefix.grids, strict=True):
+        expected = columns[:, grid.columns]
+        assert expected.std() > 0.1 * expected.mean()  # the comparison means something
+        assert relative_difference(maps[phrase], expected) < 1e-5
+    assert relative_difference(seen.text_features[phrase], hidden_states[:, rows]) < 1e-5
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_what_is_read_equals_one_eager_pass_for_each_continuation(vlm, eager, noise, size):
+    image = noise(*size)
+    prefix = vlm.prefill(image)
+    one, many = vlm.attend(prefix, PHRASES[0]), vlm.attend(prefix, [*PHRASES, CAPTION])
+    assert many.maps.dtype == torch.float32 and len(prefix.grids) <= vlm.num_grids
+    for maps, grid in zip(many.grid_maps, prefix.grids, strict=True):
+        assert maps.shape == (len(PHRASES) + len(CAPTION.spans), vlm.num_maps, *grid.size)
+        assert maps.min() >= 0 and maps.max() <= 1
+    cells = sum(grid.columns.numel() for grid in prefix.grids)
+    assert prefix.image_token_mask.sum() == cells
+    texts = list(enumerate(PHRASES))
+    for number, phrase in texts if size != SIZES["huge"] else texts[1:2]:
+        ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, phrase)
+        assert ids.tolist() == [*prefix.input_ids.tolist(), *many.input_ids[number].tolist()]
+        rows = slice(len(prefix), len(ids))
+        assert_seen(many, number, rows, prefix, attentions, hidden_states)
+    ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, CAPTION.text)
+    assert ids[len(prefix) :].equal(many.input_ids[-1])
+    offsets = PlainTextTokenizer(vlm.tokenizer).encode_plain(CAPTION.text)[1]
+    for number, (start, end) in enumerate(CAPTION.spans):
+        inside = [i for i, (first, last) in enumerate(offsets) if first < end and last > start]
+        rows = slice(len(prefix) + inside[0], len(prefix) + inside[-1] + 1)
+        assert_seen(many, len(PHRASES) + number, rows, prefix, attentions, hidden_states)
+    # Phrases do not see each other, in whatever company and order.
+    turned = vlm.attend(prefix, [CAPTION, *reversed(PHRASES)])
+    for other, index in ((many, 0), (turned, -1)):
+        assert relative_difference(other.maps[index], one.maps[0]) < 1e-5
+        assert relative_difference(other.text_features[index], one.text_features[0]) < 1e-5
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_several_pictures_in_one_pass_are_each_read_as_alone(vlm, noise, padding_side, monkeypatch):
+    monkeypatch.setattr(vlm, "padding_side", padding_side)
+    monkeypatch.setattr(vlm, "max_batch_padding", 1.0)
+    images = [noise(*SIZES[name]) for name in ("wide", "square", "tiny")]
+    asked = [PHRASES, [CAPTION], PHRASES[:1]]
+    prefixes = vlm.prefill(images, "Where are they?")
+    assert len({id(prefix.batch) for prefix in prefixes}) == 1
+    alone = [vlm.prefill(image, "Where are they?") for image in images]
+    for prefix, own, seen, phrases in zip(prefixes, alone, vlm.attend(prefixes, asked), asked):
+        assert prefix.input_ids.equal(own.input_ids) and prefix.next_position == own.next_position
+        assert relative_difference(prefix.last_hidden_state, own.last_hidden_state) < 1e-5
+        assert_same(seen, vlm.attend(own, phrases))
+    assert vlm.generate(prefixes[0], 6) == vlm.generate(alone[0], 6)
+
+
+def test_answers_equal_transformers_own(vlm, eager, noise):
+    image = noise(100, 140)
+    prefix = vlm.prefill(image)
+    before = vlm.attend(prefix, PHRASES[:2])
+    answer = vlm.generate(prefix, max_new_tokens=12)
+    inputs = eager.prepare([ask(DEFAULT_PROMPT)], [image])
+    assert inputs["input_ids"][0].tolist() == prefix.input_ids.tolist()
+    ids = eager.generate(inputs, 12)
+    assert answer and answer == vlm.tokenizer.decode(ids, skip_special_tokens=True)
+    answers = vlm.answer(prefix, QUESTIONS, max_new_tokens=8)
+    for question, own in zip(QUESTIONS, answers):
+        ids = eager.generate(eager.prepare([ask(question)], [image]), 8)
+        assert own == vlm.tokenizer.decode(ids, skip_special_tokens=True)
+    assert_same(vlm.attend(prefix, PHRASES[:2]), before)  # the prefix serves again
+    assert vlm.attend(prefix, [Continuation(answer)]).maps.isfinite().all()
+
+
+def test_a_conversation_of_three_turns_about_two_pictures_equals_one_eager_pass(vlm, eager, noise):
+    images = [noise(100, 140), noise(120, 70)]
+    dialogue = vlm.converse(images[0])
+    messages = []
+    for question, answer in zip(QUESTIONS, [*ANSWERS, None]):
+        shown = [images[1]] if len(messages) == 2 else []
+        dialogue.ask(question, [vlm.image_processor.encode(image) for image in shown])
+        messages.append(ask(question, len(shown) + (not messages)))
+        if answer:
+            dialogue.begin(answer)
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    inputs = eager.prepare(messages, images)
+    assert inputs["input_ids"][0].tolist() == dialogue.input_ids
+    expected = eager.generate(inputs, 6)
+    written = list(dialogue.write(max_new_tokens=6))
+    stop = vlm.model.generation_config.eos_token_id
+    stops = stop if isinstance(stop, list) else [stop]
+    assert written == [index for index in expected if index not in stops] and written
+    added = {"input_ids": torch.tensor([written]), "attention_mask": torch.ones(1, len(written))}
+    for name in {"input_ids", "attention_mask", "mm_token_type_ids"} & set(inputs):
+        tail = added.get(name, torch.zeros(1, len(written))).to(inputs[name].dtype)
+        inputs[name] = torch.cat([inputs[name], tail], dim=1)
+    _, attentions, hidden_states = eager.see(inputs)
+    spans = [turn.answer for turn in dialogue.turns]
+    for seen, image in zip(dialogue.look(spans), dialogue.images, strict=True):
+        for number, span in enumerate(spans):
+            rows = attentions[:, slice(*span)].mean(1)
+            for maps, grid in zip(seen.grid_maps, image.image_input.grids, strict=True):
+                expected_map = rows[:, grid.columns + image.columns.start]
+                assert (maps[number] - expected_map).norm() <= 1e-5 * rows.norm()
+            features = hidden_states[:, slice(*span)]
+            assert relative_difference(seen.text_features[number], features) < 1e-5
+
+
+def test_sliding_windows_are_seen_through_as_in_one_eager_pass(data_dir, noise):
+    """Windows shorter than the picture, in some layers alone."""
+    windows = {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 2}
+    processor = load_processor(data_dir, "internvl")
+    vlm = FrozenVLM.from_model(build_small_model(data_dir, "internvl", **windows), processor)
+    assert set(vlm.text_config.layer_types) == {"full_attention", "sliding_attention"}
+    model = build_small_model(data_dir, "internvl", **windows)
+    model.set_attn_implementation("eager")
+    eager = EagerReference(model, processor)
+    image = noise(150, 150)
+    prefix = vlm.prefill(image)
+    seen = vlm.attend(prefix, PHRASES)
+    for number, phrase in enumerate(PHRASES):
+        ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, phrase)
+        rows = slice(len(prefix), len(ids))
+        columns = attentions[:, rows].mean(1)
+        for maps, grid in zip(seen.grid_maps, prefix.grids, strict=True):
+            assert relative_difference(maps[number], columns[:, grid.columns]) < 1e-5
+        assert relative_difference(seen.text_features[number], hidden_states[:, rows]) < 1e-5
+    answers = vlm.answer(prefix, QUESTIONS[:2], max_new_tokens=6)
+    for question, own in zip(QUESTIONS, answers):
+        ids = eager.generate(eager.prepare([ask(question)], [image]), 6)
+        assert own == vlm.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_layers_without_attention_are_refused(data_dir):
+    model = build_small_model(data_dir, "internvl", layer_types=["full_attention"] * 4)
+    model.config.text_config.layer_types = ["linear_attention", "full_attention"] * 2
+    with pytest.raises(ValueError, match="this qwen2 has layers of the kind 'linear_attention'"):
+        FrozenVLM.from_model(model, load_processor(data_dir, "internvl"))
