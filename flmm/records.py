@@ -51,11 +51,10 @@ class Continuation:
 
     Attributes:
         text: what is fed after the prefix, as plain text (control tokens are not obeyed).
-        spans: half-open character ranges of the phrases in ``text``, in output order;
-            ``None`` makes the whole text one phrase. A phrase sees the text before it in
-            the same continuation; it never sees another continuation.
+        spans: half-open character ranges of the phrases in ``text``, in output order; ``None``: all
+            of it is one. A phrase sees the text before it, and never another continuation.
         keyword_spans: half-open character ranges of all names in ``text``, what a keyword
-            selector learns; ``None``: the phrases are all of them. Read in training only.
+            selector learns; ``None``: the phrases are all of them.
     """
 
     text: str
@@ -123,10 +122,9 @@ class ImageInput:
         pixel_values: resized and normalised, as the reader's family lays them out (Qwen-VL:
             float32 ``[C, H', W']``).
         inputs: the other tensors that the processor gave for this picture alone.
-        token_ids: int64 ``[n]``, what stands for the picture in a sequence, from its first image
-            token to its last; -1: the model's image placeholder.
-        grids: the image tokens over the picture, finest grid first; columns count from the first
-            image token.
+        token_ids: int64 ``[n]``, what stands for the picture in a sequence, the processor's tags
+            included; -1: the model's image token.
+        grids: over the picture, finest first; columns count from the first image token.
         image: uint8 RGB ``[H, W, 3]``, the picture as given (what the refiner encodes).
     """
 
@@ -190,8 +188,7 @@ class GroundingOutput:
     Attributes:
         attention_maps: float32 ``[P, C, h, w]``, what the mask head was given, over the picture.
         coarse_mask_logits: ``[P, h', w']``, over the picture.
-        refined_mask_logits: ``[P, H, W]``, original pixels; without a refiner the coarse
-            logits resized (bilinear).
+        refined_mask_logits: ``[P, H, W]``, original pixels.
     """
 
     attention_maps: Tensor

@@ -108,7 +108,7 @@ class QwenImageProcessorWrapper:
         Returns:
             dict of lists, one entry per picture: ``pixel_values`` (float32 array
             ``[C, H', W']``), ``image_grid_thw`` ((1, grid_h, grid_w) in patches), ``meta_datas``
-            (see :func:`build_meta_data`), ``image_sizes`` ((H', W') in input pixels).
+            (sizes and padding under F-LMM's keys), ``image_sizes`` ((H', W') in input pixels).
 
         Raises:
             TypeError, FileNotFoundError, ValueError: as ``load_image``; or the list is empty;
@@ -122,7 +122,7 @@ class QwenImageProcessorWrapper:
             "pixel_values": [item.pixel_values.numpy() for item in inputs],
             "image_grid_thw": [tuple(item.inputs["image_grid_thw"][0].tolist()) for item in inputs],
             "meta_datas": [
-                build_meta_data(item.original_size, _get_input_size(item)) for item in inputs
+                _build_meta_data(item.original_size, _get_input_size(item)) for item in inputs
             ],
             "image_sizes": [_get_input_size(item) for item in inputs],
         }
@@ -228,27 +228,15 @@ def patchify(pixel_values: Tensor, patch: int, merge: int, frames: int) -> Tenso
     return blocks.reshape(height * width // patch**2, -1)
 
 
-def build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
-    """Sizes of a picture that was resized and not padded, under the keys of F-LMM's processors.
-
-    Args:
-        original_size: (H, W) pixels of the picture as given.
-        input_size: (H', W') pixels of the VLM input.
-
-    Returns:
-        dict with ``image_shape``, ``padded_shape`` and ``original_shape`` (each
-        ``{"height", "width"}``), ``padding`` (``before_height``, ``after_height``,
-        ``before_width``, ``after_width``, in input pixels) and ``scale_factor``
-        ``(H'/H, W'/W)``.
-    """
+def _build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
+    """Sizes of a picture (h, w) that was resized and not padded, under the keys of F-LMM."""
     (height, width), (input_height, input_width) = original_size, input_size
+    sides = [f"{place}_{side}" for place in ("before", "after") for side in ("height", "width")]
     return {
         "original_shape": {"height": height, "width": width},
         "image_shape": {"height": input_height, "width": input_width},
         "padded_shape": {"height": input_height, "width": input_width},
-        "padding": dict.fromkeys(
-            ("before_height", "after_height", "before_width", "after_width"), 0
-        ),
+        "padding": dict.fromkeys(sides, 0),
         "scale_factor": (input_height / height, input_width / width),
     }
 

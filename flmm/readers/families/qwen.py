@@ -112,17 +112,10 @@ class Qwen(Family):
 def compute_positions(
     input_ids: Sequence[int], image_token_id: int, grids: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Text counts up by one on all axes, and starts right behind the greatest position before it.
+    """The published rule: int64 ``[3, S]`` of S tokens that hold pictures of ``grids`` (h, w).
 
-    A picture's tokens stand at the start in time, at start + row, at start + column.
-
-    Args:
-        input_ids: S tokens, image placeholders expanded.
-        image_token_id: the placeholder.
-        grids: (h, w) of each picture in image tokens, in order.
-
-    Returns:
-        int64 ``[3, S]``.
+    Text counts up by one on all axes, and starts right behind the greatest position before it; a
+    picture's tokens stand at the start in time, at start + row, at start + column.
     """
     parts: list[Tensor] = []
     place = start = 0
@@ -140,14 +133,10 @@ def compute_positions(
 
 
 def check_positions(positions: Tensor, expected: Tensor) -> None:
-    """Refuse positions that the models were not trained with.
-
-    Args:
-        positions: int64 ``[3, S]``, as transformers computes them.
-        expected: as :func:`compute_positions` does.
+    """Refuse positions ``[3, S]`` of transformers that the models were not trained with.
 
     Raises:
-        RuntimeError: they differ.
+        RuntimeError: they differ from what is expected.
     """
     if not torch.equal(positions, expected):
         differ = (positions != expected).any(0)
