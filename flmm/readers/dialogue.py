@@ -135,11 +135,8 @@ class Dialogue:
     def begin(self, text: str) -> list[int]:
         """Put words into the reader's mouth: its answer begins with them, and it goes on.
 
-        Args:
-            text: plain text.
-
         Returns:
-            its token ids.
+            the token ids of the text.
 
         Raises:
             ContextFullError: they do not fit into the model's context.

@@ -90,7 +90,7 @@ def _load(kind: Any, name: str | Path, what: str) -> Any:
 
 
 def check_processor(processor: Any) -> Any:
-    """The same, if it is a unified processor.
+    """The processor itself, which must be a unified one.
 
     Raises:
         TypeError: it has no tokenizer or no image processor.

@@ -51,7 +51,7 @@ class Prefix:
         grids: the image tokens over the picture, finest grid first; columns within [0, S).
         image_columns: from the first to the last image token, within [0, S).
         cache: keys and values of the S tokens; no pass writes into it.
-        next_position: where each continuation starts (M-RoPE, the same on its three axes).
+        next_position: where each continuation starts (the same on every axis).
         last_hidden_state: ``[D]``, of the last token, after the final norm.
         image_input: the picture that was read.
         batch: what it was read with; its cache holds the memory of this one's.
@@ -115,12 +115,7 @@ class PrefixBatch:
         return any(span.stop - span.start < length for span in self.spans)
 
     def split(self, inputs: Sequence[PrefixInput], hidden_states: Tensor) -> list[Prefix]:
-        """The prefixes of a batch that has been read.
-
-        Args:
-            inputs: the images, in the order of the rows.
-            hidden_states: ``[B, S, D]``, after the final norm.
-        """
+        """The prefixes of a batch that has been read, with hidden states ``[B, S, D]``."""
         return [
             Prefix(
                 input_ids=self.input_ids[row, span],
@@ -141,14 +136,7 @@ class PrefixBatch:
 def pad_inputs(
     inputs: Sequence[PrefixInput], padding_side: str, padding_id: int, device: torch.device
 ) -> PrefixBatch:
-    """Images as rows of one length.
-
-    Args:
-        inputs: the images.
-        padding_side: ``"right"`` or ``"left"``.
-        padding_id: the token there; any that is no image placeholder.
-        device: where the tensors go.
-    """
+    """Images as rows of one length, padded with any token that is no image placeholder."""
     length = max(map(len, inputs))
     starts = [length - len(item) if padding_side == "left" else 0 for item in inputs]
     spans = [slice(start, start + len(item)) for start, item in zip(starts, inputs)]
