@@ -62,11 +62,11 @@ def test_a_picture_of_another_family_is_told(reader, noise):
 @torch.no_grad()
 def test_layers_that_look_through_a_window_see_as_far_as_their_own(data_dir, noise):
     kinds = ["sliding_attention", "full_attention"] * 2
-    window = {"layer_types": kinds, "use_sliding_window": True, "sliding_window": 24}
+    window = {"layer_types": kinds, "use_sliding_window": True, "sliding_window": 12}
     model = build_small_model(data_dir, "internvl", **window)
     reader = FrozenVLM.from_model(model, load_processor(data_dir, "internvl"))
     prefix = reader.prefill(noise(130, 70))
-    assert len(prefix) > 2 * 24
+    assert len(prefix) > 2 * 12
     seen = reader.attend(prefix, ["a red cup", "the tall man behind the second table"])
     model.set_attn_implementation("eager")
     for index, own in enumerate(seen.input_ids):
