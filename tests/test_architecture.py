@@ -1,6 +1,8 @@
 """The import table of docs/architecture.md, enforced: imports run one way."""
 
 import ast
+import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,143 @@ def test_the_check_sees_a_wrong_arrow() -> None:
         "training",
     }
     assert "mmdet.models" in names
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+    if path.is_relative_to(ROOT / "flmm")
+}
+# What other libraries offer under such names only, or what users of theirs are told to use.
+FOREIGN_PRIVATE = {
+    "_attn_implementation": "how transformers names the attention of a config",
+    "_base": "whose memory a tensor of torch shares",
+    "_iterator": "torch's loaders stop their persistent workers by no other way",
+}
+FAMILIES = re.compile(
+    r"qwen|llava|internvl|deepseek|fuyu|cogvlm|gemma|pixtral|idefics|smolvlm", re.I
+)
+# Rooms and files that may name a family: what users write, and how the embedded model was made.
+FAMILY_DOORS = {"readers", "toy", "__init__", "moved"}
+FAMILY_NAMES = {"FrozenQwen", "FrozenQwenSAM", "QwenImageProcessorWrapper"}  # public for ever
+
+
+def find_circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that reach each other."""
+    reach: dict[str, set[str]] = {}
+    for start in arrows:
+        seen, todo = set(), [start]
+        while todo:
+            new = arrows.get(todo.pop(), set()) - seen
+            seen |= new
+            todo += new
+        reach[start] = seen
+    circles = []
+    for name in sorted(arrows):
+        group = {other for other in reach[name] if name in reach.get(other, ())}
+        if len(group) > 1 and group not in circles:
+            circles.append(group)
+    return circles
+
+
+def list_arrows() -> dict[str, set[str]]:
+    """Module -> the modules it imports, also those for type checkers and those within functions."""
+    arrows = {}
+    for name, path in MODULES.items():
+        package = path.relative_to(ROOT).parent.parts
+        names = list_imports(path.read_text(encoding="utf-8"), package) & set(MODULES)
+        # "from flmm.readers import qwen" is an arrow to the module, not to its package.
+        packages = {other for other in names if any(n.startswith(other + ".") for n in names)}
+        arrows[name] = names - packages - {name}
+    return arrows
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    assert find_circles(list_arrows()) == []
+
+
+def test_the_check_sees_a_circle() -> None:
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert find_circles(arrows) == [{"a", "b", "c"}]
+
+
+def list_private(tree: ast.AST) -> set[str]:
+    """Private names that a module reaches on something that is not itself, or imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            owner = node.value
+            is_own = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+            is_parents = isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super"
+            if not (is_own or is_parents):
+                names.add(node.attr)
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def list_defined(tree: ast.AST) -> set[str]:
+    """Private names that a module defines."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            owner = node.value
+            names |= {node.attr} if isinstance(owner, ast.Name) and owner.id == "self" else set()
+    return names
+
+
+def test_private_names_stay_within_their_room() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+    defined: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        defined.setdefault(get_room(path), set()).update(list_defined(tree))
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, tree in trees.items()
+        for name in sorted(list_private(tree) - defined[get_room(path)] - set(FOREIGN_PRIVATE))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def list_families(tree: ast.AST) -> set[str]:
+    """Names and texts of code that name a family; docstrings may."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    words = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words |= set() if id(node) in docstrings else {node.value}
+        words |= {
+            str(getattr(node, field))
+            for field in ("id", "attr", "arg", "name", "module")
+            if isinstance(getattr(node, field, None), str)
+        }
+    return {word for word in words if FAMILIES.search(word)} - FAMILY_NAMES
+
+
+def test_families_are_named_in_the_readers_room_alone() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {word[:60]!r}"
+        for path in MODULES.values()
+        if get_room(path) not in FAMILY_DOORS
+        for word in sorted(list_families(ast.parse(path.read_text(encoding="utf-8"))))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_stay_small() -> None:
+    lengths = sorted(
+        len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()
+    )
+    assert statistics.median(lengths) <= 140
+    assert lengths[int(0.9 * (len(lengths) - 1))] <= 300
+    assert lengths[-1] <= 400
