@@ -25,6 +25,7 @@ from flmm.readers.published_sizes import (
     find_image_processor,
     write_published_model,
 )
+from flmm.registry import MODELS
 from flmm.toy.shape_files import write_dataset
 
 # Sources: segment-anything's registry; sam2.1_hiera_l.yaml of facebookresearch/sam2.
@@ -154,12 +155,26 @@ def write_experiment(settings: RehearsalSettings, out: Path, root: Path) -> tupl
         reader=str(reader),
         data=str(out / "scenes"),
         dtype=settings.dtype,
-        refiner=REFINERS[settings.refiner],
+        refiner=write_refiner(settings.refiner, out),
         pictures=find_image_processor(reader),
         steps=settings.steps,
     )
     (out / "config.py").write_text(text)
     return str(out / "config.py"), str(reader)
+
+
+def write_refiner(name: str, out: Path) -> dict[str, Any]:
+    """A refiner's config, its random weights written first: a head is shared with their hash."""
+    cfg = dict(REFINERS[name])
+    if name == "tiny":
+        return cfg
+    path = out / "refiner"
+    if "model_name" in cfg:
+        path = path.with_suffix(".pth")
+        torch.save(MODELS.build(cfg).sam.state_dict(), path)
+        return cfg | {"checkpoint": str(path)}
+    MODELS.build(cfg).sam.save_pretrained(path)
+    return {"type": cfg["type"], "name_or_path": str(path)}
 
 
 def list_commands(
