@@ -97,18 +97,19 @@ class FrozenVLM(FrozenModel):
         random_init: bool = False,
         seed: int = 0,
     ) -> None:
-        is_ready = isinstance(name_or_path, PreTrainedModel)
-        config = name_or_path.config if is_ready else load_config(name_or_path)
+        model: Any = None
+        if isinstance(name_or_path, PreTrainedModel):
+            model, config = name_or_path, name_or_path.config
+        else:
+            config = load_config(name_or_path)
         kind = find_family(config, self.model_types)
-        source = name_or_path if processor is None else processor
+        source: Any = name_or_path if processor is None else processor
         if isinstance(source, (str, Path)):
             source = load_processor(source)
         family = kind(config, check_processor(source))
-        if is_ready:
-            model = name_or_path
-        elif random_init:
+        if model is None and random_init:
             model = build_random_model(config, dtype, attn_implementation, seed)
-        else:
+        elif not isinstance(name_or_path, PreTrainedModel):
             model = load_model(name_or_path, config, dtype, attn_implementation, device_map)
         super().__init__(model, family, token_merge)
         self.processor = family.processor

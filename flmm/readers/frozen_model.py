@@ -207,11 +207,11 @@ class FrozenModel(nn.Module):
         Returns:
             ``[B, R, D]``, after the final norm.
         """
+        inputs: dict[str, Any] = self.collate(images) | self.family.token_types(input_ids)
         output = self._held.guard.run(
             self.model.model,
             input_ids=input_ids,
-            **self.collate(images),
-            **self.family.token_types(input_ids),
+            **inputs,
             attention_mask=attention_mask,
             position_ids=_drop_single_axis(positions),
             past_key_values=cache,

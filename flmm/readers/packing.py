@@ -46,8 +46,8 @@ def attend_prefixes(
             seen.update(zip(places, attend_packs(model, group, own)))
             continue
         for place in places:
-            prefix = [prefixes[place]]
-            parts = [attend_packs(model, prefix, [pack])[0] for pack in packs[place]]
+            alone = [prefixes[place]]
+            parts = [attend_packs(model, alone, [pack])[0] for pack in packs[place]]
             seen[place] = join_attention(parts)
     return [seen[place] for place in range(len(prefixes))]
 

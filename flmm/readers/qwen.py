@@ -81,7 +81,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, A
     Raises:
         ValueError: there is another turn, or not one picture before the text.
     """
-    content = messages[0].get("content") if len(messages) == 1 else None
+    content: Any = messages[0].get("content") if len(messages) == 1 else None
     kinds = [item.get("type") for item in content] if isinstance(content, list) else []
     if messages[0]["role"] != "user" or kinds not in (["image"], ["image", "text"]):
         raise ValueError(
@@ -89,7 +89,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, A
             "[{'role': 'user', 'content': [{'type': 'image', ...}, {'type': 'text', ...}]}], and "
             "go on with converse() where there are more"
         )
-    element, *texts = content or ()
+    element, *texts = content
     return element, texts[0]["text"] if texts else None
 
 
