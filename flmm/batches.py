@@ -178,6 +178,3 @@ def _name_picture(error: Exception, task: Task) -> Exception:
     named = kind(f"picture {task.index}{name}: {error}")
     named.__cause__ = error
     return named
-
-
-__all__ = ["Task", "is_stream", "pair_pictures", "run_batch"]

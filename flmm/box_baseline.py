@@ -110,6 +110,3 @@ class BoxBaseline(nn.Module):
 def _build(module: Any) -> Any:
     """A ready module as it is, a config built."""
     return module if isinstance(module, nn.Module) else MODELS.build(module)
-
-
-__all__ = ["BoxBaseline"]

@@ -101,12 +101,3 @@ def summarise_error(error: BaseException) -> str:
     if message.startswith("Caught ") and "Original Traceback" in message:
         message = message.strip().splitlines()[-1].partition(": ")[2]
     return message or type(error).__name__
-
-
-__all__ = [
-    "USER_ERRORS",
-    "add_common_arguments",
-    "add_override_argument",
-    "run_tool",
-    "summarise_error",
-]

@@ -240,18 +240,3 @@ def _hash_tokenizer(tokenizer: Any) -> str:
 def _describe_image_processor(processor: Any) -> Any:
     inner = getattr(processor, "image_processor", processor)
     return inner.to_dict() if hasattr(inner, "to_dict") else type(inner).__name__
-
-
-__all__ = [
-    "fingerprint_reader",
-    "hash_bytes",
-    "hash_continuation",
-    "hash_file",
-    "hash_image_input",
-    "hash_json",
-    "hash_picture",
-    "hash_tensors",
-    "list_weight_files",
-    "sample_files_hash",
-    "sample_weights_hash",
-]

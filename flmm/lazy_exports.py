@@ -25,6 +25,3 @@ def export_lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any
         return getattr(importlib.import_module(homes[name]), name)
 
     return get
-
-
-__all__ = ["export_lazily"]

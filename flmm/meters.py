@@ -106,13 +106,3 @@ def _read_kilobytes(path: str, field: str) -> int | None:
         return None
     lines = Path(path).read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
-
-
-__all__ = [
-    "LargestTensor",
-    "PeakMemory",
-    "read_available_bytes",
-    "read_peak_bytes",
-    "synchronise",
-    "time_call",
-]

@@ -87,6 +87,3 @@ def keep_old_paths() -> None:
     """Let Python find old names; calling it twice changes nothing."""
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MovedFinder())
-
-
-__all__ = ["find_new_name", "keep_old_paths"]

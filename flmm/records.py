@@ -238,18 +238,3 @@ def as_continuations(
     if not items:
         raise ValueError("no phrase given: pass at least one, for example ['the red circle']")
     return items
-
-
-__all__ = [
-    "Box",
-    "Continuation",
-    "Grid",
-    "GroundingOutput",
-    "GroundingSample",
-    "ImageInput",
-    "PhraseAttention",
-    "SkippedExpression",
-    "Span",
-    "as_continuations",
-    "join_attention",
-]

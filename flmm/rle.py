@@ -111,6 +111,3 @@ def _parse_counts(counts: str | bytes) -> np.ndarray:
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
-
-
-__all__ = ["MAX_PIXELS", "decode_mask", "encode_mask", "read_runs"]

@@ -80,6 +80,3 @@ def _format_cells(rows: Rows) -> tuple[list[list[str]], list[bool]]:
 def _align(text: str, width: int, to_the_right: bool) -> str:
     blank = " " * (width - cell_len(text))
     return blank + text if to_the_right else text + blank
-
-
-__all__ = ["format_cell", "format_markdown", "format_text", "tabulate"]

@@ -69,6 +69,3 @@ def check_finite(values: Tensor, what: str) -> None:
             f"{what} holds NaN or infinite values: weights are damaged, or a dtype is too narrow "
             "(float16: use bfloat16 or float32)"
         )
-
-
-__all__ = ["check_finite", "describe_mismatch", "find_not_finite"]

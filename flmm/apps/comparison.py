@@ -217,6 +217,3 @@ def _write_examples(
         parts += [f"## {' '.join(key)}: {better} is better"] if paths else []
         parts += [f"![{path.stem}]({path.relative_to(folder)})" for path in paths]
     return parts
-
-
-__all__ = ["compare_runs", "find_predictions"]

@@ -154,14 +154,3 @@ def _draw_box(scaled: np.ndarray, phrase: GroundedPhrase, color: visualization.C
         corners = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
         ImageDraw.Draw(drawn).rectangle(corners, outline=color, width=3)
     return np.array(drawn)
-
-
-__all__ = [
-    "DemoSample",
-    "build_rows",
-    "compute_ious",
-    "demonstrate",
-    "draw_panels",
-    "load_sample_scenes",
-    "load_user_sample",
-]

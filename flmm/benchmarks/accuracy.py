@@ -108,6 +108,3 @@ def compute_difference(maps: Tensor, exact: Tensor) -> dict[str, float]:
     """Relative difference of maps ``[P, C, h, w]``: norms per phrase and channel."""
     errors = (maps - exact).flatten(2).norm(dim=2) / exact.flatten(2).norm(dim=2)
     return {"map_difference": float(errors.mean()), "worst_head": float(errors.mean(0).max())}
-
-
-__all__ = ["compute_difference", "evaluate", "precision"]

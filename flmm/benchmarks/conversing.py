@@ -182,6 +182,3 @@ def count_held_bytes(device: torch.device) -> int:
     tensors = [item for item in tensors if item.layout == torch.strided]  # others have no storage
     storages = {item.untyped_storage().data_ptr(): item.untyped_storage() for item in tensors}
     return sum(storage.nbytes() for storage in storages.values())
-
-
-__all__ = ["converse", "count_held_bytes", "measure_growth", "measure_third_turn", "measure_turns"]

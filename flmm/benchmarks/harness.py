@@ -185,19 +185,3 @@ def run_apart(call: Callable[..., Any], *arguments: Any) -> Any:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise MemoryError("ran out of memory") from error
             raise
-
-
-__all__ = [
-    "TOLERANCES",
-    "WAYS",
-    "BenchmarkSettings",
-    "Row",
-    "build_rows",
-    "check_device",
-    "compare_calls",
-    "describe_machine",
-    "list_cells",
-    "run_apart",
-    "summarise_seconds",
-    "write_rows",
-]

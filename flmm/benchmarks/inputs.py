@@ -76,13 +76,3 @@ def build_toy(
     load_weights(model, config.weights)
     cfg = {**config.test_dataloader.dataset, "split": "val", "text_mode": "all"}
     return model.to(device).eval(), DATASETS.build(cfg)
-
-
-__all__ = [
-    "TINY_CONFIG",
-    "build_grounder",
-    "build_reader",
-    "build_toy",
-    "make_expressions",
-    "make_image",
-]

@@ -141,6 +141,3 @@ def _ask_typed(rng: random.Random, chat: Chat, scene: Scene) -> Counter[str]:
 
 def _is_hit(mask: np.ndarray, truth: np.ndarray) -> bool:
     return bool((mask & truth).sum() > MIN_IOU * (mask | truth).sum())
-
-
-__all__ = ["COUNTS", "Mention", "count_hits", "find_mentions", "point"]

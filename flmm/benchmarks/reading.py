@@ -154,6 +154,3 @@ def draw_reading(rows: Sequence[Row]) -> Figure:
         axis.grid(alpha=0.3, which="both")
     figure.axes[0].legend()
     return figure
-
-
-__all__ = ["compare_rows", "draw_reading", "find_obstacle", "list_cases", "read"]

@@ -200,14 +200,3 @@ def measure_utilization(
     except (ImportError, RuntimeError):
         return None
     return sum(samples) / len(samples)
-
-
-__all__ = [
-    "PARTS",
-    "ReadingCase",
-    "build_run",
-    "join_expressions",
-    "measure_case",
-    "measure_parts",
-    "measure_utilization",
-]

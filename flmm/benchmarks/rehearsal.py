@@ -212,6 +212,3 @@ def run_tool_file(tool: str, arguments: Sequence[str], device: str) -> tuple[flo
         if end.code:
             raise RuntimeError(f"{Path(tool).name} ended with: {end.code}") from end
     return time.perf_counter() - start, read_peak_bytes(torch.device(device))
-
-
-__all__ = ["REFINERS", "RehearsalSettings", "rehearse"]

@@ -156,6 +156,3 @@ def _make_data(grounder: Grounder, image_tokens: int, phrases: int, images: int)
         sample.gt_masks[:, 50:300, 80:400] = True
         data.append((grounder.vlm.image_processor.encode(picture), sample))
     return data
-
-
-__all__ = ["ask", "cache", "many", "refine"]

@@ -197,6 +197,3 @@ def _is_alike(value: Any, key: str) -> bool:
     elif key in ("resume", "compile_mask_head", "find_unused_parameters"):
         return isinstance(value, (bool, dict))
     return value is None or isinstance(value, kinds)
-
-
-__all__ = ["check_config", "check_overrides", "find_nearest", "is_read", "list_top_level_keys"]

@@ -104,15 +104,3 @@ def list_configs() -> list[Path]:
             paths = sorted(root.rglob("*.py"))
             return [path for path in paths if "_base_" not in path.relative_to(root).parts]
     return []
-
-
-__all__ = [
-    "TINY",
-    "TINY_CONFIG",
-    "TINY_HEAD",
-    "find_config",
-    "is_hub_id",
-    "list_configs",
-    "resolve_name",
-    "suggest",
-]

@@ -76,6 +76,3 @@ def _walk(node: Any) -> Iterator[Any]:
     if isinstance(node, (list, tuple)):
         for item in node:
             yield from _walk(item)
-
-
-__all__ = ["load_config", "override"]

@@ -202,6 +202,3 @@ def read_kinds(annotation: ast.expr | None) -> tuple[type, ...] | None:
 def _join_kinds(annotations: list[ast.expr]) -> tuple[type, ...] | None:
     kinds = [read_kinds(item) for item in annotations]
     return None if None in kinds else sum(filter(None, kinds), ())
-
-
-__all__ = ["Signature", "find_reader_argument", "find_signature", "read_kinds"]

@@ -66,6 +66,3 @@ def flatten(node: Any, place: str) -> Iterator[tuple[str, Any]]:
             yield from flatten(item, f"{place}.{index}")
     else:
         yield place, node
-
-
-__all__ = ["flatten", "list_changes", "read_literals"]

@@ -305,6 +305,3 @@ class Chat:
             for row, (role, span), item in zip(rows, places, self.ground(part, image, words)):
                 phrases[row] = PointedPhrase(**vars(item), span=span, role=role, image=image)
         return [phrases[row] for row in range(len(pointed))]
-
-
-__all__ = ["BRACKETS", "Chat"]

@@ -86,6 +86,3 @@ def find_places(tokens: Sequence[TurnToken], role: str, span: Span) -> Span | No
         if token.role == role and token.span[0] < span[1] and token.span[1] > span[0]
     ]
     return (inside[0], inside[-1] + 1) if inside else None
-
-
-__all__ = ["ChatTurn", "PointedPhrase", "TurnToken", "find_places"]

@@ -66,6 +66,3 @@ class TextDecoder:
         for place in self._waiting:
             self.offsets[place] = (self.offsets[place][0], end)
         self._waiting = []
-
-
-__all__ = ["TextDecoder"]

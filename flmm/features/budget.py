@@ -88,6 +88,3 @@ def format_gb(size: float) -> str:
     """Bytes as text: "12.3 GB", small sizes with more digits."""
     amount = size / GIGABYTE
     return f"{amount:.1f} GB" if amount >= 1 or not size else f"{amount:.2g} GB"
-
-
-__all__ = ["GIGABYTE", "DiskBudget", "format_gb", "measure_files"]

@@ -174,6 +174,3 @@ class FeatureCache:
             text = json.dumps(settings, indent=1, sort_keys=True, default=str)
             (folder / _SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
         return EntryFolder(folder, self.budget)
-
-
-__all__ = ["FeatureCache"]

@@ -109,6 +109,3 @@ def compute_checksum(key: str, entry: Entry) -> int:
         values = tensor.contiguous().reshape(-1).view(torch.uint8)
         checksum = zlib.crc32(values.numpy().data, checksum)
     return checksum
-
-
-__all__ = ["EntryFolder", "compute_checksum"]

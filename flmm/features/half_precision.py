@@ -73,6 +73,3 @@ def _halve(tensor: Tensor, row_dims: int) -> tuple[Tensor, Tensor | None]:
 def _copy_to_cpu(tensor: Tensor) -> Tensor:
     """Memory of its own: a view would keep a whole batch, and change with it."""
     return tensor.clone(memory_format=torch.contiguous_format).cpu()
-
-
-__all__ = ["STORAGE_DTYPES", "pack_tensors", "unpack_tensors"]

@@ -61,6 +61,3 @@ def unpack_phrases(stored: dict[str, Tensor], device: torch.device) -> PhraseAtt
         input_ids=[tensors["input_ids"].to(torch.int64)],
         hidden_states=[tensors.get("hidden_states")],
     )
-
-
-__all__ = ["pack_phrases", "split_phrases", "unpack_phrases"]

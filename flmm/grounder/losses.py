@@ -95,6 +95,3 @@ def average_phrases(totals: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     shares = {key: value * processes / sums[-1] for key, value in totals.items()}
     means = dict(zip(totals, sums[:-1] / sums[-1]))
     return {key: share + (means[key] - share).detach() for key, share in shares.items()}
-
-
-__all__ = ["MaskLosses", "average_phrases"]

@@ -113,6 +113,3 @@ def _group_phrases(
             count = len(item.phrases)
         groups[-1].append(item)
     return groups
-
-
-__all__ = ["Reading", "ground_parts", "ground_readings", "read_images"]

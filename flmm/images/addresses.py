@@ -213,6 +213,3 @@ def describe_address(address: str) -> str:
         return f"{address[:30]}..." if len(address) > 30 else address
     parts = urllib.parse.urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:100]
-
-
-__all__ = ["FetchLimits", "describe_address", "load_any_image", "name_image"]

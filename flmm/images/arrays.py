@@ -138,6 +138,3 @@ def _convert_fractions(array: np.ndarray, low: float, high: float) -> np.ndarray
 
 def _refuse(low: float, high: float, way_out: str) -> ValueError:
     return ValueError(f"image values reach from {low:g} to {high:g}: {way_out}")
-
-
-__all__ = ["convert_array", "convert_tensor", "convert_values"]

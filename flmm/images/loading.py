@@ -205,6 +205,3 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     picture = image.convert("RGB")
     picture.info = {}
     return picture
-
-
-__all__ = ["Orientation", "TooManyPixelsError", "is_address", "load_image", "open_image"]

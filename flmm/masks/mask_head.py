@@ -45,6 +45,3 @@ def compute_coarse_logits(mask_head: nn.Module, maps: Tensor) -> tuple[Tensor, T
     if not mask_head.training:
         check_finite(logits, f"what the mask head {name} gives")
     return maps, logits[:, 0].float()
-
-
-__all__ = ["compute_coarse_logits"]

@@ -260,6 +260,3 @@ def _load_picture(path: str | None) -> Any:
     picture = load_any_image(path)
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     return picture
-
-
-__all__ = ["build_model_inputs", "check_reader", "read_eagerly", "run_check"]

@@ -56,6 +56,3 @@ def _quote(text: str) -> str:
     if len(start) > _QUOTED_CHARACTERS or len(text) > 4 * _QUOTED_CHARACTERS:
         start = start[:_QUOTED_CHARACTERS] + "…"
     return repr(start)
-
-
-__all__ = ["Context", "ContextFullError"]

@@ -153,6 +153,3 @@ class PackedTexts:
             end += len(own)
             self._states[index] = output[0, end - 1]
             self._fed[index] = own.stop
-
-
-__all__ = ["CONTEXT", "END", "MAX_NEW_TOKENS", "PackedTexts", "write_tokens"]

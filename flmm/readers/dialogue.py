@@ -354,6 +354,3 @@ class Dialogue:
             ]
             own += [maps.new_zeros(len(maps), item.stop - item.start) for item in later]
             yield own, features[:, start:end]
-
-
-__all__ = ["Dialogue", "DialogueImage", "DialogueTurn"]

@@ -286,6 +286,3 @@ def list_inputs(image: ImageInput) -> dict[str, Tensor]:
 def _drop_single_axis(positions: Tensor) -> Tensor:
     """As decoders take them: ``[B, R]`` where there is one axis, else ``[axes, B, R]``."""
     return positions[0] if len(positions) == 1 else positions
-
-
-__all__ = ["FrozenModel", "frozen_call", "list_inputs"]

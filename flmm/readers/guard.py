@@ -162,6 +162,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_after_fork,
         after_in_child=_after_fork_in_child,
     )
-
-
-__all__ = ["ConversationBusyError", "ConversationLock", "ModelGuard", "find_guard"]

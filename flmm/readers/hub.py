@@ -36,6 +36,3 @@ def _answers(endpoint: str, minute: int) -> bool:
     except Exception:  # of many kinds, as the client's transport has them
         return False
     return True
-
-
-__all__ = ["PATIENCE_S", "is_out_of_reach"]

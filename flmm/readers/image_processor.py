@@ -97,6 +97,3 @@ def _drop_begin(ids: Tensor, tokenizer: Any) -> Tensor:
     """Token ids without what the tokenizer writes before every text."""
     begin = tokenizer("")["input_ids"]
     return ids[len(begin) :] if ids[: len(begin)].tolist() == begin else ids
-
-
-__all__ = ["ImageProcessorWrapper"]

@@ -114,6 +114,3 @@ def _find_token_ids(model_type: str, processor: Any) -> dict[str, int]:
         return {"image_token_id": processor.image_token_id}
     ids = processor.tokenizer.convert_tokens_to_ids(list(_TOKENS.values()))
     return dict(zip(_TOKENS, ids))
-
-
-__all__ = ["PUBLISHED_SIZES", "REHEARSED", "find_image_processor", "write_published_model"]

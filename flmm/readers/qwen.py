@@ -91,6 +91,3 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, A
         )
     element, *texts = content
     return element, texts[0]["text"] if texts else None
-
-
-__all__ = ["FrozenQwen", "read_messages"]

@@ -92,6 +92,3 @@ def _place_image(image: ImageInput, placeholder: int) -> tuple[list[int], slice]
             "encode it with this model's own processor"
         )
     return ids.tolist(), slice(places[0], places[-1] + 1)
-
-
-__all__ = ["EncodedTurn", "TurnEncoder"]

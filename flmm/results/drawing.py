@@ -57,6 +57,3 @@ def _draw_label(
     y = corner[1] - height if corner[1] >= height else corner[1]
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
     pen.text((x + 3, y), text, fill=(0, 0, 0), font=font)
-
-
-__all__ = ["draw_phrases"]

@@ -100,15 +100,3 @@ def encode_picture(image: Image.Image, ending: str) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
-
-
-__all__ = [
-    "PICTURES",
-    "build_coco_image",
-    "build_data_frame",
-    "build_detections",
-    "build_mask_name",
-    "encode_mask_file",
-    "encode_picture",
-    "join_coco",
-]

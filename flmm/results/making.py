@@ -96,6 +96,3 @@ def collect_result(
 
 def _to_numpy(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else tensor.detach().float().cpu().numpy()
-
-
-__all__ = ["collect_result", "compute_scores", "make_result"]

@@ -156,6 +156,3 @@ class GroundedPhrase:
 @functools.lru_cache(maxsize=8)
 def _encode_empty(size: Size) -> dict[str, Any]:
     return encode_mask(np.zeros(size, dtype=bool))
-
-
-__all__ = ["GroundedObject", "GroundedPhrase"]

@@ -57,6 +57,3 @@ class ResultPicture:
                 "not belong to it"
             )
         return pixels
-
-
-__all__ = ["ResultPicture"]

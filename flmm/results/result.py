@@ -376,6 +376,3 @@ def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 def _freeze(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
-
-
-__all__ = ["GroundingResult", "build_coco_dataset", "join_results"]

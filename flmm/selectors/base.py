@@ -77,6 +77,3 @@ def drop_unpointable(text: str, spans: Iterable[Span]) -> list[Span]:
         if start < end and not _UNPOINTABLE.fullmatch(text[start:end]):
             kept.add((start, end))
     return sorted(kept)
-
-
-__all__ = ["CJK", "Answer", "PhraseSelector", "drop_unpointable"]

@@ -51,6 +51,3 @@ def parse_brackets(text: str) -> tuple[str, list[Span]]:
             "sign itself is meant"
         )
     return "".join(plain), spans
-
-
-__all__ = ["parse_brackets"]

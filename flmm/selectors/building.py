@@ -57,6 +57,3 @@ def build_selector(selector: Any, grounder: Any = None) -> PhraseSelector:
         if not kwargs:
             raise
         raise ValueError(f"the phrase selector {name!r} does not take {kwargs}: {error}") from error
-
-
-__all__ = ["SELECTORS", "build_selector"]

@@ -191,12 +191,3 @@ def _average(sums: Tensor) -> dict[str, Tensor]:
         figures["keyword_recall"] = right / keywords
         figures["keyword_precision"] = right / chosen.clamp(min=1)
     return figures
-
-
-__all__ = [
-    "KeywordSelector",
-    "compute_keyword_figures",
-    "find_keywords",
-    "join_keywords",
-    "keep_hidden_states",
-]

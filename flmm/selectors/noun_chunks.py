@@ -63,6 +63,3 @@ def _load_pipeline(name: str) -> Any:
             f"spaCy's model {name} is not installed: python -m spacy download {name}, or choose "
             "the selector 'reader'"
         ) from error
-
-
-__all__ = ["DEFAULT_MODEL", "NounChunkSelector"]

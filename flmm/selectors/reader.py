@@ -158,6 +158,3 @@ def find_words(text: str, words: str) -> list[Span]:
         if spans:
             return spans
     return []
-
-
-__all__ = ["QUESTION", "ReaderSelector", "find_names", "find_words", "parse_names"]

@@ -105,6 +105,3 @@ def _check_settings(config: Config, text: str, path: str) -> None:
                 f"checkpoint {path} was trained with {name}={value!r}, this config has "
                 f"{now[name]!r}: give its own config, or --cfg-options {name}={value}"
             )
-
-
-__all__ = ["build_without_reader_weights", "export_checkpoint", "find_checkpoint"]

@@ -172,14 +172,3 @@ def _hash_config(folder: Path) -> str:
     content = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
     kept = {key for key in content if not key.startswith("_")} - _VOLATILE
     return hash_json({key: content[key] for key in kept})
-
-
-__all__ = [
-    "PLACE",
-    "check_model_record",
-    "describe_difference",
-    "find_model",
-    "is_digest",
-    "is_plain_name",
-    "record_model",
-]

@@ -187,6 +187,3 @@ def _fits(value: Any, hint: Any) -> bool:
         numbers = int if hint is int else (int, float)
         return isinstance(value, numbers) and not isinstance(value, bool)
     return isinstance(hint, type) and isinstance(value, str if hint is Path else hint)
-
-
-__all__ = ["SLOTS", "check_grounder", "check_size"]

@@ -202,7 +202,3 @@ def _check_selectors(selectors: Any) -> None:
         raise ValueError(f"selectors is {show(selectors)}: a list of {', '.join(names)}")
     if len(selectors) > len(names):
         raise ValueError(f"selectors has {len(selectors)} entries, there are {len(names)}")
-
-
-__all__ = ["CARD_FILE", "CONFIG_FILE", "FILES", "FORMAT", "FORMAT_VERSION", "WEIGHTS_FILE"]
-__all__ += ["find_head", "read_head"]

@@ -238,6 +238,3 @@ def _shorten(path: Any) -> str:
         return str(path)
     usual = [index for index, part in enumerate(path.parts) if part in _USUAL_FOLDERS]
     return str(Path(*path.parts[usual[-1] :])) if usual else path.name
-
-
-__all__ = ["CardOptions", "Results", "build_card", "read_results"]

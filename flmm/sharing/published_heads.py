@@ -171,6 +171,3 @@ def _check_reader(
 def _format(sizes: tuple[int | None, ...]) -> str:
     names = ("attention maps", "layers", "width")
     return ", ".join(f"{size} {name}" for size, name in zip(sizes, names) if size is not None)
-
-
-__all__ = ["RENAMED", "PublishedHead", "convert_head", "read_published"]

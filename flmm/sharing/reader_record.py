@@ -110,6 +110,3 @@ def _read_sizes(config: Any) -> dict[str, Any]:
     }
     grids = find_family(config).num_grids
     return sizes if grids == 1 else {**sizes, "num_grids": grids}
-
-
-__all__ = ["check_reader_record", "choose_reader", "format_reader", "record_reader"]

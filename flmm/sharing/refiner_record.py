@@ -153,7 +153,3 @@ def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
     if not is_given:
         raise ValueError(f"{difference}: download it again, or name another with {_WAY_OUT}")
     warnings.warn(f"{difference}: masks may differ", stacklevel=4)
-
-
-__all__ = ["DOWNLOADS", "REFINER_SOURCES"]
-__all__ += ["check_refiner_record", "place_refiner", "record_refiner"]

@@ -164,6 +164,3 @@ def _decode_python(value: dict[str, Any], place: str) -> Any:
             f"({', '.join(sorted(PYTHON_NAMES))}): it is not loaded"
         )
     return PYTHON_NAMES[name]
-
-
-__all__ = ["LAYER_TYPES", "decode_settings", "encode_settings", "find_type", "show"]

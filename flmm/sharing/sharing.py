@@ -201,7 +201,3 @@ def _read_live(vlm: Any) -> dict[str, Any]:
         "min_pixels": limits[0],
         "max_pixels": limits[1],
     }
-
-
-__all__ = ["describe_head", "encode_model", "load_config_or_head", "load_pretrained"]
-__all__ += ["save_pretrained"]

@@ -159,6 +159,3 @@ def _encode(figure: Any) -> bytes:
         warnings.filterwarnings("ignore", "Glyph")  # the page shows what the font lacks
         figure.savefig(stream, format="png", dpi=100)
     return stream.getvalue()
-
-
-__all__ = ["draw_ranking", "draw_sheet", "draw_words"]

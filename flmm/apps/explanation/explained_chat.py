@@ -217,6 +217,3 @@ class ExplainedChat:
                 f"there is no picture {image}: this conversation has {len(self.images)}, counted "
                 "from 0"
             )
-
-
-__all__ = ["ExplainedChat", "TokenChoice"]

@@ -113,6 +113,3 @@ def save_results(
 def _write(path: str | Path, content: bytes) -> Path:
     replace_file(path, content)
     return Path(path)
-
-
-__all__ = ["Explanation", "TokenChoice", "explain", "save_results"]

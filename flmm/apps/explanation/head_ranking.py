@@ -201,14 +201,3 @@ def load_samples(
     count = min(len(dataset), limit or len(dataset))
     items = (dataset[index] for index in range(count))
     return iter(tqdm(items, total=count, unit="image"))
-
-
-__all__ = [
-    "Head",
-    "HeadRanking",
-    "RankedHead",
-    "build_reader",
-    "load_head_ranking",
-    "load_samples",
-    "rank_heads",
-]

@@ -167,6 +167,3 @@ def _encode_bytes(content: bytes) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{_encode_bytes(digest)}'"
-
-
-__all__ = ["BOX_SCRIPT", "build_page", "encode_picture"]

@@ -102,6 +102,3 @@ def _read_portion(
             maps[sighted] = own[:, channels].mean(1).cpu()
         portion.append(merge_grids(grid_maps, image).numpy())
     return portion
-
-
-__all__ = ["MAX_WEIGHTS", "Head", "merge_grids", "read_merged_maps"]

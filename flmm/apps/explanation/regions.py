@@ -139,6 +139,3 @@ def _check_mask(mask: Any, image_size: Size) -> np.ndarray:
     if not mask.any():
         raise ValueError("the mask is empty: give one with at least one pixel")
     return np.ascontiguousarray(mask)
-
-
-__all__ = ["RankedToken", "compute_mask_coverage", "compute_region_coverage", "rank_maps"]

@@ -81,6 +81,3 @@ def _build_token_row(item: RankedToken) -> dict[str, Any]:
 def _round(grid: np.ndarray) -> list[list[float]]:
     """Six significant digits."""
     return [[float(f"{value:.6g}") for value in row] for row in grid.tolist()]
-
-
-__all__ = ["build_report", "print_report"]

@@ -136,13 +136,3 @@ def _touch(left: str, right: str) -> bool:
 def _is_joining(letter: str) -> bool:
     """A letter or digit of a script that sets blanks between its words."""
     return letter.isalnum() and unicodedata.east_asian_width(letter) not in "WF"
-
-
-__all__ = [
-    "ExplainedToken",
-    "find_text",
-    "group_characters",
-    "group_words",
-    "join_text",
-    "list_tokens",
-]

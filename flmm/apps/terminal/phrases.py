@@ -89,6 +89,3 @@ def describe_chat(chat: Chat, names: Sequence[str]) -> dict[str, Any]:
             for turn in chat.turns
         ],
     }
-
-
-__all__ = ["describe_chat", "draw_turn", "mark_phrases", "tabulate_phrases"]

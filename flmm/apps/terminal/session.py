@@ -284,6 +284,3 @@ def make_folder(out: Path, name: str) -> Path:
 def _name_selector(selector: Any) -> str:
     name = selector.get("type") if isinstance(selector, dict) else selector
     return name if isinstance(name, str) else type(selector).__name__
-
-
-__all__ = ["COMMANDS", "ChatSettings", "TerminalChat", "make_folder", "parse_path"]

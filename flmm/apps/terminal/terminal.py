@@ -100,6 +100,3 @@ def watch_interrupts() -> Iterator[threading.Event]:
 def clean_controls(text: str) -> str:
     """Text without characters that command a terminal; newlines and tabs stay."""
     return text.translate(_CONTROLS)
-
-
-__all__ = ["PROMPT", "Terminal", "build_console", "clean_controls", "open_terminal"]

@@ -174,6 +174,3 @@ def find_name(text: str, start: int) -> Span | None:
     if not any(character.isalnum() for character in name):
         return None
     return start, start + len(name)
-
-
-__all__ = ["VisualCot", "VisualCotAnswer", "find_name"]

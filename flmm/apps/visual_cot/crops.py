@@ -45,6 +45,3 @@ def _grow(low: float, high: float, size: int, scale: float, least: int) -> tuple
         start = min(max(0, start - missing // 2), size - min(least, size))
         end = start + min(least, size)
     return start, end
-
-
-__all__ = ["Box", "compute_crop_box"]

@@ -183,6 +183,3 @@ def _parse_conversations(value: Any) -> tuple[str, str]:
     if not values[-1].strip():
         raise ValueError("the true answer is blank")
     return question, values[-1].strip()
-
-
-__all__ = ["BadQuestionError", "QuestionFile", "VisualCotQuestion", "read_question_files"]

@@ -144,6 +144,3 @@ def write_results(out: Path, records: Sequence[Record], report: dict[str, Any]) 
     for path, text in texts.items():
         replace_file(path, f"{text}\n".encode())
     return list(texts)
-
-
-__all__ = ["build_record", "build_rows", "format_bad", "list_cells", "write_results"]

@@ -179,6 +179,3 @@ def _ask(visual_cot: VisualCot, question: VisualCotQuestion, images: Path) -> Re
     except ContextFullError as error:
         raise BadQuestionError(f"{question.source}: {error}") from error
     return build_record(question, answer, visual_cot.version)
-
-
-__all__ = ["VisualCotOptions", "run_visual_cot"]

@@ -67,6 +67,3 @@ def build_settings(values: Mapping[str, Any]) -> VisualCotSettings:
     if unknown:
         raise ValueError(f"visual_cot has no {', '.join(unknown)}: its keys are {', '.join(names)}")
     return VisualCotSettings(**values)
-
-
-__all__ = ["VisualCotSettings", "build_settings"]

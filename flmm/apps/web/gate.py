@@ -90,6 +90,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-__all__ = ["POLICY", "Gate"]

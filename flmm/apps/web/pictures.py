@@ -104,6 +104,3 @@ def _has_frames(image: Image.Image) -> bool:
     with suppress(Exception):
         return bool(getattr(image, "is_animated", False))
     return False
-
-
-__all__ = ["FORMATS", "Picture", "clean_name", "describe_large_file", "draw_samples", "read_upload"]

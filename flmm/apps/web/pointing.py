@@ -131,16 +131,3 @@ def compute_excess(
         excess += [[] for _ in range(len(excess), token.turn + 1)]
         excess[token.turn].append(known.get(index, 0.0))
     return excess
-
-
-__all__ = [
-    "CHOICES",
-    "ListSelector",
-    "RankedWord",
-    "TokenLook",
-    "compute_excess",
-    "find_selectors",
-    "look_from_token",
-    "rank_words",
-    "read_turn_maps",
-]

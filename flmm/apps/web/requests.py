@@ -95,6 +95,3 @@ def _is_sound(value: Any) -> bool:
         type(edge) in (int, float) and math.isfinite(edge) and abs(edge) <= _GREATEST
         for edge in value
     )
-
-
-__all__ = ["FIELDS", "Limits", "RequestError", "read_key", "read_request"]

@@ -241,6 +241,3 @@ def _merge(updates: Iterator[Update]) -> Update:
 
 async def _tell_fault(_: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
-
-
-__all__ = ["build_app", "build_start", "serve"]

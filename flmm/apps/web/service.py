@@ -259,6 +259,3 @@ def _cut_box(edges: list[float], height: int, width: int) -> list[int]:
     if box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError("the box is empty: draw it across the picture")
     return box
-
-
-__all__ = ["PageService", "Update"]

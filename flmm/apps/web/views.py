@@ -150,15 +150,3 @@ def build_download(
             archive.writestr(name, encode_mask_file(phrase.mask))
         archive.writestr("masks.json", coco)
     return f"{stem}_masks.zip", stream.getvalue()
-
-
-__all__ = [
-    "LOOK_COLOR",
-    "build_download",
-    "build_picture_view",
-    "build_turn_view",
-    "encode_heat",
-    "encode_picture",
-    "encode_spotlight",
-    "encode_tint",
-]

@@ -128,6 +128,3 @@ class Visitors:
         if visitor is not None:
             visitor.gone = True
             visitor.stop.set()
-
-
-__all__ = ["GRACE_S", "Visitor", "Visitors"]

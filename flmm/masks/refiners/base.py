@@ -317,6 +317,3 @@ def _choose_candidates(logits: Tensor, coarse_masks: Tensor) -> Tensor:
     unions = (candidates | coarse).sum((-2, -1)).clamp(min=1)
     best = (intersections / unions).argmax(1)
     return logits[torch.arange(len(logits), device=logits.device), best]
-
-
-__all__ = ["ImageEncoding", "Refiner"]

@@ -91,6 +91,3 @@ def _forgive_frozen(module: PartlyFrozen, incompatible_keys: Any) -> None:
     names = tuple(f"sam.{name}" for name, _ in module.list_frozen())
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if not key.endswith(names)]
-
-
-__all__ = ["PartlyFrozen"]

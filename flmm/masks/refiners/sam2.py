@@ -72,6 +72,3 @@ class Sam2Refiner(TransformersRefiner):
         encoder = self.sam.prompt_encoder
         points = [] if self.use_box else [encoder.point_embed]
         return [*super()._list_unreached(), *points, self.sam.mask_decoder.pred_obj_score_head]
-
-
-__all__ = ["Sam2Refiner"]

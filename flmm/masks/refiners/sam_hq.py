@@ -49,6 +49,3 @@ class SamHQRefiner(TransformersRefiner):
         encoder = self.sam.prompt_encoder
         points = encoder.point_embed[: 2 if self.use_box else None]
         return [*super()._list_unreached(), *points, encoder.not_a_point_embed]
-
-
-__all__ = ["SamHQRefiner"]

@@ -81,6 +81,3 @@ class SAMRefiner(Refiner):
             *points[: 2 if self.use_box else None],
             *(networks[:1] if self.multimask_output else networks[1:]),
         ]
-
-
-__all__ = ["SAMRefiner"]

@@ -145,6 +145,3 @@ def _load(kind: Any, name: str, revision: str | None, example: str) -> Any:
             fault = f"{len(missing)} weights are missing, for example {missing[0]}"
         raise ValueError(f"refiner {name} is no whole {kind.__name__}: {fault}")
     return sam
-
-
-__all__ = ["TransformersRefiner"]

@@ -173,6 +173,3 @@ class Family(ABC):
             images: what the processor gave for each.
         """
         return {key: torch.cat([item[key] for item in images]) for key in images[0]}
-
-
-__all__ = ["ANSWER_SLOT", "PROMPT_SLOT", "Family", "Seen"]

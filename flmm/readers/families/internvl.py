@@ -51,6 +51,3 @@ class InternVL(Family):
         rows = tiles.view(down, across, height, width).transpose(1, 2)
         fine = rows.reshape(down * height, across * width)
         return [Grid(fine, seen.whole), Grid(thumbnail.view(height, width), seen.whole)]
-
-
-__all__ = ["InternVL"]

@@ -54,6 +54,3 @@ def _resize(frame: Size, size: dict[str, int]) -> Size:
     return get_resize_output_image_size(
         blank, edge, default_to_square=False, input_data_format="channels_first"
     )
-
-
-__all__ = ["Llava"]

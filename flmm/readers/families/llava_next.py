@@ -67,6 +67,3 @@ class LlavaNext(Family):
             "pixel_values": pad_sequence(tiles, batch_first=True),
             "image_sizes": torch.cat([item["image_sizes"] for item in images]),
         }
-
-
-__all__ = ["LlavaNext"]

@@ -145,6 +145,3 @@ def check_positions(positions: Tensor, expected: Tensor) -> None:
             f"{len(differ)} tokens elsewhere than the published rule, so that every map would be "
             "wrong: install another release (5.3.0 to 5.5.3 are known to be wrong)"
         )
-
-
-__all__ = ["Qwen", "check_positions", "compute_positions"]
