@@ -37,7 +37,7 @@ def resample_area(
 
     Returns:
         ``[..., h', w']`` in the dtype of ``maps``; a cell that ``box`` covers in part takes the
-        mean over that part. Rows and columns are weighed one after the other.
+        mean over that part.
     """
     if tuple(maps.shape[-2:]) == tuple(size) and box == new_box:
         return maps
@@ -50,16 +50,13 @@ def resample_area(
 
 
 def join_grid_maps(grid_maps: Sequence[Tensor], grids: Sequence[Grid], num_grids: int) -> Tensor:
-    """What a mask head is given, over the box of the finest grid.
+    """What a mask head is given, over the box of the finest grid: ``[P, num_grids * L*A, h, w]``.
 
     Args:
         grid_maps: per grid ``[P, L*A, h_g, w_g]``.
         grids: of the picture, finest first.
-        num_grids: 1: the finest alone; 2: also the coarsest (of a picture with one grid, again
+        num_grids: 1: the finest alone; 2: then the coarsest (of a picture with one grid, again
             that one), so that there are as many channels for every picture.
-
-    Returns:
-        ``[P, num_grids * L*A, h, w]``, the finest grid's channels first.
     """
     if num_grids == 1:
         return grid_maps[0]
@@ -72,13 +69,9 @@ def join_grid_maps(grid_maps: Sequence[Tensor], grids: Sequence[Grid], num_grids
 def fit_to_picture(
     maps: Tensor, box: Box, original_size: Size, fill: float | Tensor = 0.0
 ) -> Tensor:
-    """Maps over a grid's box as maps over the whole picture, of cells as large.
+    """Maps ``[..., h', w']`` over a grid's box as maps over the whole picture, of cells as large.
 
-    Args:
-        maps: ``[..., h', w']`` over ``box``.
-        box: of the grid, in original pixels.
-        original_size: (H, W) of the picture.
-        fill: of cells that the model did not see, as in :func:`resample_area`.
+    ``fill`` is of cells that the model did not see, as in :func:`resample_area`.
     """
     height, width = original_size
     whole = (0.0, 0.0, float(width), float(height))
@@ -125,28 +118,15 @@ def resize_masks(masks: Tensor, size: Size) -> Tensor:
 
 
 def compute_coverage(masks: Tensor, size: Size) -> Tensor:
-    """Share of each cell of a coarser grid that a mask covers.
+    """Share of each cell of a coarser grid that bool masks ``[P, H, W]`` cover: float32 in [0, 1].
 
-    Args:
-        masks: bool ``[P, H, W]``.
-        size: (h, w) of the grid; where it does not divide the frame, border pixels count for
-            both cells.
-
-    Returns:
-        float32 ``[P, h, w]`` in [0, 1].
+    Where the grid does not divide the frame, border pixels count for both cells.
     """
     return F.adaptive_avg_pool2d(masks[:, None].float(), size)[:, 0]
 
 
 def compute_boxes_xyxy(masks: Tensor) -> Tensor:
-    """The tight box of each mask.
-
-    Args:
-        masks: bool ``[P, H, W]``.
-
-    Returns:
-        float32 ``[P, 4]`` xyxy, right and bottom exclusive; NaN where a mask is empty.
-    """
+    """The tight box of each bool mask ``[P, H, W]``, float32 ``[P, 4]``: NaN where it is empty."""
     if masks.shape[0] == 0:
         return masks.new_zeros((0, 4), dtype=torch.float32)
     columns, rows = masks.any(1), masks.any(2)
@@ -161,13 +141,7 @@ def compute_boxes_xyxy(masks: Tensor) -> Tensor:
 
 
 def place_region(region: Box, resized: Size, original_size: Size) -> Box:
-    """A region of a resized picture in pixels of the picture as given.
-
-    Args:
-        region: (x0, y0, x1, y1) from the top left corner of the resized picture.
-        resized: (H', W').
-        original_size: (H, W).
-    """
+    """A region of a picture resized to (H', W') in pixels of the picture as given, (H, W)."""
     y_scale, x_scale = original_size[0] / resized[0], original_size[1] / resized[1]
     return region[0] * x_scale, region[1] * y_scale, region[2] * x_scale, region[3] * y_scale
 

@@ -3,8 +3,6 @@
 B images · P phrases · L attention layers · A heads · T tokens of a phrase · R tokens of a
 continuation · S tokens of a prefix · D hidden width · ``h w`` attention grid ·
 ``h' w'`` coarse mask grid · ``H W`` original pixels · ``H' W'`` VLM input pixels.
-
-Nothing here computes a mask; every record only says what it holds, in which frame.
 """
 
 from __future__ import annotations
@@ -168,13 +166,7 @@ class GroundingSample(BaseDataElement):
 
 @dataclass(frozen=True)
 class SkippedExpression:
-    """An expression that a data set could not use, so that nobody drops it in silence.
-
-    Attributes:
-        expression_id: its id, unique in the data set.
-        image_id: of its image.
-        reason: one sentence that names the record and what is wrong with it.
-    """
+    """An expression that a data set could not use, and why: nobody drops it in silence."""
 
     expression_id: int | str
     image_id: int | str
@@ -215,12 +207,7 @@ def join_attention(parts: Sequence[PhraseAttention]) -> PhraseAttention:
 def as_continuations(
     phrases: Sequence[str | Continuation] | str | Continuation,
 ) -> list[Continuation]:
-    """Plain phrases as continuations of their own; continuations pass unchanged.
-
-    Raises:
-        TypeError: an entry is neither ``str`` nor :class:`Continuation`.
-        ValueError: the list is empty, or a phrase has no visible character.
-    """
+    """Plain phrases as continuations of their own; continuations pass unchanged."""
     if isinstance(phrases, (str, Continuation)):
         phrases = [phrases]
     items = []

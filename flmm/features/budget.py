@@ -1,8 +1,7 @@
-"""How much room a feature cache may take.
+"""How much room a feature cache may take: within the user's limit, and without filling the disk.
 
-In: the size of a file to be written. Out: whether there is room for it: within the user's limit,
-and without filling the disk, on which checkpoints are to be written too. Other processes write
-into the same folder: each takes a share of what is left, and measures anew when that is used up.
+Other processes write into the same folder: each takes a share of what is left, and measures anew
+when that is used up.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ RESERVE_BYTES = 2 * GIGABYTE
 
 
 class DiskBudget:
-    """The room of a cache folder.
+    """The room of a cache folder, whatever settings its parts belong to.
 
     Args:
-        folder: of the whole cache, whatever settings its parts belong to.
+        folder: of the whole cache.
         max_gb: limit of all files in it, in 10**9 bytes; trainings that fill it at the same moment
             may go beyond it by what they write between two measurements.
 

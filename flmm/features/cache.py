@@ -1,9 +1,7 @@
 """The feature cache: what frozen models computed for a picture and its phrases, computed once.
 
-In: a picture and its continuations. Out: what is known of them, and what is still to be computed;
-what is then computed is kept. Two folders lie in the cache's own, one for the reader's settings
-and one for the refiner's, each named by a hash of all that could change its content.
-Not its duty: computing anything.
+Two folders lie in the cache's own, one for the reader's settings and one for the refiner's, each
+named by a hash of all that could change its content.
 """
 
 from __future__ import annotations
@@ -57,9 +55,6 @@ class FeatureCache:
         phrases: entries of the reader.
         encodings: entries of the refiner, or ``None``.
         budget: room that is left.
-
-    Raises:
-        ValueError: an argument has an impossible value, or weights cannot be read.
     """
 
     def __init__(
@@ -106,10 +101,7 @@ class FeatureCache:
     ) -> list[PhraseAttention]:
         """Where the phrases of pictures look: as is known, else as is read, which is kept.
 
-        Args:
-            images: B pictures.
-            continuations: of each.
-            read: asked once, about the pictures of which something is unknown, and for that alone.
+        ``read`` is asked once, about the pictures of which something is unknown and that alone.
         """
         keys: list[list[str]] = []
         known: dict[str, Any] = {}
@@ -134,11 +126,8 @@ class FeatureCache:
     def encode(self, images: Sequence[ImageInput], encode: Encode) -> list[ImageEncoding]:
         """Pictures as the refiner sees them: as is known, else as is encoded, which is kept.
 
-        What was encoded under autocast is another than what was in full precision.
-
-        Args:
-            images: B pictures.
-            encode: asked once, for those that are unknown.
+        What was encoded under autocast is another than what was in full precision. ``encode`` is
+        asked once, for those that are unknown.
         """
         if self.refiner is None or self.encodings is None:
             return encode([image.image for image in images])

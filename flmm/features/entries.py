@@ -1,10 +1,8 @@
 """Entries of named tensors, each a safetensors file, shared by any number of processes.
 
-In: a key and its tensors. Out: the same tensors, at once and later, in this process or another. A
-file appears under its name only when it is complete, and its checksum is compared whenever it is
+A file appears under its name only when it is complete, and its checksum is compared whenever it is
 read: what is damaged is passed over with a message, computed anew and then replaced. Files are
 read, not mapped into memory, so that one that is cut off in use ends no process.
-Not its duty: what a key means, how much room there is (see budget).
 """
 
 from __future__ import annotations
@@ -30,12 +28,7 @@ _LEFTOVER_SECONDS = 3600.0  # no write takes as long
 
 
 class EntryFolder:
-    """The entries of one folder.
-
-    Args:
-        folder: made with the first entry that is written.
-        budget: says whether there is room; where there is none, nothing is kept.
-    """
+    """The entries of one folder; where the budget has no room, nothing is kept."""
 
     def __init__(self, folder: Path, budget: DiskBudget) -> None:
         self.folder = folder

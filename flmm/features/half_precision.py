@@ -1,9 +1,8 @@
 """Tensors as a cache stores them: exactly, or as float16 that loses nothing small.
 
-In: a tensor and its name; out: named tensors for a file, and back. Attention weights span more
-decades than float16 has, and heads take their logarithm; therefore each row is scaled by a power
-of two, which costs no precision, so that its greatest value is just below float16's own limit.
-Not its duty: files, keys.
+Attention weights span more decades than float16 has, and heads take their logarithm; therefore each
+row is scaled by a power of two, which costs no precision, so that its greatest value is just below
+float16's own limit.
 """
 
 from __future__ import annotations
@@ -21,15 +20,11 @@ _LEAST_SCALE_EXPONENT = -126  # of a normal float32
 def pack_tensors(tensors: dict[str, Tensor], storage: str, row_dims: int) -> dict[str, Tensor]:
     """Tensors as they are stored, on the CPU, each under its name and perhaps ``name.scale``.
 
-    With ``storage`` "float16", float32 (and wider) becomes float16. The relative error of a value
-    is at most 2**-11 down to 2**-28 of the greatest one of its row; of smaller ones, the
-    absolute error is at most 2**-39 of the greatest. Everything else is stored exactly: other
-    dtypes (bfloat16 needs no more room than float16), and tensors with values that are not finite.
-
-    Args:
-        tensors: any shapes, dtypes and devices.
-        storage: "float16" or "float32".
-        row_dims: the last so many dimensions share a scale.
+    With ``storage`` "float16", float32 (and wider) becomes float16; the last ``row_dims``
+    dimensions share a scale. The relative error of a value is at most 2**-11 down to 2**-28 of the
+    greatest one of its row; of smaller ones, the absolute error is at most 2**-39 of the greatest.
+    Everything else is stored exactly: other dtypes (bfloat16 needs no more room than float16), and
+    tensors with values that are not finite.
     """
     packed = {}
     for name, tensor in tensors.items():
@@ -45,9 +40,7 @@ def pack_tensors(tensors: dict[str, Tensor], storage: str, row_dims: int) -> dic
 def unpack_tensors(stored: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """What :func:`pack_tensors` stored, in its dtypes (scaled tensors: float32).
 
-    Returns:
-        tensors of their own on ``device``, whatever memory ``stored`` lies in; halves are moved
-        as halves.
+    Tensors of their own on ``device``, whatever memory ``stored`` lies in; halves move as halves.
     """
     tensors = {}
     for name, value in stored.items():

@@ -1,8 +1,4 @@
-"""Maps and text features of phrases, continuation by continuation.
-
-In: a :class:`PhraseAttention` of all continuations of a picture. Out: one for each continuation, as
-named tensors for a file, and back.
-"""
+"""Maps and text features of phrases, continuation by continuation, as a file holds them."""
 
 from __future__ import annotations
 
@@ -33,12 +29,7 @@ def split_phrases(
 
 
 def pack_phrases(seen: PhraseAttention, storage: str) -> dict[str, Tensor]:
-    """The phrases of one continuation as a file holds them.
-
-    Args:
-        seen: of one continuation; its ``hidden_states`` are stored where they are there.
-        storage: "float16" or "float32".
-    """
+    """The phrases of one continuation as a file holds them, perhaps with ``hidden_states``."""
     maps = {f"{_MAPS}{number:03d}": own for number, own in enumerate(seen.grid_maps)}
     rows = {"text_features": torch.cat(seen.text_features, dim=1)}  # [L, tokens of all phrases, D]
     if seen.hidden_states and seen.hidden_states[0] is not None:

@@ -1,8 +1,6 @@
 """Joins the rooms: frozen reader, mask head and refiner, under mmengine's ``BaseModel``.
 
-In: pictures as :class:`ImageInput` and phrases as :class:`GroundingSample`; out: losses, masks or
-raw logits. It owns no algorithm of its own but the text projection between reader and refiner;
-resizing is geometry's duty, attention the reader's.
+It owns no algorithm of its own but the text projection between reader and refiner.
 """
 
 from __future__ import annotations
@@ -108,9 +106,6 @@ class Grounder(BaseModel):
             mode: "loss" gives a dict of losses and logged figures, "predict" the samples with
                 ``pred_masks``, ``coarse_masks`` (bool ``[P, H, W]``), ``scores`` (``[P]``),
                 "tensor" one :class:`GroundingOutput` per picture.
-
-        Raises:
-            ValueError: unknown mode, no data samples, or counts that differ.
         """
         if data_samples is None or len(data_samples) != len(inputs):
             count = 0 if data_samples is None else len(data_samples)
@@ -130,12 +125,7 @@ class Grounder(BaseModel):
     def ground_images(
         self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
     ) -> list[GroundingOutput]:
-        """Ground the phrases of several pictures, which the frozen models read as batches.
-
-        Args:
-            images: B pictures of any sizes.
-            continuations: of each; the results are those of one picture at a time.
-        """
+        """Ground phrases of pictures of any sizes, read as batches; equals one by one."""
         return self._ground_read(images, self.read_phrases(images, continuations))
 
     def _ground_read(
@@ -147,12 +137,7 @@ class Grounder(BaseModel):
     def read_phrases(
         self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
     ) -> list[PhraseAttention]:
-        """Where the phrases of pictures look: as the feature cache knows, else as the reader sees.
-
-        Args:
-            images: B pictures.
-            continuations: of each.
-        """
+        """Where phrases look: as the feature cache knows, else as the reader sees."""
         cache = self.feature_cache
         if cache is None:
             return self.vlm.attend(self.vlm.prefill(list(images)), continuations)
@@ -168,10 +153,7 @@ class Grounder(BaseModel):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageInput]) -> Sequence[ImageEncoding | None]:
-        """Pictures as the refiner sees them: as the feature cache knows, else as it encodes them.
-
-        ``None`` for each where there is no refiner.
-        """
+        """Pictures as the refiner sees them (``None`` where there is none), or the cache knows."""
         if self.sam is None:
             return [None] * len(images)
         if self.feature_cache is None:
@@ -181,16 +163,7 @@ class Grounder(BaseModel):
     def ground_seen(
         self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
     ) -> GroundingOutput:
-        """Masks of phrases that were read.
-
-        Args:
-            image: the picture.
-            seen: where its phrases look in it.
-            encoding: the refiner's of it; ``None`` without a refiner.
-
-        Raises:
-            TypeError, ValueError: see :func:`flmm.masks.mask_head.compute_coarse_logits`.
-        """
+        """Masks of phrases that were read in a picture, of which ``encoding`` is the refiner's."""
         joined = join_grid_maps(seen.grid_maps, image.grids, self.vlm.num_grids)
         maps, logits = compute_coarse_logits(self.mask_head, joined)
         # What the reader did not see is as little the object as anything it saw.
@@ -236,10 +209,10 @@ class Grounder(BaseModel):
     def predict_images(
         self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
     ) -> list[list[GroundingResult]]:
-        """Masks of the phrases of several pictures, each asked in several ways.
+        """Masks of the phrases of several pictures, each read and encoded once.
 
         Args:
-            images: B pictures; read and encoded once, as batches.
+            images: B pictures.
             questions: of each picture, lists of continuations that know nothing of each other.
 
         Returns:
@@ -268,9 +241,6 @@ class Grounder(BaseModel):
             ``loss_mask``, ``loss_dice`` (those that are on), ``accuracy``, ``aiou`` of the coarse
             masks and, with a refiner, the same with the prefix ``refined_``; with a keyword
             selector that is not frozen also what ``compute_keyword_figures`` gives.
-
-        Raises:
-            ValueError: every loss is off.
         """
         self._check_losses()
         totals: dict[str, Tensor] = {}

@@ -1,8 +1,4 @@
-"""What masks are trained by: losses and logged figures, as means over all phrases.
-
-In: logits and true masks of one picture. Out: losses with their gradient, accuracy and IoU without.
-mmdet is imported at the first call. Not its duty: where the logits come from.
-"""
+"""What masks are trained by: losses and logged figures, as means over all phrases."""
 
 from __future__ import annotations
 
@@ -30,14 +26,7 @@ _DEFAULT_LOSSES: dict[str, dict[str, Any]] = {
 
 
 class MaskLosses:
-    """The pixel loss and the region loss of masks.
-
-    Args:
-        loss_mask: config of the pixel loss; "default": mmdet's sigmoid ``CrossEntropyLoss``;
-            ``None``: there is none.
-        loss_dice: config of the region loss; "default": mmdet's naive ``DiceLoss`` with eps 1;
-            ``None``: there is none.
-    """
+    """The pixel loss and the region loss of masks; mmdet is imported at the first call."""
 
     def __init__(self, loss_mask: LossConfig, loss_dice: LossConfig) -> None:
         self._cfgs = {

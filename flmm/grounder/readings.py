@@ -1,7 +1,6 @@
 """Pictures that have been read, and any number of phrases of them in bounded memory.
 
-In: a grounder, pictures, phrases. Out: outputs, each of some of a picture's phrases, one after the
-other: the logits of two thousand phrases of a 12-megapixel picture would take 96 GB at once.
+The logits of two thousand phrases of a 12-megapixel picture would take 96 GB at once.
 """
 
 from __future__ import annotations
@@ -51,12 +50,7 @@ def ground_readings(
     readings: Sequence[Reading],
     continuations: Sequence[list[Continuation]],
 ) -> Iterator[Iterator[GroundingOutput]]:
-    """Ground any number of phrases of pictures that were read.
-
-    Args:
-        grounder: that read them.
-        readings: B of them; those that were read together are asked together.
-        continuations: of each.
+    """Ground any number of phrases of pictures that were read; those read together, together.
 
     Yields:
         per picture its outputs, each of some of its phrases, in their order; computed when they

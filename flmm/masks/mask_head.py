@@ -1,9 +1,4 @@
-"""How a mask head is asked, whichever it is: attention maps in, coarse mask logits out.
-
-A mask head is a ``torch.nn.Module`` that takes ``in_channels`` (the grounder passes the reader's
-L*A) and turns maps ``[P, L*A, h, w]`` in [0, 1] into logits ``[P, 1, h', w']`` that cover the same
-ground. Nothing else of it is asked for; see ``docs/own_parts.md``.
-"""
+"""How a mask head is asked, whichever it is: see ``docs/own_parts.md``."""
 
 from __future__ import annotations
 

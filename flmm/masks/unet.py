@@ -1,8 +1,5 @@
 """The mask head: a U-Net that turns a phrase's attention maps into coarse mask logits.
 
-In: attention maps ``[N, L*A, h, w]`` in [0, 1]; out: logits ``[N, 1, h', w']`` on the mask grid.
-The output covers what the maps cover: ``geometry.fit_to_picture`` brings it over the picture.
-
 The network is mmseg's ``UNet`` as F-LMM configures it, in plain torch, with mmseg's state-dict
 keys, so that F-LMM's published heads load. The attribute names ``convs``, ``conv_block``,
 ``interp_upsample``, ``conv``, ``gn`` and ``conv_seg`` are those keys: renaming one breaks them.
@@ -48,9 +45,8 @@ class UNetHead(nn.Module):
         downsamples: per stage after the first, whether max pooling halves the map.
         enc_dilations: per encoder stage, dilation of all its convolutions but the first.
         dec_dilations: the same per decoder stage.
-        norm_cfg: ``dict(type="GN", num_groups=1)``, the default; ``type`` may also be
-            ``"GroupNorm"`` or the class. There is no head without a norm: ``None`` is refused.
-        upsample_cfg: ``dict(type="InterpConv")``, the default and the only choice.
+        norm_cfg: the only choice; ``type`` may also be ``"GroupNorm"`` or the class.
+        upsample_cfg: the only choice.
         normalize_input: divide each map by its sum.
         upsample_input: side to which the longer side of a smaller map is upsampled (bilinear);
             ``None`` keeps the size.
@@ -61,9 +57,6 @@ class UNetHead(nn.Module):
     28b5733. Deviations: ``log_input`` is ours, for small models; normalising and upsampling
     are computed in float32 whatever the head's dtype; the range check of the input
     runs on the CPU only, where it does not make the device wait.
-
-    Raises:
-        ValueError: a setting has the wrong length or value, or is not implemented.
     """
 
     def __init__(
@@ -118,14 +111,10 @@ class UNetHead(nn.Module):
         return self.conv_seg.weight.dtype
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Coarse mask logits of N phrases.
+        """Coarse mask logits ``[N, 1, h', w']`` of maps ``[N, L*A, h, w]`` in [0, 1].
 
-        Args:
-            maps: ``[N, L*A, h, w]`` in [0, 1], any float dtype.
-
-        Returns:
-            logits ``[N, 1, h', w']`` in the head's dtype. With ``s = max(1, upsample_input /
-            max(h, w))``, ``h'`` is ``floor(h * s)`` and ``w'`` is ``floor(w * s)``.
+        With ``s = max(1, upsample_input / max(h, w))``, ``h'`` is ``floor(h * s)`` and ``w'`` is
+        ``floor(w * s)``; the logits are in the head's dtype.
 
         Raises:
             ValueError: the number of channels is not ``in_channels``, or (on the CPU) a value
@@ -208,10 +197,7 @@ class ConvNormAct(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A row of 3x3 convolutions for (in, out) channels; mmseg's ``BasicConvBlock``.
-
-    The first has the stride, the others the dilation.
-    """
+    """3x3 convolutions for (in, out) channels, the first with the stride; mmseg's."""
 
     def __init__(
         self,

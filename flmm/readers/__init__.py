@@ -16,12 +16,7 @@ from flmm.readers.qwen_image_processor import QwenImageProcessorWrapper
 
 
 def load_reader(name_or_path: str | Path, dtype: Any = "bfloat16", **kwargs: Any) -> FrozenVLM:
-    """A frozen reader of any family that flmm knows.
-
-    Args:
-        name_or_path: folder or hub id; ``"tiny"``: the model embedded in flmm.
-        dtype: ``"auto"``, a torch dtype or its name.
-        kwargs: as :class:`FrozenVLM`; of Qwen-VL models as :class:`FrozenQwen`.
+    """A frozen reader of any family that flmm knows; see :class:`FrozenVLM`, :class:`FrozenQwen`.
 
     Raises:
         OSError: there is no model at ``name_or_path``.

@@ -1,9 +1,7 @@
 """Attention weights of a few rows, read while the model runs.
 
-In: the queries of continuations against the keys of prefix and continuation. Out: per phrase
-and head the weights on the image columns, merged over the phrase's tokens at once, layer by
-layer and chunk by chunk of rows: of ``[B, A, R, S + R]`` never more than ``MAX_SCORES`` exist.
-Not its duty: which tokens are fed, which may see which (the mask comes from outside).
+Merged over each phrase's tokens at once, layer by layer and chunk by chunk of rows: of the weights
+``[B, A, R, S + R]`` never more than ``MAX_SCORES`` exist.
 """
 
 from __future__ import annotations
@@ -32,10 +30,8 @@ class RowReader:
 
     Args:
         token_spans: per image the half-open row range of each of its P phrases.
-        image_columns: per image the columns of its image tokens, in row-major grid order.
+        image_columns: per image the columns of its image tokens.
         rows: R, the same for all images.
-        num_layers: attention layers L.
-        num_heads: heads A.
         token_merge: ``"mean"`` or ``"max"`` over the rows of a phrase.
         device: where the maps are kept.
     """
@@ -138,16 +134,15 @@ def row_attention_forward(
         value: ``[B, K, S + R, d]``.
         attention_mask: additive ``[B, 1, R, S + R]``, with the layer's window in it.
         scaling: factor on the scores; ``None``: ``d ** -0.5``.
-        softcap: the scores stay within plus and minus so much (Gemma 2); ``None``: no bound.
+        softcap: the scores stay within plus and minus so much (Gemma 2).
         row_reader: takes the weights, softmaxed in float32.
-        options: what else the layer hands over; see ``HARMLESS``.
+        options: see ``HARMLESS``.
 
     Returns:
         ``[B, R, A, d]``, and ``None`` in place of the weights.
 
     Raises:
-        ValueError: the layer hands over something that flmm does not know and that may change the
-            weights, such as sinks; or no mask.
+        ValueError: the layer hands over what may change the weights, such as sinks; or no mask.
     """
     unknown = sorted(
         name for name, given in options.items() if given is not None and name not in HARMLESS
@@ -211,8 +206,7 @@ def build_continuation_mask(
         rows: only the last so many tokens are fed, the others are in the cache; ``None``: all.
 
     Returns:
-        ``[B, 1, rows, S + C]``: 0 on the prefix and on the row's own continuation up to the row,
-        minus infinity on everything else.
+        ``[B, 1, rows, S + C]``: 0 on the prefix and on the row's own continuation up to the row.
     """
     columns = torch.arange(sequence_index.shape[1], device=sequence_index.device)
     first = 0 if rows is None else len(columns) - rows
@@ -225,17 +219,11 @@ def build_continuation_mask(
 
 
 def build_layer_masks(mask: Tensor, text_config: Any) -> Tensor | dict[str, Tensor]:
-    """What each kind of layer may see.
+    """What each kind of layer may see, of an additive mask ``[B, 1, R, K]`` of full attention.
 
     Windows and chunks count tokens as if a row stood alone behind its prefix: a key's distance is
     the number of visible keys behind it, so that padding and sisters need no bookkeeping.
-
-    Args:
-        mask: additive ``[B, 1, R, K]`` of full attention.
-        text_config: of the language model, with ``layer_types`` where its layers differ.
-
-    Returns:
-        a mask for each of the kinds, or the one mask where there is a single kind.
+    A mask for each of the kinds, or the one mask where there is a single kind.
     """
     kinds = sorted(set(getattr(text_config, "layer_types", None) or ["full_attention"]))
     masks = {kind: _restrict(mask, kind, text_config) for kind in kinds}
@@ -243,11 +231,7 @@ def build_layer_masks(mask: Tensor, text_config: Any) -> Tensor | dict[str, Tens
 
 
 def _restrict(mask: Tensor, kind: str, text_config: Any) -> Tensor:
-    """The mask of one kind of layer.
-
-    Raises:
-        ValueError: flmm knows no such kind.
-    """
+    """The mask of one kind of layer."""
     if kind == "full_attention":
         return mask
     visible = mask == 0

@@ -1,9 +1,7 @@
 """The frozen reader: one for every family of vision-language models.
 
 In: an image and a prompt (``prefill``, once), then phrases (``attend``), nothing (``generate``)
-or other questions (``answer``, ``converse``). Out: where each phrase looked, what was thought, what
-is said. What families differ in is said in ``flmm.readers.families``.
-Not its duty: masks, training.
+or other questions (``answer``, ``converse``). What families differ in is said in ``families``.
 """
 
 from __future__ import annotations
@@ -44,8 +42,6 @@ Reader = TypeVar("Reader", bound="FrozenVLM")
 class FrozenVLM(FrozenModel):
     """A frozen vision-language model behind ``prefill``, ``attend``, ``generate`` and ``answer``.
 
-    See :class:`flmm.readers.frozen_model.FrozenModel` for how it is held.
-
     Args:
         name_or_path: folder or hub id; ``"tiny"``: the model embedded in flmm; or a ready
             transformers model (then ``processor`` is needed).
@@ -66,7 +62,6 @@ class FrozenVLM(FrozenModel):
         max_batch_padding: greatest share of padding, in [0, 1], in such a batch.
         padding_side: ``"right"`` or ``"left"``. On the right, causal attention never sees the
             padding and needs no mask: the fastest kernels serve.
-        processor: the unified one.
         image_processor: anything with ``encode(image) -> ImageInput``.
         plain_text: reads what people write.
         turns: encodes what they ask.
@@ -74,8 +69,7 @@ class FrozenVLM(FrozenModel):
     Raises:
         OSError: there is no model at ``name_or_path``.
         TypeError: there is no unified processor.
-        ValueError: flmm reads no such model, or model and processor do not belong together, or an
-            argument is not known.
+        ValueError: flmm reads no such model, or model and processor do not belong together.
     """
 
     model_types: ClassVar[tuple[str, ...] | None] = None  # that it reads; None: all of flmm's
@@ -153,13 +147,12 @@ class FrozenVLM(FrozenModel):
 
         Args:
             image: a picture (anything ``load_image`` reads), an ``ImageInput``, or a list of
-                them, of any sizes and any length: images of similar sizes are read in one pass,
-                with the results of one by one.
+                them, of any sizes: those of similar sizes are read in one pass, with the results of
+                one by one.
             prompt: plain text of the user turn, behind the image; ``None``: the default prompt.
 
         Raises:
-            TypeError, FileNotFoundError, ValueError: as the image processor; or the image
-                tokens of the rendered prompt do not fit the grid.
+            ValueError: the image tokens of the rendered prompt do not fit the grid.
             ContextFullError: picture and prompt do not fit into the model's context.
         """
         if isinstance(image, (list, tuple)):
@@ -219,10 +212,8 @@ class FrozenVLM(FrozenModel):
                 :class:`Continuation` (its phrases also see its earlier text).
 
         Raises:
-            TypeError, ValueError: as ``as_continuations``; or a phrase has no token; or the two
-                lists differ in length.
-            ContextFullError: a phrase does not fit into the model's context behind the prefix;
-                nothing was computed.
+            ValueError: a phrase has no token, or the two lists differ in length.
+            ContextFullError: a phrase does not fit behind the prefix; nothing was computed.
         """
         if isinstance(prefix, Prefix):
             return self._attend([prefix], [as_continuations(phrases)])[0]
@@ -248,13 +239,9 @@ class FrozenVLM(FrozenModel):
 
     @frozen_call
     def generate(self, prefix: Prefix, max_new_tokens: int = 256) -> str:
-        """The frozen model's own answer, greedy, up to its end of turn.
+        """The frozen model's own answer, greedy, up to its end of turn or the end of its context.
 
-        The repetition penalty of the model's generation config is applied, as in transformers.
-
-        Args:
-            prefix: what ``prefill`` gave; it serves again afterwards.
-            max_new_tokens: the longest answer; one that fills the model's context ends there.
+        The prefix serves again afterwards.
 
         Raises:
             ContextFullError: the prefix leaves no room for an answer.
@@ -288,9 +275,7 @@ class FrozenVLM(FrozenModel):
             skip_special_tokens: leave control tokens out of the answers' text.
 
         Raises:
-            TypeError: ``questions`` is no list of ``str``, or the image as in ``prefill``.
-            ContextFullError: a question does not fit into the model's context; nothing was
-                answered.
+            ContextFullError: a question does not fit; nothing was answered.
         """
         if isinstance(questions, str) or not all(isinstance(item, str) for item in questions):
             raise TypeError("questions is no list of str: give a list, also of a single one")
@@ -311,11 +296,6 @@ class FrozenVLM(FrozenModel):
         ]
 
     def converse(self, image: Any) -> Dialogue:
-        """A conversation about a picture, which is read once.
-
-        Args:
-            image: a picture, an ``ImageInput``, or what ``prefill`` gave (its prompt is ignored;
-                it serves again afterwards).
-        """
+        """A conversation about a picture, which is read once; ``image`` as in :meth:`answer`."""
         prefix = image if isinstance(image, Prefix) else self.prefill(image)
         return Dialogue(self, self.turns, prefix)

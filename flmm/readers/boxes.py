@@ -1,7 +1,4 @@
-"""How each Qwen-VL family is asked for a box, and how its reply is read.
-
-In: a phrase, then the model's reply. Out: a question, then one box in pixels of the picture as
-given, or the reason why there is none. Pure functions; not their duty: running the model.
+"""How each Qwen-VL family is asked for a box, and how its reply is read; pure functions.
 
 Source: of the questions and frames, what the Qwen team says of its own RefCOCO evaluation.
 Qwen2-VL: arXiv 2409.12191, "Visual Grounding" (0-1000, box tokens), question in plain words from
@@ -47,8 +44,7 @@ class BoxReading(NamedTuple):
     """What was read from a reply.
 
     Attributes:
-        box_xyxy: float32 ``[4]``, pixels of the original picture, inside it; ``None`` where
-            there is no readable box.
+        box_xyxy: float32 ``[4]``, pixels of the original picture, inside it.
         problem: why there is none.
     """
 
@@ -91,29 +87,17 @@ def get_box_format(model_type: str) -> BoxFormat:
 
 
 def build_box_question(model_type: str, phrase: str) -> str:
-    """The text of the user turn that asks for a phrase's box, in the family's own words.
-
-    Raises:
-        ValueError: as :func:`get_box_format`.
-    """
+    """The text of the user turn that asks for a phrase's box, in the family's own words."""
     return get_box_format(model_type).question.format(phrase=phrase.strip())
 
 
 def parse_box(reply: str, model_type: str, input_size: Size, original_size: Size) -> BoxReading:
-    """Read the first box of a reply.
+    """Read the first box of a reply to :func:`build_box_question`.
 
     Code fences, text around it, a single object or a list, control tokens kept or not, floats and
     a reply that breaks off later do not matter; swapped corners are put in order, and what
-    reaches outside the picture is cut off.
-
-    Args:
-        reply: what the model said to :func:`build_box_question`.
-        model_type: of the model.
-        input_size: (H', W') pixels of the picture as the model saw it.
-        original_size: (H, W) pixels of the picture as given.
-
-    Raises:
-        ValueError: as :func:`get_box_format`.
+    reaches outside the picture is cut off. ``input_size`` (H', W') is what the model saw,
+    ``original_size`` (H, W) the picture as given.
     """
     in_input_pixels = get_box_format(model_type).in_input_pixels
     found = _BOX.search(reply)

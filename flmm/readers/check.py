@@ -1,8 +1,4 @@
-"""Whether a model and its processor are ready for flmm; what a user runs first on real weights.
-
-In: a folder or hub id. Out: a report (a dict that goes into JSON) and its lines for a terminal.
-Not its duty: accuracy.
-"""
+"""Whether a model and its processor are ready for flmm; what a user runs first on real weights."""
 
 from __future__ import annotations
 
@@ -67,12 +63,7 @@ def run_check(
 
 
 def check_reader(vlm: FrozenVLM, image: Any) -> dict[str, Any]:
-    """All checks on a loaded reader.
-
-    Returns:
-        dict with ``model``, ``prefix``, ``comparison`` and ``problems`` (a list of sentences,
-        empty when ready).
-    """
+    """Model, prefix, comparison with one eager pass, and problems: sentences, none when ready."""
     prefix = vlm.prefill(image)
     comparison = compare_with_eager(vlm, prefix)
     return {
@@ -117,10 +108,9 @@ def describe(vlm: FrozenVLM) -> dict[str, Any]:
 def compare_with_eager(vlm: FrozenVLM, prefix: Prefix) -> dict[str, Any]:
     """``prefill`` + ``attend`` against one whole eager pass per phrase, as F-LMM does it.
 
-    Returns:
-        dict with ``relative_difference`` (norm of the difference by norm of the eager maps, of all
-        grids), ``per_layer`` (the same, a list) and, for each way, seconds and peak extra bytes
-        (``None`` where the platform does not tell).
+    Gives ``relative_difference`` (norm of the difference by norm of the eager maps, of all
+    grids), the same ``per_layer`` and, for each way, seconds and peak extra bytes (``None`` where
+    the platform does not tell).
     """
     with _measure(vlm.device) as attend:
         seen = vlm.attend(vlm.prefill(prefix.image_input), PHRASES)
@@ -171,13 +161,7 @@ def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Ten
 
 
 def build_model_inputs(vlm: FrozenVLM, image: Any, ids: Sequence[int]) -> dict[str, Tensor]:
-    """What transformers' own model takes for tokens that hold one picture.
-
-    Args:
-        vlm: whose processor reads the picture, as its publisher has it.
-        image: a picture as the processor takes it.
-        ids: S tokens, the picture expanded as in the prompt.
-    """
+    """What transformers' own model takes for S tokens ``ids`` that hold one picture, expanded."""
     made = run_processor(vlm, image)
     inputs = {name: value.to(vlm.device) for name, value in made.items()}
     inputs["pixel_values"] = inputs["pixel_values"].to(vlm.dtype)

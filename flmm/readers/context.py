@@ -32,17 +32,7 @@ class Context:
     way_out: str
 
     def check(self, what: str, text: str, tokens: int, room: int = 0) -> None:
-        """Refuse a text that does not fit.
-
-        Args:
-            what: the text is, in words.
-            text: as it was given.
-            tokens: of it.
-            room: tokens that must be left behind it.
-
-        Raises:
-            ContextFullError: it does not fit.
-        """
+        """Refuse a ``text`` of so many ``tokens`` that does not fit with ``room`` behind it."""
         if self.held + tokens + room > self.limit:
             raise ContextFullError(
                 f"{what} {_quote(text)} has {tokens} tokens, {self.holder} holds {self.held}, and "

@@ -1,8 +1,4 @@
-"""Greedy answers: the one loop that writes them, and texts side by side behind one reading.
-
-In: texts that a model has read, and a way to feed what is added. Out: token by token what the model
-goes on with. Not its duty: templates, text.
-"""
+"""Greedy answers: the one loop that writes them, and texts side by side behind one reading."""
 
 from __future__ import annotations
 
@@ -85,16 +81,10 @@ def _build_processors(model: FrozenModel) -> LogitsProcessorList:
 
 
 class PackedTexts:
-    """Texts behind one prefix, none of which sees the others.
+    """Texts behind the first ``length`` tokens of one prefix, none of which sees the others.
 
     As with phrases, each starts at the position right behind the prefix; one pass feeds what is new
     in all of them. A text that is alone runs without a mask, through the model's own attention.
-
-    Args:
-        model: that reads.
-        prefix: what was read; it stays as it is.
-        length: its first tokens, which every text sees.
-        texts: token ids that go on from there.
     """
 
     def __init__(

@@ -1,9 +1,7 @@
 """A conversation with a frozen reader: every token of it is read once.
 
-In: a picture that was read, then questions (and more pictures). Out: the reader's own greedy
-answers, token by token, and where any token of the conversation looked, on demand: its rows are
-fed once more behind the keys and values that are there, which costs as many rows and no picture.
-Not its duty: which words are worth pointing at, masks.
+Where any token of it looked is told on demand: its rows are fed once more behind the keys and
+values that are there, which costs as many rows and no picture.
 """
 
 from __future__ import annotations
@@ -28,12 +26,7 @@ from flmm.records import ImageInput, PhraseAttention, Span
 
 @dataclass(frozen=True, eq=False)
 class DialogueImage:
-    """A picture of a conversation.
-
-    Attributes:
-        columns: from its first to its last image token within the conversation.
-        image_input: the picture.
-    """
+    """A picture of a conversation, and from where to where its image tokens stand there."""
 
     columns: slice
     image_input: ImageInput
@@ -112,8 +105,7 @@ class Dialogue:
             images: further pictures, which stand before the question.
 
         Raises:
-            ContextFullError: the question does not fit into the model's context; the
-                conversation stays as it was.
+            ContextFullError: it does not fit; the conversation stays as it was.
         """
         start = len(self)
         # The first turn begins with the first picture, which has been read with what precedes it.
@@ -133,10 +125,7 @@ class Dialogue:
 
     @_exclusive
     def begin(self, text: str) -> list[int]:
-        """Put words into the reader's mouth: its answer begins with them, and it goes on.
-
-        Returns:
-            the token ids of the text.
+        """Put words into the reader's mouth: its answer begins with them; gives their token ids.
 
         Raises:
             ContextFullError: they do not fit into the model's context.
@@ -150,9 +139,6 @@ class Dialogue:
         """The reader's own greedy answer to the last question, one token id after the other.
 
         Stopping half-way leaves the conversation whole: what was written so far is the answer.
-
-        Args:
-            max_new_tokens: the longest answer.
 
         Raises:
             ValueError: nothing was asked, or the conversation went on since the last token.
@@ -178,11 +164,7 @@ class Dialogue:
 
     @_exclusive
     def undo(self) -> None:
-        """Forget the last question, its pictures and its answer.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """Forget the last question, its pictures and its answer."""
         if not self.turns:
             raise ValueError("there is no turn to undo: the conversation has just begun")
         start = self.turns.pop().start
@@ -235,11 +217,7 @@ class Dialogue:
 
     @_exclusive
     def read_hidden_states(self, span: Span) -> Tensor:
-        """``[R, D]``: what was thought at each token of a range, after the final norm.
-
-        Args:
-            span: half-open token range behind the first picture, within one run of text.
-        """
+        """``[R, D]``: what was thought at each token of a range as :meth:`look` takes it."""
         self._feed_pending()
         return self._decode(self._view(span[0]), *span)[-1][0]
 
@@ -320,11 +298,7 @@ class Dialogue:
         return model.decode(cache, *self._get_rows(start, end), mask, row_reader)
 
     def _group_spans(self, spans: Sequence[Span]) -> Iterator[list[int]]:
-        """Places of the ranges of each run of text between two pictures.
-
-        Raises:
-            ValueError: a range is empty, reaches outside or into a picture.
-        """
+        """Places of the ranges of each run of text between two pictures."""
         starts = [*(item.columns.start for item in self.images), len(self)]
         groups: dict[int, list[int]] = {}
         for place, (start, end) in enumerate(spans):

@@ -1,8 +1,6 @@
 """A vision-language model that is used and never trained: how it is held, locked, measured and run.
 
-In: a transformers model and what its family says of it; then tokens, pictures, caches. Out: hidden
-states and scores, of passes that one thread at a time runs in eval mode, without gradient.
-Not its duty: which tokens are fed.
+Passes run in eval mode, without gradient, one thread at a time.
 """
 
 from __future__ import annotations
@@ -58,14 +56,6 @@ class FrozenModel(nn.Module):
 
     ``parameters()``, ``state_dict()``, an optimiser, DDP and ``requires_grad_()`` of a parent do
     not see it; ``to()`` and ``cuda()`` move it, a deep copy shares it.
-
-    Args:
-        model: transformers model with a language head.
-        family: of it, with its unified processor.
-        token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase.
-
-    Attributes:
-        tokenizer: the processor's.
 
     Raises:
         ValueError: ``token_merge`` is not known, or layers of the model look in a way that is not

@@ -1,11 +1,9 @@
 """One pass at a time through a frozen model, whatever threads and readers share it.
 
-In: a part of the model, its inputs and the attention it is to run through. Out: what the part
-returns. The attention of a transformers model is a field of its config, which all its layers and
-all who use it share: a pass that needs another one changes the field, and nobody else may run
-meanwhile. Processes that fork are the other half: see ``docs/concurrency.md``.
-Conversations change with every question: each has a lock for those who share it.
-Not its duty: what is fed.
+The attention of a transformers model is a field of its config, which all its layers and all who
+use it share: a pass that needs another one changes the field, and nobody else may run meanwhile.
+Conversations change with every question: each has a lock of its own. Processes that fork are the
+other half: see ``docs/concurrency.md``.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ class ModelGuard:
         config: of the language model; its layers read their attention there.
 
     Attributes:
-        lock: re-entrant, held during every pass; hold it around anything else that runs or
-            changes the model.
+        lock: re-entrant, held during every pass; hold it around what else changes the model.
     """
 
     def __init__(self, config: Any) -> None:
@@ -47,12 +44,9 @@ class ModelGuard:
         return self._thread == threading.get_ident()
 
     def run(self, call: Callable[..., Any], attention: str | None = None, **inputs: Any) -> Any:
-        """One pass; whatever ends it, the model is then as it was before.
+        """One pass of ``call``; whatever ends it, the model is then as it was before.
 
-        Args:
-            call: the model, or a part of it.
-            attention: a name of transformers' ``AttentionInterface``; ``None``: the model's own.
-            inputs: keyword arguments of ``call``.
+        ``attention`` is a name of transformers' ``AttentionInterface``; ``None``: the model's own.
         """
         config = self._config
         with self.lock:
@@ -87,9 +81,6 @@ class ConversationLock:
     """Lets one thread at a time work with a conversation; the others wait. Re-entrant.
 
     A copy of a conversation has a lock of its own.
-
-    Args:
-        reader: that the conversation is held with.
     """
 
     def __init__(self, reader: _Passing) -> None:

@@ -17,11 +17,7 @@ _ANSWER_LASTS_S = 60.0
 
 
 def is_out_of_reach(name: str | os.PathLike[str]) -> bool:
-    """Whether a name can only be found on this machine: a folder, or a hub that does not answer.
-
-    Args:
-        name: folder or hub id.
-    """
+    """Whether a name can only be found on this machine: a folder, or a hub that does not answer."""
     if os.path.isdir(name) or huggingface_hub.constants.HF_HUB_OFFLINE:
         return True
     minute = int(time.monotonic() / _ANSWER_LASTS_S)

@@ -1,8 +1,6 @@
-"""A picture as the reader of any family takes it.
+"""A picture as the reader of any family takes it, made by the model's own unified processor.
 
-In: any picture. Out: what the model's own unified processor makes of it, which tokens stand for it
-in a sequence, and which grids they form. Runs in a data loader's worker, without the model.
-Not its duty: text.
+Runs in a data loader's worker, without the model.
 """
 
 from __future__ import annotations
@@ -59,11 +57,7 @@ class ImageProcessorWrapper:
         }
 
     def encode(self, image: Any) -> ImageInput:
-        """One picture, ready for the reader; an ``ImageInput`` passes unchanged.
-
-        Raises:
-            TypeError, FileNotFoundError, ValueError: as ``load_image``, or of the processor.
-        """
+        """One picture, ready for the reader; an ``ImageInput`` passes unchanged."""
         if isinstance(image, ImageInput):
             return image
         picture, family = load_image(image), self.family

@@ -1,7 +1,4 @@
-"""Frozen models from a folder or a hub id.
-
-In: a name, a dtype. Out: a transformers model in eval mode. Not its duty: how it is used.
-"""
+"""Frozen models from a folder or a hub id."""
 
 from __future__ import annotations
 
@@ -37,11 +34,7 @@ def is_embedded(name: str | Path) -> bool:
 
 
 def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    """``"auto"``, or the torch dtype that ``dtype`` is or names.
-
-    Raises:
-        ValueError: the name is not one of a floating-point dtype of torch.
-    """
+    """``"auto"``, or the torch dtype that ``dtype`` is or names."""
     if dtype == "auto":
         return dtype
     parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
@@ -54,20 +47,12 @@ def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def load_config(name: str | Path) -> Any:
-    """The model's config.
-
-    Raises:
-        OSError: there is no model at ``name``.
-    """
+    """The model's config; ``OSError`` where there is no model."""
     return _load(AutoConfig, name, "model")
 
 
 def load_processor(name: str | Path) -> Any:
-    """The unified processor (or bare image processor) of a model; code of its own is not run.
-
-    Raises:
-        OSError: there is none at ``name``, or only one with code of its own.
-    """
+    """The unified processor (or bare image processor) of a model; code of its own is not run."""
     return _load(AutoProcessor, name, "processor")
 
 
@@ -90,11 +75,7 @@ def _load(kind: Any, name: str | Path, what: str) -> Any:
 
 
 def check_processor(processor: Any) -> Any:
-    """The processor itself, which must be a unified one.
-
-    Raises:
-        TypeError: it has no tokenizer or no image processor.
-    """
+    """The processor itself, which must be a unified one."""
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
         raise TypeError(
             f"{type(processor).__name__} is no unified processor: give processor= what "

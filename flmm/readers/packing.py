@@ -1,9 +1,7 @@
 """Continuations of several images as one pass behind their prefixes, and what was seen.
 
-In: prefixes of one batch and, for each, the continuations it is asked. Out: maps and text
-features of every phrase. All continuations of an image stand side by side in its row, each from
-the position right after the prefix; rows are padded on the right.
-Not its duty: which images are read together (see prefixes), the weights of a row (see attention).
+All continuations of an image stand side by side in its row, each from the position right after the
+prefix; rows are padded on the right.
 """
 
 from __future__ import annotations
@@ -100,15 +98,9 @@ def place_spans(pack: Pack) -> list[Span]:
 
 
 def lay_out(packs: Sequence[Pack], next_positions: Sequence[int], rows: int) -> Tensor:
-    """Token ids, positions and continuation numbers of all rows.
+    """Token ids, positions and continuation numbers of all rows: int64 ``[3, B, R]`` on the CPU.
 
-    Args:
-        packs: continuations of each image.
-        next_positions: where the continuations of each image start.
-        rows: R, to which every image is padded.
-
-    Returns:
-        int64 ``[3, B, R]`` on the CPU.
+    The continuations of each image start at its ``next_positions``; rows are padded to R.
     """
     placed = torch.zeros(3, len(packs), rows, dtype=torch.int64)
     placed[2] = _PADDING

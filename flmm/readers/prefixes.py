@@ -1,9 +1,7 @@
 """What has been read: prefixes and their caches, of one image or of a batch.
 
-In: token ids, positions and pictures of images that are read together. Out: padded tensors for
-the model, then one ``Prefix`` per image whose cache is a view of the batch's. Plans which images
-are read together.
-Not its duty: the model's passes.
+Plans which images are read together, pads them, and gives one ``Prefix`` per image whose cache is a
+view of the batch's.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ class PrefixInput:
         input_ids: its S token ids, image placeholders expanded.
         positions: int64 ``[axes, S]`` on the CPU, of the position encoding.
         image_columns: from the first to the last image token, within [0, S).
-        image_input: the picture.
     """
 
     input_ids: list[int]
@@ -53,7 +50,6 @@ class Prefix:
         cache: keys and values of the S tokens; no pass writes into it.
         next_position: where each continuation starts (the same on every axis).
         last_hidden_state: ``[D]``, of the last token, after the final norm.
-        image_input: the picture that was read.
         batch: what it was read with; its cache holds the memory of this one's.
         row: its place there.
     """
@@ -158,10 +154,9 @@ def pad_inputs(
 def plan_batches(
     lengths: Sequence[int], max_tokens: int, max_padding: float
 ) -> Iterator[list[int]]:
-    """Which images are read together: those of similar lengths.
+    """Which images of so many tokens are read together: those of similar lengths.
 
     Args:
-        lengths: tokens of each image.
         max_tokens: greatest padded size of a batch; a longer image has a batch of its own.
         max_padding: greatest share of padding in a batch, in [0, 1].
 
@@ -183,12 +178,7 @@ def plan_batches(
 
 
 def gather_grids(maps: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
-    """Per grid ``[..., h, w]`` of what was seen of the columns of a picture.
-
-    Args:
-        maps: ``[..., n]``, from the first image token to the last.
-        grids: of the picture; columns count from its first image token.
-    """
+    """Per grid ``[..., h, w]`` of maps ``[..., n]``, from the first image token to the last."""
     gathered = []
     for grid in grids:
         columns = grid.columns.flatten()
@@ -212,8 +202,7 @@ class _HeldLayer(DynamicLayer):
 class _PassingLayer(_HeldLayer):
     """Shows a pass its new keys and values behind those of the prefix, and forgets them.
 
-    Args:
-        layer: of the batch; of its rows only ``rows`` take part, ``None``: all.
+    Of the rows of the batch's layer only ``rows`` take part, ``None``: all.
     """
 
     def __init__(self, layer: Any, rows: Tensor | None) -> None:

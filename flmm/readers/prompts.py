@@ -1,11 +1,9 @@
 """Text to token ids, where only the chat template may give orders.
 
-In: a rendered chat template, a prompt, continuations with character spans. Out: token ids and
-token spans. What a person wrote is always read as plain text, also when it spells a control
-token: transformers' ``split_special_tokens`` covers the special ones only (``<tool_call>`` and
+What a person wrote is always read as plain text, also when it spells a control token:
+transformers' ``split_special_tokens`` covers the special ones only (``<tool_call>`` and
 ``<|fim_prefix|>`` are still obeyed), so plain text goes through a tokenizer that has the same
 model and pre-tokenizer but no added tokens at all.
-Not its duty: images, positions.
 """
 
 from __future__ import annotations
@@ -23,12 +21,7 @@ from flmm.records import Continuation, Span
 
 @dataclass(frozen=True)
 class EncodedContinuation:
-    """A continuation as the model is fed it.
-
-    Attributes:
-        input_ids: its R token ids.
-        token_spans: half-open token range of each phrase, within [0, R].
-    """
+    """A continuation as it is fed: R token ids, and within [0, R] each phrase's half-open range."""
 
     input_ids: list[int]
     token_spans: list[Span]
@@ -122,9 +115,6 @@ class PlainTextTokenizer:
 
         A token belongs to a phrase if its characters overlap the phrase's visible ones: merges
         across word borders and characters split over several tokens are counted in.
-
-        Raises:
-            ValueError: the tokenizer gives a phrase no token.
         """
         input_ids, offsets = self.encode_plain(continuation.text)
         spans = [find_token_span(continuation, span, offsets) for span in continuation.spans or ()]
@@ -150,11 +140,7 @@ def _keep_first_word(pre_tokenizer: Any) -> Any:
 
 
 def _find_begin(tokenizer: Any) -> list[int]:
-    """What the tokenizer writes before every text.
-
-    Raises:
-        ValueError: it writes something behind it.
-    """
+    """What the tokenizer writes before every text."""
     text = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a")
     begin = whole[: len(whole) - len(text)]

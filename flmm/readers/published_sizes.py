@@ -1,9 +1,7 @@
 """Published sizes of models without their weights: what speed and memory depend on.
 
-In: a published name, a number of layers. Out: a folder as a hub has it, but for the weights:
-``config.json`` of the real classes and sizes, and a processor. A reader takes it with
-``random_init=True``; its masks mean nothing. Where no processor is given, one is made without a
-download, around the embedded tokenizer. Not its duty: measuring.
+A reader takes such a folder with ``random_init=True``; its masks mean nothing. Where no processor
+is given, one is made without a download, around the embedded tokenizer.
 """
 
 from __future__ import annotations

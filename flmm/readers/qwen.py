@@ -1,7 +1,4 @@
-"""FrozenQwen: the reader under the name its users know, for the Qwen-VL families.
-
-Beside pictures it takes what the families' own examples are written in: messages of qwen-vl-utils.
-"""
+"""FrozenQwen: the reader under the name its users know, for the Qwen-VL families."""
 
 from __future__ import annotations
 
@@ -21,11 +18,7 @@ from flmm.registry import MODELS
 class FrozenQwen(FrozenVLM):
     """Qwen2-VL, Qwen2.5-VL or Qwen3-VL (dense or mixture of experts); see :class:`FrozenVLM`.
 
-    Args:
-        name_or_path, dtype, attn_implementation, token_merge, prompt, processor: as there.
-        min_pixels: least H'*W' of the input; ``None``: the processor's.
-        max_pixels: greatest H'*W' of the input; ``None``: the processor's.
-        device_map, random_init, seed: as there.
+    ``min_pixels`` and ``max_pixels`` limit H'*W' of the input; ``None``: the processor's.
     """
 
     model_types = Qwen.model_types
@@ -53,13 +46,8 @@ class FrozenQwen(FrozenVLM):
     def prefill(self, image: Any, prompt: str | None = None) -> Any:
         """As :meth:`FrozenVLM.prefill`; takes a user message of qwen-vl-utils beside.
 
-        Args:
-            image: as there; an element ``{"type": "image", "image": ..., "max_pixels": ...}``; or
-                messages, one of the user's with such an element and the prompt as its text.
-            prompt: as there; ``None`` with messages.
-
-        Raises:
-            ValueError: the messages hold another number of pictures or turns.
+        ``image`` may be an element ``{"type": "image", "image": ..., "max_pixels": ...}``, or
+        messages: one of the user's with such an element and the prompt as its text.
         """
         if (
             isinstance(image, list)
@@ -72,15 +60,7 @@ class FrozenQwen(FrozenVLM):
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str | None]:
-    """The picture's element and the text of one user turn; no text: ``None``.
-
-    Args:
-        messages: ``[{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text",
-            "text": ...}]}]``.
-
-    Raises:
-        ValueError: there is another turn, or not one picture before the text.
-    """
+    """The picture's element and the text of one user turn; no text: ``None``."""
     content: Any = messages[0].get("content") if len(messages) == 1 else None
     kinds = [item.get("type") for item in content] if isinstance(content, list) else []
     if messages[0]["role"] != "user" or kinds not in (["image"], ["image", "text"]):

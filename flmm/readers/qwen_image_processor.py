@@ -1,10 +1,8 @@
 """A picture as the vision tower of a Qwen-VL model wants it, before it is cut into patches.
 
-In: any picture. Out: ``[C, H', W']`` resized and normalised, its patch grid and its geometry.
 The unified processor itself does the work, its patches are laid back into a picture: resize,
 rounding and normalisation are therefore its own, whatever its variant (torchvision, PIL).
 Carrying ``[C, H', W']`` and patchifying on the device halves what a data loader moves.
-Not its duty: text.
 """
 
 from __future__ import annotations
@@ -43,10 +41,6 @@ class QwenImageProcessorWrapper:
         patch_size: side of a patch in input pixels.
         merge_size: patches per side of one image token.
         temporal_patch_size: frames per patch; a still image is repeated.
-
-    Raises:
-        TypeError: ``processor`` is not of a Qwen-VL family.
-        ValueError: the pixel limits exclude each other.
     """
 
     def __init__(
@@ -100,10 +94,7 @@ class QwenImageProcessorWrapper:
                 setattr(self.image_processor, name, value)
 
     def preprocess(self, images: Any) -> dict[str, list[Any]]:
-        """Resize and normalise one picture or several.
-
-        Args:
-            images: anything ``load_image`` reads, or a list or tuple of such.
+        """Resize and normalise one picture or several, of anything ``load_image`` reads.
 
         Returns:
             dict of lists, one entry per picture: ``pixel_values`` (float32 array
@@ -111,8 +102,7 @@ class QwenImageProcessorWrapper:
             (sizes and padding under F-LMM's keys), ``image_sizes`` ((H', W') in input pixels).
 
         Raises:
-            TypeError, FileNotFoundError, ValueError: as ``load_image``; or the list is empty;
-                or a picture is more than 200 times as long as wide.
+            ValueError: the list is empty, or a picture is more than 200 times as long as wide.
         """
         pictures = images if isinstance(images, (list, tuple)) else [images]
         if not pictures:
@@ -178,9 +168,6 @@ class QwenImageProcessorWrapper:
 
         Returns:
             ``[n_patches, C*T*p*p]`` on the same device, pictures one after the other.
-
-        Raises:
-            ValueError: a side is no multiple of patch size times merge size.
         """
         if isinstance(pixel_values, (list, tuple)):
             return torch.cat([self.patchify(picture) for picture in pixel_values])
@@ -210,9 +197,6 @@ def patchify(pixel_values: Tensor, patch: int, merge: int, frames: int) -> Tenso
         patch: side p in pixels.
         merge: patches per side of one image token.
         frames: T, the picture so often.
-
-    Raises:
-        ValueError: a side is no multiple of patch size times merge size.
     """
     factor = patch * merge
     channels, height, width = pixel_values.shape
@@ -242,11 +226,7 @@ def _build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
 
 
 def _find_address(element: Mapping[str, Any]) -> Any:
-    """What an element of a message calls its picture.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """What an element of a message calls its picture."""
     source = element.get("image", element.get("image_url"))
     if source is None:
         raise ValueError(

@@ -1,8 +1,4 @@
-"""User turns as token ids: the template around a question, with what stands for its pictures.
-
-In: a question, pictures. Out: token ids, and where in them the pictures and the question's words
-are. Not its duty: positions, what the model makes of them.
-"""
+"""User turns as token ids: the template around a question, with what stands for its pictures."""
 
 from __future__ import annotations
 
@@ -32,12 +28,7 @@ class EncodedTurn:
 
 
 class TurnEncoder:
-    """Encodes turns for a model.
-
-    Args:
-        family: of the model.
-        tokenizer: reads what people write as plain text.
-    """
+    """Encodes turns for a model of a family."""
 
     def __init__(self, family: Family, tokenizer: PlainTextTokenizer) -> None:
         self._family, self.tokenizer = family, tokenizer
@@ -45,16 +36,10 @@ class TurnEncoder:
     def encode(
         self, question: str, images: Sequence[ImageInput], is_first: bool = True
     ) -> EncodedTurn:
-        """A turn.
+        """A turn: its pictures, then a question in plain text.
 
-        Args:
-            question: plain text.
-            images: the pictures that it shows, before the question.
-            is_first: nothing stands before; otherwise the turn begins behind the last token of an
-                answer, and closes it.
-
-        Raises:
-            ValueError: the chat template writes not one placeholder for each picture.
+        With ``is_first`` nothing stands before; else the turn begins behind the last token of an
+        answer, and closes it.
         """
         before, after = self._family.render(len(images), is_first)
         ids, words = self.tokenizer.encode_template(before, question, after, is_first)
@@ -79,11 +64,7 @@ class TurnEncoder:
 
 
 def _place_image(image: ImageInput, placeholder: int) -> tuple[list[int], slice]:
-    """A picture's token ids, and where among them its image tokens begin and end.
-
-    Raises:
-        ValueError: none of them is an image token of this model.
-    """
+    """A picture's token ids, and where among them its image tokens begin and end."""
     ids = torch.where(image.token_ids < 0, placeholder, image.token_ids)
     places = (ids == placeholder).nonzero()[:, 0].tolist()
     if not places:

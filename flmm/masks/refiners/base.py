@@ -1,10 +1,8 @@
 """What a refiner is: a coarse mask becomes a sharp one, prompted by itself, its box and the words.
 
-In: a picture, coarse mask logits ``[P, h', w']`` that cover it (padding removed) and an embedding
-of each word; out: mask logits ``[P, H, W]`` in original pixels. The image encoder is frozen and
-reads a picture once; prompt encoder and mask decoder are trained. What SAMs have in common is
-here, what each has of its own in the file of its name: nobody outside this folder needs to know.
-Projecting the words is the grounder's duty.
+The image encoder is frozen and reads a picture once; prompt encoder and mask decoder are trained.
+What SAMs have in common is here, what each has of its own in the file of its name: nobody outside
+this folder needs to know. Projecting the words is the grounder's duty.
 """
 
 from __future__ import annotations
@@ -131,12 +129,7 @@ class Refiner(PartlyFrozen, ABC):
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Any], batch_size: int = 4) -> list[ImageEncoding]:
-        """Read pictures of any sizes once, for many calls.
-
-        Args:
-            pictures: anything that ``flmm.images.load_image`` reads.
-            batch_size: pictures in one pass of the image encoder (memory grows with it).
-        """
+        """Read pictures of any sizes once, for many calls; so many of them in one pass."""
         encodings: list[ImageEncoding] = []
         for start in range(0, len(pictures), batch_size):
             batch = [load_image(picture) for picture in pictures[start : start + batch_size]]
@@ -183,8 +176,7 @@ class Refiner(PartlyFrozen, ABC):
             (through the mask prompt, not the box) and the words.
 
         Raises:
-            ValueError: the number or the width of the words is wrong; or, outside of training,
-                the logits are not finite.
+            ValueError: the words are too few or too wide, or, in use, the logits are not finite.
         """
         self._check_words(words, len(coarse_mask_logits))
         if len(coarse_mask_logits) == 0:
@@ -201,12 +193,9 @@ class Refiner(PartlyFrozen, ABC):
         return _choose_candidates(logits, _binarise(coarse, encoding.original_size))
 
     def refine_boxes(self, encoding: ImageEncoding, boxes_xyxy: Tensor) -> Tensor:
-        """Masks of boxes alone, one per box, whatever the refiner's own prompts are.
+        """Masks of boxes alone, whatever the refiner's own prompts are.
 
-        Args:
-            encoding: of the picture.
-            boxes_xyxy: float ``[P, 4]``, pixels of the picture as given, as the float32 logits
-                ``[P, H, W]`` are.
+        Boxes ``[P, 4]`` and float32 logits ``[P, H, W]`` are in pixels of the picture as given.
         """
         if len(boxes_xyxy) == 0:
             return torch.zeros(0, *encoding.original_size, device=self.device)
@@ -232,10 +221,7 @@ class Refiner(PartlyFrozen, ABC):
     def build_box_prompts(
         self, coarse_mask_logits: Tensor, original_size: Size, input_size: Size
     ) -> Tensor:
-        """Boxes of the coarse masks ``[P, h', w']``: xyxy ``[P, 4]`` in pixels of the frame.
-
-        Where the mask is empty, the whole picture is the box.
-        """
+        """Boxes of coarse masks ``[P, h', w']`` (empty: all), xyxy in pixels of the frame."""
         boxes = compute_boxes_xyxy(_binarise(coarse_mask_logits, original_size))
         whole = boxes.new_tensor([0, 0, original_size[1], original_size[0]])
         boxes = torch.where(boxes.isnan(), whole, boxes)

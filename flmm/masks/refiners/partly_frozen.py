@@ -1,7 +1,4 @@
-"""A model of which a part is frozen: always in eval mode, without gradient, in no state dict.
-
-Not its duty: what the model computes.
-"""
+"""A model of which a part is frozen: always in eval mode, without gradient, in no state dict."""
 
 from __future__ import annotations
 
@@ -20,13 +17,8 @@ class PartlyFrozen(nn.Module):
     """A SAM of which what is frozen is in eval mode whatever ``train()`` is called on.
 
     It has no gradient and is left out of ``state_dict()``; loading a state dict without it is no
-    error. ``sam.state_dict()`` still holds everything.
-
-    Args:
-        sam: the model; it stands in ``state_dict()`` under this name.
-
-    Attributes:
-        frozen: beginnings of the names, within ``sam``, of what is frozen.
+    error. ``sam.state_dict()`` still holds everything. ``frozen`` are beginnings of the names,
+    within ``sam``, of what is frozen.
     """
 
     frozen: ClassVar[tuple[str, ...]]

@@ -26,12 +26,7 @@ _WIDTH_TO_NAME = {96: "tiny", 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
 
 def build_sam(model_name: str, checkpoint: str | Path | None = None) -> Sam:
-    """A ``Sam`` in eval mode.
-
-    Args:
-        model_name: a name of segment-anything's registry, or ``"tiny"``.
-        checkpoint: ``.pth`` or ``.safetensors`` file with all its weights. ``None``: the
-            embedded weights for ``"tiny"`` where the package has them, else random ones.
+    """A ``Sam`` in eval mode; arguments as of :class:`SAMRefiner`.
 
     Raises:
         ValueError: the name is unknown, or the file holds no weights of that architecture, or

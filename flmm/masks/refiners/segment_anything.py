@@ -17,18 +17,13 @@ from flmm.registry import MODELS
 
 @MODELS.register_module()
 class SAMRefiner(Refiner):
-    """Segment Anything, see :class:`Refiner`.
+    """Segment Anything, see :class:`Refiner`; raises as :func:`build_sam`.
 
     Args:
         model_name: ``"vit_h"``, ``"vit_l"``, ``"vit_b"``, ``"default"`` (segment-anything's
             registry) or ``"tiny"``.
         checkpoint: file (``.pth`` or ``.safetensors``); ``None`` gives random weights, with a
             warning, and for ``"tiny"`` the embedded ones where the package has them.
-        use_mask, use_box, use_text, multimask_output: see :class:`Refiner`.
-
-    Raises:
-        ValueError: unknown model name, no prompt at all, or weights of another architecture.
-        FileNotFoundError: the checkpoint does not exist.
     """
 
     frozen = ("image_encoder.", "pixel_")

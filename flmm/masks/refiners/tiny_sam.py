@@ -1,8 +1,4 @@
-"""A Segment Anything model of toy size, built from segment-anything's own modules.
-
-In: nothing; out: a ``Sam`` with random weights. It serves the embedded tiny model and the tests.
-Loading trained weights is the duty of ``flmm.masks.refiners.segment_anything``.
-"""
+"""A Segment Anything model of toy size, built from segment-anything's own modules."""
 
 from __future__ import annotations
 
@@ -26,12 +22,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def build_tiny_sam() -> Sam:
-    """A ``Sam`` of 0.7 M parameters with random weights, in eval mode.
-
-    Returns:
-        Model for frames of 256 px; image embedding ``[1, 64, 16, 16]``, low-resolution masks
-        ``[P, 1 or 3, 64, 64]``.
-    """
+    """A ``Sam`` of 0.7 M parameters for frames of 256 px, with random weights, in eval mode."""
     image_encoder = ImageEncoderViT(  # three blocks with 8 x 8 windows, the last one global
         img_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,

@@ -1,7 +1,4 @@
-"""What the SAMs of transformers have in common: how they are loaded, and how they are prompted.
-
-transformers is imported when one is built. Not its duty: what each of them encodes.
-"""
+"""What the SAMs of transformers have in common; transformers is imported when one is built."""
 
 from __future__ import annotations
 
@@ -23,13 +20,9 @@ class TransformersRefiner(Refiner):
 
     Args:
         name_or_path: folder or hub id of the weights (safetensors; no code of theirs is run).
-        revision: branch, tag or commit of a hub id.
+        revision: branch, tag or commit of a hub id; then a commit, where the hub has said so.
         random_init: settings of the model's config; the weights are random ones of that
             architecture, for tests and rehearsals.
-        use_mask, use_box, use_text, multimask_output: see :class:`Refiner`.
-
-    Attributes:
-        revision: what was loaded; a commit, where the hub has said so.
 
     Raises:
         FileNotFoundError: the weights are not there.
