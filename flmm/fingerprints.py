@@ -175,7 +175,7 @@ def fingerprint_reader(reader: Any) -> tuple[dict[str, Any], int]:
         "attention": [getattr(item, "_attn_implementation", None) for item in configs],
         "weights": weights,
         "token_merge": reader.token_merge,
-        "prompt": _render_prompt(reader),
+        "prompt": reader.render_prompt(),
         "tokenizer": _hash_tokenizer(reader.tokenizer),
         "image_processor": _describe_image_processor(reader.image_processor),
         "transformers": metadata.version("transformers"),
@@ -223,12 +223,6 @@ def _strip(config: Any) -> Any:
             if not str(key).startswith("_") and key != "transformers_version"
         }
     return [_strip(item) for item in config] if isinstance(config, (list, tuple)) else config
-
-
-def _render_prompt(reader: Any) -> str:
-    """The text around the picture, as the chat template renders it where there is one."""
-    render = getattr(reader, "render_prompt", None)
-    return reader.default_prompt if render is None else render()
 
 
 def _hash_tokenizer(tokenizer: Any) -> str:

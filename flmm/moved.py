@@ -25,6 +25,7 @@ MOVED = {
     "flmm.engine.evaluation": "flmm.evaluation.evaluating",
     "flmm.engine.optim": "flmm.training.acceleration",
     "flmm.engine.provenance": "flmm.provenance",
+    "flmm.engine.published_heads": "flmm.sharing.exporting",
     "flmm.evaluation.png_metric": "flmm.evaluation.grounding_metrics",
     "flmm.evaluation.refseg_metric": "flmm.evaluation.grounding_metrics",
     "flmm.features.fingerprints": "flmm.fingerprints",
@@ -46,7 +47,7 @@ for _old, _new, _names in (
     ("flmm.engine", "flmm.checkpoints", "checkpoint checkpoint_files chosen_weights"),
     ("flmm.engine", "flmm.evaluation", "evaluation_options evaluation_report evaluation_runs"),
     ("flmm.engine", "flmm.evaluation", "journal"),
-    ("flmm.engine", "flmm.sharing", "exporting model_card published_heads sharing"),
+    ("flmm.engine", "flmm.sharing", "exporting model_card sharing"),
     ("flmm.heads", "flmm.masks.refiners", "sam_weights tiny_sam"),
 ):
     MOVED |= {f"{_old}.{name}": f"{_new}.{name}" for name in _names.split()}

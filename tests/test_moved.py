@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from flmm import GroundingInferencer
 from flmm.config import load_config
-from flmm.config.names import TINY_HEAD
+from flmm.config.reading import TINY_HEAD
 from flmm.moved import MOVED, find_new_name
 from flmm.registry import DATASETS, HOOKS, IMAGE_PROCESSORS, METRICS, MODELS, TRANSFORMS
 from flmm.rle import decode_mask

@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.cfg_options, args.work_dir)
 
-    from flmm.sharing.published_heads import convert_head  # after the check: this loads torch
+    from flmm.sharing.exporting import convert_head  # after the check: this loads torch
 
     head = convert_head(config, args.checkpoint, args.out)
     print(

@@ -3,15 +3,13 @@
 In: an answer (text, tokens, what was thought). Out: character ranges. Knows no picture, no mask.
 """
 
-from flmm.selectors.base import Answer, PhraseSelector
-from flmm.selectors.brackets import parse_brackets
-from flmm.selectors.building import SELECTORS, build_selector
+from flmm.selectors.base import Answer, PhraseSelector, parse_brackets
+from flmm.selectors.building import SELECTORS, NounChunkSelector, build_selector
 from flmm.selectors.keywords import (
     KeywordSelector,
     compute_keyword_figures,
     keep_hidden_states,
 )
-from flmm.selectors.noun_chunks import NounChunkSelector
 from flmm.selectors.reader import ReaderSelector
 
 __all__ = [

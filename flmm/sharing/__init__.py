@@ -13,7 +13,7 @@ __all__ = [
 ]
 _HOMES = {
     "CardOptions": "flmm.sharing.model_card",
-    "convert_head": "flmm.sharing.published_heads",
+    "convert_head": "flmm.sharing.exporting",
     "export_checkpoint": "flmm.sharing.exporting",
 }
 __getattr__ = export_lazily(

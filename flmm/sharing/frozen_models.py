@@ -14,8 +14,8 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
+from flmm.config.reading import is_repository
 from flmm.fingerprints import hash_json, list_weight_files, sample_files_hash
 from flmm.readers.hub import is_out_of_reach
 from flmm.readers.loading import TINY_FOLDER, is_embedded
@@ -62,7 +62,7 @@ def check_model_record(record: dict[str, Any], what: str) -> None:
     if source == "folder":
         is_known = is_plain_name(name)
     elif source == "hub":
-        is_known = is_known and _is_repository(str(name))
+        is_known = is_known and is_repository(str(name))
     if not is_known:
         raise ValueError(
             f"{what}.name is {show(name)} ({show(source)}), neither a hub id nor a folder name"
@@ -115,14 +115,6 @@ def describe_difference(record: dict[str, Any], name: str) -> str | None:
     if has_all or not record["revision"] or revision in (None, record["revision"]):
         return None
     return f"its revision is {revision}"
-
-
-def _is_repository(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def _locate(name: str) -> tuple[str, str, str | None]:

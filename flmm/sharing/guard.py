@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from flmm.checkpoints.checkpoint import describe_error
-from flmm.config.names import is_hub_id
+from flmm.config.reading import is_hub_id
 from flmm.grounder import Grounder
 from flmm.masks import Refiner
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.selectors import KeywordSelector
-from flmm.sharing.refiner_record import REFINER_SOURCES
+from flmm.sharing.part_records import REFINER_SOURCES
 from flmm.sharing.settings import LAYER_TYPES, find_type, show
 
 # Slot of a grounder -> the kind of part that belongs there; every other slot stays empty.

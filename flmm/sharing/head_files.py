@@ -21,8 +21,7 @@ from flmm.fingerprints import hash_file
 from flmm.readers.hub import is_out_of_reach
 from flmm.selectors import SELECTORS
 from flmm.sharing.guard import check_grounder, check_size
-from flmm.sharing.reader_record import check_reader_record
-from flmm.sharing.refiner_record import check_refiner_record
+from flmm.sharing.part_records import check_reader_record, check_refiner_record
 from flmm.sharing.settings import decode_settings, show
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"

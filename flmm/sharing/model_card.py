@@ -19,8 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from flmm.fingerprints import sample_weights_hash
-from flmm.sharing.reader_record import format_reader
-from flmm.sharing.refiner_record import DOWNLOADS
+from flmm.sharing.part_records import DOWNLOADS, format_reader
 from flmm.tables import format_markdown
 
 TASK = "image-segmentation"

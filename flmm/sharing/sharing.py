@@ -18,7 +18,7 @@ from safetensors.torch import save as serialise
 
 import flmm
 from flmm.config import load_config, override
-from flmm.config.names import is_hub_id, resolve_name, suggest
+from flmm.config.reading import is_hub_id, resolve_name, suggest
 from flmm.files import replace_file
 from flmm.fingerprints import hash_bytes
 from flmm.grounder import Grounder
@@ -33,8 +33,7 @@ from flmm.sharing.head_files import (
     read_head,
 )
 from flmm.sharing.model_card import CardOptions, build_card
-from flmm.sharing.reader_record import choose_reader, record_reader
-from flmm.sharing.refiner_record import place_refiner, record_refiner
+from flmm.sharing.part_records import choose_reader, place_refiner, record_reader, record_refiner
 from flmm.sharing.settings import decode_settings, encode_settings
 from flmm.weights import find_not_finite
 
@@ -155,7 +154,7 @@ def load_pretrained(
 
 
 def load_config_or_head(name: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """The config that a name means, see :func:`flmm.config.names.resolve_name`.
+    """The config that a name means, see :func:`flmm.config.reading.resolve_name`.
 
     Raises:
         FileNotFoundError, OSError, ValueError: the name means nothing; or see

@@ -16,7 +16,7 @@ import pytest
 
 from flmm import GroundingInferencer
 from flmm.config import load_config
-from flmm.config.names import TINY_HEAD, find_config, list_configs, resolve_name
+from flmm.config.reading import TINY_HEAD, find_config, list_configs, resolve_name
 from flmm.readers.qwen import FrozenQwen
 from flmm.sharing.exporting import build_without_reader_weights
 from flmm.sharing.head_files import find_head, read_head
@@ -171,7 +171,7 @@ def test_names_work_without_the_repository(tmp_path):
     assert wanted <= {path.relative_to(site / "flmm") for path in (site / "flmm").rglob("*")}
     code = (
         "import flmm; from flmm.config import load_config\n"
-        "from flmm.config.names import find_config, resolve_name\n"
+        "from flmm.config.reading import find_config, resolve_name\n"
         "print(flmm.__file__, find_config('tiny_unet_sam_shapes'), resolve_name('tiny'))\n"
         "load_config('qwen2_5_vl_3b_unet_sam_l_refcoco')\n"
     )

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from flmm.selectors import NounChunkSelector, build_selector
-from flmm.selectors.noun_chunks import _load_pipeline
+from flmm.selectors.building import _load_pipeline
 
 spacy = pytest.importorskip("spacy")
 from spacy.language import Language  # noqa: E402

@@ -15,7 +15,7 @@ from torch import nn
 from flmm import GroundingInferencer
 from flmm.config import load_config
 from flmm.masks import SAMRefiner
-from flmm.sharing.published_heads import convert_head, read_published
+from flmm.sharing.exporting import convert_head, read_published
 from tests.masks.reference_unet import ReferenceHead
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,7 @@
-"""The record of a shared head's refiner: its image encoder is frozen, and not shared with the head.
+"""The records of a shared head's frozen parts, reader and refiner: which they are, where they lie.
 
-Weights in one file (segment-anything's) are known by the file's name and SHA-256, those that
-transformers loads as any model of the hub or in a folder. The reader of the record puts them where
-they are looked for.
+A refiner's weights in one file (segment-anything's) are known by the file's name and SHA-256, those
+that transformers loads as any model of the hub or in a folder.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any
 
 from flmm.fingerprints import hash_file
 from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
+from flmm.readers.families import find_family
+from flmm.readers.loading import load_config
 from flmm.sharing.frozen_models import (
     PLACE,
     check_model_record,
@@ -24,12 +25,107 @@ from flmm.sharing.frozen_models import (
 )
 from flmm.sharing.settings import show
 
+_SIZES = {"model_type": str, "num_layers": int, "num_heads": int, "hidden_size": int}
+_GREATEST = 2**20  # layers, heads, grids, width
+_OTHER_READER = "cfg_options={'reader': FOLDER} (tools: --cfg-options reader=FOLDER)"
 DOWNLOADS = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 # Settings that say which weights a refiner has: the record has them, a head's settings have not.
 REFINER_SOURCES = ("checkpoint", "name_or_path", "revision", "random_init")
-_WAY_OUT = (
+_OTHER_SAM = (
     "cfg_options={'model.sam.checkpoint': PATH} (tools: --cfg-options model.sam.checkpoint=PATH)"
 )
+
+
+def record_reader(name: str, config: Any, has_weights: bool = True) -> dict[str, Any]:
+    """The record of a reader.
+
+    Args:
+        name: what it was loaded from: "tiny", a folder, or a hub id.
+        config: of the loaded transformers model.
+        has_weights: false: they were drawn at random.
+    """
+    record = record_model(name, getattr(config, "_commit_hash", None), has_weights)
+    hashes = {key: record.pop(key) for key in ("config_hash", "weights_hash")}
+    return {**record, "sizes": _read_sizes(config), **hashes}
+
+
+def check_reader_record(record: dict[str, Any]) -> None:
+    """Whether a record of any origin can be used.
+
+    Raises:
+        ValueError: a field is missing, or the name is a path that leads elsewhere.
+    """
+    found = record.get("sizes")
+    sizes: dict[str, Any] = found if isinstance(found, dict) else {}
+    kinds = {key: type(value) for key, value in sizes.items()}
+    if kinds not in (_SIZES, {**_SIZES, "num_grids": int}):
+        raise ValueError(f"reader.sizes is {show(found)}: {', '.join(_SIZES)} must be there")
+    numbers = [value for value in sizes.values() if isinstance(value, int)]
+    if not sizes["model_type"].isidentifier() or not all(0 < n <= _GREATEST for n in numbers):
+        raise ValueError(f"reader.sizes is {show(sizes)}, of no model")
+    check_model_record(record, "reader")
+
+
+def choose_reader(record: dict[str, Any], given: str | None = None) -> str:
+    """What to load the reader of a record from.
+
+    Args:
+        record: of :func:`record_reader`.
+        given: the user's own choice; ``None``: see :func:`flmm.sharing.frozen_models.find_model`.
+
+    Raises:
+        FileNotFoundError: there is no such folder; the message says what to give.
+        OSError: there is no model.
+        ValueError: the reader has other sizes than the head was trained for.
+    """
+    name = given or find_model(record)
+    if name is None:
+        raise FileNotFoundError(
+            f"the head was trained for the reader in a folder {format_reader(record)}, which is "
+            f"neither here nor in checkpoints/: put it there, or name it with {_OTHER_READER}"
+        )
+    found = _read_sizes(load_config(name))
+    if found != record["sizes"]:
+        raise ValueError(
+            f"the head was trained for reader {format_reader(record)}, but {name} has "
+            f"{_format_sizes(found)}: give the head's own reader with {_OTHER_READER}"
+        )
+    difference = describe_difference(record, name)
+    if difference:
+        warnings.warn(
+            f"reader {name}: {difference}; the head was trained for {format_reader(record)}, so "
+            "masks may differ",
+            stacklevel=3,
+        )
+    return name
+
+
+def format_reader(record: dict[str, Any]) -> str:
+    """A record in words: name, revision, sizes."""
+    name = "the toy embedded in flmm" if record["source"] == "embedded" else record["name"]
+    revision = f" at revision {record['revision']}" if record["revision"] else ""
+    return f"{name}{revision} ({_format_sizes(record['sizes'])})"
+
+
+def _format_sizes(sizes: dict[str, Any]) -> str:
+    grids = f" x {sizes['num_grids']} grids" if "num_grids" in sizes else ""
+    return (
+        f"{sizes['model_type']}, {sizes['num_layers']} layers x {sizes['num_heads']} heads{grids}, "
+        f"width {sizes['hidden_size']}"
+    )
+
+
+def _read_sizes(config: Any) -> dict[str, Any]:
+    """What a head depends on, of a transformers config."""
+    text = config.get_text_config()
+    sizes = {
+        "model_type": config.model_type,
+        "num_layers": text.num_hidden_layers,
+        "num_heads": text.num_attention_heads,
+        "hidden_size": text.hidden_size,
+    }
+    grids = find_family(config).num_grids
+    return sizes if grids == 1 else {**sizes, "num_grids": grids}
 
 
 def record_refiner(settings: dict[str, Any], refiner: Any) -> dict[str, Any]:
@@ -59,7 +155,7 @@ def record_refiner(settings: dict[str, Any], refiner: Any) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"SAM checkpoint {path} does not exist (any more), and a head is shared with its "
-            f"SHA-256: name the file with {_WAY_OUT}"
+            f"SHA-256: name the file with {_OTHER_SAM}"
         )
     source = "embedded" if checkpoint is None else "file"
     return {"source": source, "file": path.name, "sha256": hash_file(path)}
@@ -138,7 +234,7 @@ def _choose_file(record: dict[str, Any], given: str | None, folder: Path) -> str
     raise FileNotFoundError(
         f"SAM's published weights {record['file']} are neither in {PLACE}/ nor in {folder}, and "
         f"its image encoder is not part of a shared head: download them from {DOWNLOADS} into "
-        f"{PLACE}/, or name your copy with {_WAY_OUT}"
+        f"{PLACE}/, or name your copy with {_OTHER_SAM}"
     )
 
 
@@ -151,5 +247,5 @@ def _compare(record: dict[str, Any], path: Path, is_given: bool) -> None:
         f"{record['file']} of {record['sha256'][:16]}..."
     )
     if not is_given:
-        raise ValueError(f"{difference}: download it again, or name another with {_WAY_OUT}")
+        raise ValueError(f"{difference}: download it again, or name another with {_OTHER_SAM}")
     warnings.warn(f"{difference}: masks may differ", stacklevel=4)
