@@ -1,8 +1,7 @@
 """The baseline every table needs: the frozen model's own box, turned into a mask by SAM.
 
-In: pictures and phrases, as the grounder takes them. Out: masks, and a reason where the model's
-reply holds no box. Nothing is trained: reader and SAM are as they were published. How a family is
-asked and read is the duty of ``flmm.readers.boxes``.
+Nothing is trained: reader and SAM are as they were published. How a family is asked and read is the
+duty of ``flmm.readers.boxes``.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class BoxBaseline(nn.Module):
         model: the frozen reader, or its config.
         sam: the refiner (frozen in place), or its config, with its original weights; its own
             prompts (``use_text`` and the like) play no part.
-        max_new_tokens: the longest reply.
+        max_new_tokens: of the longest reply.
 
     Raises:
         ValueError: the reader's family names boxes in a way that is not known, or there is no SAM.
@@ -62,14 +61,10 @@ class BoxBaseline(nn.Module):
     def predict_phrases(
         self, image: ImageInput, questions: list[list[Continuation]]
     ) -> list[GroundingResult]:
-        """Masks of one picture's phrases, asked in several ways.
+        """Masks of one picture's phrases, asked in several ways; it is read and encoded once.
 
         Every phrase is asked by its own text alone, also where a continuation holds several, and
         once, however often it occurs.
-
-        Args:
-            image: the picture; read and encoded once.
-            questions: lists of continuations.
 
         Returns:
             one result per question, without coarse masks; ``problem`` says why a phrase has none.

@@ -3,7 +3,6 @@
 What others check again (files beside their SHA-256) is SHA-256; what only flmm compares is BLAKE2b.
 Weights are hashed whole where features are kept under the hash, and sampled where a report or a
 shared head names a model: 64 values or bytes of every tensor, so that 72B parameters cost seconds.
-Not its duty: what is kept under a hash.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ def hash_json(content: Any) -> str:
 def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> tuple[str, int]:
     """Hexadecimal digest of names, dtypes, shapes and all values, and the number of bytes read.
 
-    Args:
-        named: names and tensors, on any devices; several are hashed at a time.
+    The tensors may be on any devices; several are hashed at a time.
 
     Raises:
         ValueError: a tensor has no values here (offloaded by accelerate).
@@ -93,9 +91,8 @@ def _hash_tensor(tensor: Tensor) -> str:
 def sample_weights_hash(module: nn.Module) -> str:
     """SHA-256 of names, shapes, dtypes and some values of all parameters and buffers.
 
-    Args:
-        module: on any device; of each tensor 64 values, evenly spread, are read. Tensors that are
-            offloaded (device "meta") count by name and shape only.
+    Of each tensor 64 values, evenly spread, are read. Tensors that are offloaded (device "meta")
+    count by name and shape only.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -116,13 +113,10 @@ def list_weight_files(folder: Path) -> list[Path]:
 
 
 def sample_files_hash(folder: Path) -> str | None:
-    """Digest of a folder's safetensors, the same however they are split into files.
+    """Digest of a folder's safetensors, the same however they are split; ``None``: there are none.
 
     Of every tensor, name, dtype, shape and 64 bytes from its middle count: a fine-tuned model is
     not its base.
-
-    Returns:
-        ``None`` where the folder has no safetensors.
 
     Raises:
         ValueError: a file is cut off or damaged.

@@ -1,10 +1,8 @@
 """A stand-in for mmcv's compiled operators, and the door to mmdet's losses.
 
 mmdet imports ``mmcv._ext`` (compiled CUDA and C++ operators) although the parts flmm uses never
-call it, and ``mmcv-lite`` ships without it. :func:`install` puts a module in its place whose
-operators exist and say, when called, what is missing. Where the real one is installed nothing
-happens. Rooms that need mmdet (datasets, evaluation, losses) call :func:`install` first; importing
-this module costs nothing and imports neither mmcv nor mmdet.
+call it, and ``mmcv-lite`` ships without it. Rooms that need mmdet call :func:`install` first;
+importing this module costs nothing and imports neither mmcv nor mmdet.
 """
 
 from __future__ import annotations
@@ -41,8 +39,6 @@ class MissingOps(ModuleType):
 
 def install() -> None:
     """Make ``import mmdet`` possible; does nothing where mmcv's operators are compiled in.
-
-    May be called any number of times, in any process.
 
     Raises:
         ImportError: neither mmcv nor mmcv-lite is installed.

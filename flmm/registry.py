@@ -36,8 +36,7 @@ def build_image_processor(cfg: Any, registry: Registry, **kwargs: Any) -> Any:
     Args:
         cfg: a config dict (``type`` may be a registered name or a callable such as
             ``AutoProcessor.from_pretrained``), or a ready processor object.
-        registry: the registry whose adapters are asked, each through its static method
-            ``recognises(processor) -> bool``.
+        registry: whose adapters are asked, by their static ``recognises(processor) -> bool``.
 
     Raises:
         TypeError: no adapter recognises the object and it has no ``preprocess`` of its own.

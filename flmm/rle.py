@@ -1,11 +1,9 @@
 """COCO's run-length encoding (RLE): the one door for masks that come as runs, and out again.
 
-pycocotools trusts its input: a string that ends inside a number makes it read and write beside its
-memory, runs that do not fill the picture give arbitrary pixels. So no RLE from outside is ever
-handed to it: the runs are read, checked and laid out here.
-
-Data in: an RLE dict, ``size`` (h, w) and ``counts``, the runs of 0 and 1 in turn down the columns,
-as a list or compressed (str or bytes). Data out: a bool mask. And the other way, by pycocotools.
+An RLE is a dict: ``size`` (h, w) and ``counts``, the runs of 0 and 1 in turn down the columns, as a
+list or compressed (str or bytes). pycocotools trusts its input: a string that ends inside a number
+makes it read and write beside its memory, runs that do not fill the picture give arbitrary pixels.
+So no RLE from outside is ever handed to it: the runs are read, checked and laid out here.
 """
 
 from __future__ import annotations
@@ -34,12 +32,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def decode_mask(rle: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     """The mask of an RLE, compressed or not: bool ``[H, W]``, as pycocotools decodes a sound one.
 
-    Args:
-        rle: see above.
-        size: (h, w) of the picture; ``None``: the RLE's own.
-
-    Raises:
-        ValueError: see :func:`read_runs`.
+    ``size`` is the picture's (h, w), ``None``: the RLE's own. Raises as :func:`read_runs`.
     """
     runs = read_runs(rle, size)
     height, width = rle["size"]

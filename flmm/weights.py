@@ -1,8 +1,6 @@
 """What may be loaded into a module: every name, its shape, its kind of number, and no NaN.
 
-In: a state dict of any origin and the module's own. Out: one line per difference, so that a message
-can name them all. torch would cast whole numbers to floats, and go on with NaN, without a word.
-The same of what modules give. Not its duty: files.
+torch would cast whole numbers to floats, and go on with NaN, without a word.
 """
 
 from __future__ import annotations
@@ -55,14 +53,9 @@ def find_not_finite(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Refuse what damaged weights give: NaN is below every threshold, and would be an empty mask.
+    """Refuse (ValueError) NaN and infinity: NaN is below every threshold, an empty mask.
 
-    Args:
-        values: any floats.
-        what: they are, for the message.
-
-    Raises:
-        ValueError: one of them is NaN or infinite.
+    ``what`` the values are is for the message.
     """
     if not bool(values.isfinite().all()):
         raise ValueError(

@@ -1,9 +1,8 @@
 """Misspelt settings: refused, with the nearest name that is known.
 
-In: a config as it was read, and what overrides it. Out: nothing, or one error. docs/training.md and
-decision 0011 have the rule: a dict with ``type`` takes what its class takes; a new key of another
-dict, and a new variable of a file, are refused where they look like a name that is known; an
-override must reach something that is read.
+docs/training.md and decision 0011 have the rule: a dict with ``type`` takes what its class takes; a
+new key of another dict, and a new variable of a file, are refused where they look like a name that
+is known; an override must reach something that is read.
 """
 
 from __future__ import annotations
@@ -125,7 +124,6 @@ def _check_path(node: Any, place: str, rest: Sequence[str], value: Any, modules:
 
 
 def _check_node(node: Any, place: str, modules: Modules) -> None:
-    """Check every dict from ``place`` on."""
     if isinstance(node, (list, tuple)):
         for number, item in enumerate(node):
             _check_node(item, f"{place}.{number}", modules)
@@ -170,7 +168,6 @@ def _find_signature(node: dict, place: str, modules: Modules) -> Signature | Non
 
 
 def _list_custom_modules(config: Config) -> Modules:
-    """The user's own modules, which register types that flmm does not know."""
     imports = (config.get("custom_imports") or {}).get("imports", [])
     return (imports,) if isinstance(imports, str) else tuple(imports)
 

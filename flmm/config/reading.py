@@ -1,8 +1,8 @@
 """What a name means (a config, a shared head, the embedded toy), and reading a config.
 
-Configs are found by path or bare name from any working directory, also where flmm was installed
-without its repository (the wheel carries them). Nothing heavier than mmengine's own reader is
-imported before a config is checked; its ``custom_imports`` come after.
+Configs are found by path or bare name from any working directory; a wheel carries them. Nothing
+heavier than mmengine's own reader is imported before a config is checked; its ``custom_imports``
+come after.
 """
 
 from __future__ import annotations
@@ -30,14 +30,11 @@ _CONFIG_ROOTS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
 
 
 def resolve_name(name: str | Path) -> Path | str:
-    """What a name means.
+    """A config's file or a head's folder as a path, or a hub id as a text.
 
     Args:
         name: ``"tiny"`` (the embedded head, always; a folder of that name is ``./tiny``), a
             config's path or bare name, a head's folder, or a hub id ``owner/name``.
-
-    Returns:
-        a config's file or a head's folder as a path, a hub id as a text.
 
     Raises:
         FileNotFoundError: it is none of them; the message has the nearest names.
@@ -124,7 +121,7 @@ def load_config(
     """Read a config and apply what the command line says.
 
     Args:
-        path: of the config, or its bare name; see :func:`flmm.config.reading.find_config`.
+        path: or bare name, see :func:`find_config`.
         cfg_options: dotted keys and values that are merged into the config; ``data_root`` also
             replaces the config's data root wherever a data set has it, ``reader`` the reader in
             every model and image processor that names none, or the config's own.
@@ -133,8 +130,7 @@ def load_config(
 
     Raises:
         FileNotFoundError: there is no such config; the message has the nearest names.
-        ValueError: a setting in the file or in ``cfg_options`` is not known; see
-            :mod:`flmm.config.checks`.
+        ValueError: a setting is not known; see :mod:`flmm.config.checks`.
     """
     path = find_config(path)
     config = Config.fromfile(path, import_custom_modules=False)
@@ -155,11 +151,7 @@ def load_config(
 
 
 def override(config: Config, cfg_options: Mapping[str, Any] | None) -> None:
-    """Merge dotted keys into a config, and check the whole.
-
-    Raises:
-        ValueError: see :func:`load_config`.
-    """
+    """Merge dotted keys into a config, and check the whole."""
     check_overrides(config, cfg_options or {})
     config.merge_from_dict(dict(cfg_options or {}))
     check_config(config)

@@ -1,8 +1,4 @@
-"""Which settings a class takes, read from its source: no package is imported for it.
-
-In: the name that a config's ``type`` gives. Out: its parameters and, where they can be told, the
-kinds of values they take. What cannot be found is ``None``; what takes any keyword says so.
-"""
+"""Which settings a class takes, read from its source: no package is imported for it."""
 
 from __future__ import annotations
 
@@ -44,12 +40,10 @@ Place = tuple[Path, str]  # of a class: its file, and its name there
 
 @dataclass
 class Signature:
-    """The settings of a class.
+    """The settings of a class: ``names``, and per parameter the types of its values where known.
 
-    Attributes:
-        names: of its parameters.
-        kinds: parameter -> types of the values it takes; only where its source is to be believed.
-        is_open: it takes other keywords, too.
+    ``kinds`` has only what is read from a source to be believed; ``is_open``: it takes other
+    keywords, too.
     """
 
     names: set[str] = field(default_factory=set)
@@ -60,15 +54,12 @@ class Signature:
 def find_signature(
     type_name: str, modules: tuple[str, ...] = (), is_base: bool = False
 ) -> Signature | None:
-    """The settings of the class that a config's ``type`` names.
+    """The settings of the class that a config's ``type`` names; ``None`` where it is not found.
 
     Args:
         type_name: a registered name, with or without a scope (``mmdet.DiceLoss``).
         modules: dotted names of the user's own modules (``custom_imports``), which come first.
         is_base: it is a class's own name, not one that it is registered under.
-
-    Returns:
-        ``None`` where the class is not found.
     """
     scope, _, name = type_name.rpartition(".")
     if scope and scope not in _FOLDERS:

@@ -1,7 +1,4 @@
-"""Configs as text, as mmengine writes them into checkpoints: read without running them.
-
-In: assignments of literals and ``dict()``. Out: values, and how two such texts differ.
-"""
+"""Configs as text, as mmengine writes them into checkpoints: read without running them."""
 
 from __future__ import annotations
 
@@ -38,11 +35,9 @@ def _evaluate(node: ast.expr) -> Any:
 
 
 def list_changes(before: str, now: str, keys: set[str]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ between two texts: dotted name -> (before, now).
+    """Settings that differ between two texts: dotted name -> (before, now), ``None`` where absent.
 
-    Args:
-        before, now: the texts; one that cannot be read differs in nothing.
-        keys: of the top level, to be compared; a setting that is not there is ``None``.
+    Only ``keys`` of the top level are compared. A text that cannot be read differs in nothing.
     """
     texts = [read_literals(before), read_literals(now)]
     if not all(texts):

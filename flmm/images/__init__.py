@@ -1,6 +1,5 @@
 """The one picture door: whatever a person or a record calls a picture, as 8-bit RGB.
 
-``load_image(source, orientation)`` reads files, bytes, streams, arrays and PIL images;
 ``load_any_image`` takes web addresses beside and is for people's own words alone. Nobody else in
 flmm opens, turns or converts a picture.
 """

@@ -1,8 +1,7 @@
 """Pictures behind ``data:`` and http(s) addresses, for a person's own words alone.
 
-In: what somebody at a keyboard, or a script of theirs, calls a picture. Out: as ``load_image``.
-Whatever reads records, annotations or a visitor's upload calls :func:`load_image` instead: a data
-file must not make this machine ask others. Redirects stay in http(s).
+Whatever reads records, annotations or a visitor's upload calls ``load_image`` instead: a data file
+must not make this machine ask others. Redirects stay in http(s).
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ class FetchLimits:
     Attributes:
         max_bytes: of the encoded picture.
         timeout_s: from the first to the last byte, redirects included.
-        max_redirects: how often a server may point elsewhere.
     """
 
     max_bytes: int = 64 * 2**20
@@ -48,15 +46,11 @@ class FetchLimits:
 def load_any_image(source: Any, limits: FetchLimits | None = None) -> Image.Image:
     """As ``load_image``, upright; takes ``data:``, ``http:`` and ``https:`` addresses beside.
 
-    Args:
-        source: an address, or anything that ``load_image`` reads.
-        limits: of addresses; ``None``: the defaults.
-
     Raises:
         TimeoutError: the server took too long.
         OSError: it could not be reached, refused, or sent less than it promised.
         TypeError, FileNotFoundError, ValueError: as ``load_image``; or another scheme, here or
-            behind a redirect, too many bytes, too many redirects, or something else than a picture.
+            behind a redirect, too many bytes or redirects, or something else than a picture.
     """
     if not is_address(source):
         return load_image(source)
@@ -77,7 +71,6 @@ def name_image(source: str) -> str:
 
 
 def _decode_data(address: str, limits: FetchLimits) -> bytes:
-    """The bytes in a ``data:`` address."""
     head, comma, body = address[5:].partition(",")
     if not comma:
         raise ValueError(f"{describe_address(address)} has no comma between its type and its data")
@@ -98,7 +91,6 @@ def _decode_data(address: str, limits: FetchLimits) -> bytes:
 
 
 def _fetch(address: str, limits: FetchLimits) -> bytes:
-    """What a web server sends, wherever it points, in time."""
     # A socket's own timeout begins anew with every byte; a server that sends one now and then
     # would hold a caller for ever. It holds a thread, until the next byte of a picture.
     outcome: futures.Future[bytes] = futures.Future()
@@ -122,7 +114,6 @@ def _fetch(address: str, limits: FetchLimits) -> bytes:
 
 
 def _follow(address: str, limits: FetchLimits, is_over: threading.Event) -> bytes:
-    """The content behind an address and its redirects."""
     here = address
     for _ in range(limits.max_redirects + 1):
         try:
@@ -195,12 +186,10 @@ def _check_type(kind: str, address: str) -> None:
 
 
 def _is_data(address: str) -> bool:
-    """Whether the address holds the picture itself."""
     return address[:5].lower() == "data:"
 
 
 def _build_size_error(address: str, limits: FetchLimits) -> ValueError:
-    """What is told about an address that holds too much."""
     return ValueError(
         f"{describe_address(address)} has more than {limits.max_bytes / 2**20:g} MiB: shrink the "
         "picture, or give limits=FetchLimits(max_bytes=...)"

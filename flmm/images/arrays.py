@@ -1,8 +1,7 @@
-"""Arrays and tensors as 8-bit pixels.
+"""Arrays (channels last) and tensors (channels first, as in torchvision) as 8-bit pixels.
 
-In: numpy arrays, channels last; torch tensors, channels first, as in torchvision. Out: uint8
-``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``. What a value means is decided from the array's type and
-range alone; where two readings are possible the array is refused, with what to do about it.
+What a value means is decided from the array's type and range alone; where two readings are possible
+the array is refused, with what to do about it.
 """
 
 from __future__ import annotations
@@ -30,11 +29,9 @@ _LAYOUTS = {
 
 
 def convert_array(array: np.ndarray) -> np.ndarray:
-    """An array as uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
+    """An array ``[H, W]``, ``[H, W, 1]``, RGB or RGBA as uint8 ``[H, W]`` or ``[H, W, 3 | 4]``.
 
-    Args:
-        array: ``[H, W]``, ``[H, W, 1]``, RGB or RGBA, channels last, of values as
-            :func:`convert_values` takes them. ``[3, H, 3]`` is a picture of three rows.
+    ``[3, H, 3]`` is a picture of three rows.
 
     Raises:
         TypeError: its dtype cannot hold a picture, or some of its values are masked.
@@ -53,10 +50,7 @@ def convert_array(array: np.ndarray) -> np.ndarray:
 
 
 def convert_tensor(tensor: Tensor) -> np.ndarray:
-    """A tensor as uint8 ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
-
-    Args:
-        tensor: ``[H, W]``, ``[1, H, W]``, RGB or RGBA, channels first, on any device.
+    """A tensor ``[H, W]``, ``[1, H, W]``, RGB or RGBA, on any device, as :func:`convert_array`.
 
     Raises:
         TypeError: it is complex, sparse, quantized or without values.

@@ -1,7 +1,6 @@
-"""From a file, bytes, a stream, an array or a PIL image to 8-bit RGB.
+"""From a file, bytes, a stream, an array or a PIL image to 8-bit RGB without any tag.
 
-In: what a person or a record calls a picture. Out: ``PIL.Image`` in mode RGB that carries no tag,
-so that nothing turns it a second time. Not its duty: sizes for a model, the network.
+Without tags nothing turns a picture a second time.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class TooManyPixelsError(ValueError):
 
 
 def load_image(source: Any, orientation: Orientation = "upright") -> Image.Image:
-    """An 8-bit RGB picture, without any tag.
+    """A new 8-bit RGB picture, without any tag; the source stays as it was.
 
     Of several frames the first is read. Transparency is laid over white. Sixteen bits and floats
     are scaled as :func:`flmm.images.arrays.convert_values` says; colour profiles are not applied.
@@ -56,13 +55,9 @@ def load_image(source: Any, orientation: Orientation = "upright") -> Image.Image
         orientation: "upright" turns a picture as its EXIF tag says, as people see it; "stored"
             leaves the pixels where the file has them, as annotations count them.
 
-    Returns:
-        a new picture; the source stays as it was.
-
     Raises:
         TypeError: ``source`` is none of these, or of a type that holds no picture.
-        FileNotFoundError: the path names no file.
-        OSError: the file cannot be opened.
+        OSError: the file does not exist (FileNotFoundError), or cannot be opened.
         ValueError: it is a web address, no file or no picture, broken, larger than Pillow decodes
             (``TooManyPixelsError``), without pixels, or of values that are not a picture's.
     """
@@ -82,15 +77,8 @@ def load_image(source: Any, orientation: Orientation = "upright") -> Image.Image
 def open_image(source: Any, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """The first frame of an encoded picture as it is stored: its header; pixels when asked for.
 
-    Args:
-        source: path, encoded bytes or binary stream.
-        formats: Pillow's names of those that are taken; ``None``: all but PostScript.
-
-    Yields:
-        the picture in its own mode, with its tags; asking for its pixels may raise anything.
-
-    Raises:
-        TypeError, FileNotFoundError, OSError, ValueError: as :func:`load_image`.
+    ``formats`` are Pillow's names of those that are taken; ``None``: all but PostScript. Raises as
+    :func:`load_image`; asking the picture for its pixels may raise anything.
     """
     name = _describe(source)
     with _open_stream(source) as stream:
@@ -166,7 +154,6 @@ def _explain(name: str, error: Exception) -> ValueError:
 
 
 def _finish(image: Image.Image, orientation: Orientation, name: str) -> Image.Image:
-    """The RGB picture of an opened one, turned as wanted."""
     # Pillow's TIFF reader turns the pixels while it loads them, and drops the tag.
     turned = _read_orientation(image) if image.format == "TIFF" else 1
     try:

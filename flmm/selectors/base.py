@@ -1,4 +1,4 @@
-"""What a selector is, an answer in, the characters worth pointing at out; and what users mark."""
+"""What a selector is: an answer in, the characters worth pointing at out; and users' own marks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class Answer:
     """What the reader said, and what a selector may ask about it.
 
     Attributes:
-        text: the answer.
         tokens: per token the half-open range of its characters in ``text``; where several
             make one character, each of them has it.
         read_hidden_states: gives ``[R, D]``, what the reader thought at each token, after the final
@@ -66,8 +65,7 @@ class PhraseSelector(Protocol):
 def drop_unpointable(text: str, spans: Iterable[Span]) -> list[Span]:
     """Ranges in text order, each once, without pronouns and words for the picture itself.
 
-    These name no object of their own. A user who puts them into brackets means them; there they
-    are never dropped. Blanks and punctuation at the borders of a range are left out of it.
+    Blanks and punctuation at the borders of a range are left out of it.
     """
     kept = set()
     for start, end in spans:
@@ -80,7 +78,7 @@ def drop_unpointable(text: str, spans: Iterable[Span]) -> list[Span]:
 
 
 def parse_brackets(text: str) -> tuple[str, list[Span]]:
-    r"""Take the brackets out of a text.
+    r"""Take the brackets out of a text: ``is [the red cup] left of [the plate]?``
 
     Brackets may nest (``[the lid of [the pot]]``); ``\[`` and ``\]`` stand for the signs
     themselves, every other backslash for itself.

@@ -1,4 +1,4 @@
-"""Selectors by name or config, and spaCy's noun chunks (an optional extra) as one of them."""
+"""Selectors by name or config; noun chunks, as spaCy finds them (an optional extra), among them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ class NounChunkSelector:
         self.pipeline = _load_pipeline(model) if isinstance(model, str) else model
 
     def select(self, answer: Answer) -> list[Span]:
-        """See ``PhraseSelector``.
-
-        Raises:
-            ValueError: the pipeline parses nothing, or its language has no noun chunks.
-        """
+        """See ``PhraseSelector``; ValueError: no parser, or a language without noun chunks."""
         parsed, meta = self.pipeline(answer.text), self.pipeline.meta
         name = f"{meta['lang']}_{meta['name']}"
         if not parsed.has_annotation("DEP"):
@@ -97,8 +93,7 @@ def build_selector(selector: Any, grounder: Any = None) -> PhraseSelector:
         grounder: the model whose trained selector ``"keywords"`` is.
 
     Raises:
-        ValueError: there is no such name, this model has no trained selector, or an argument is
-            not known.
+        ValueError: no such name or argument, or this model has no trained selector.
         ImportError: spaCy or its model is not installed.
     """
     if callable(getattr(selector, "select", None)):

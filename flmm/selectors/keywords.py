@@ -1,8 +1,7 @@
 """The trainable selector: which words of an answer are names, from what was thought at them.
 
-In: the reader's hidden states of an answer. Out: the runs of words that are keywords. It learns
-from captions whose names are known. A text that is nothing but phrases (a RefCOCO sentence, or
-several joined: "the left dog. a cat.") tells nothing of words that are no names, and is left out.
+It learns from captions whose names are known; a text that is nothing but phrases (a RefCOCO
+sentence, or several joined) tells nothing of words that are no names, and is left out.
 Source: F-LMM (arXiv 2406.05821): a linear layer on the hidden states, trained with the noun
 segments of Panoptic Narrative Grounding. Deviation: words, not tokens, are chosen, so that no
 phrase begins or ends within a word.
@@ -65,11 +64,7 @@ class KeywordSelector(nn.Module):
         return drop_unpointable(answer.text, spans)
 
     def check_trained(self) -> None:
-        """Refuse to choose at random.
-
-        Raises:
-            ValueError: it was never trained.
-        """
+        """Refuse (ValueError) to choose at random."""
         if not self.linear.weight.any():
             raise ValueError(
                 "this model's keyword selector was never trained: train it on captions "
@@ -82,11 +77,8 @@ def join_keywords(
 ) -> list[Span]:
     """Character ranges of the runs of keywords, with nothing but blanks between their words.
 
-    Args:
-        text: the answer.
-        tokens: per token the half-open range of its characters.
-        probabilities: per token, in [0, 1]; a word's is the mean of those of its tokens.
-        threshold: of a keyword.
+    ``tokens`` and ``probabilities`` are per token, a half-open character range and a value in
+    [0, 1]; a word's is the mean of those of its tokens.
     """
     spans: list[Span] = []
     for match in _WORD.finditer(text):

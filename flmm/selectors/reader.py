@@ -1,7 +1,6 @@
 """The frozen model itself says which objects its answer names.
 
-In: the answer, and the reader's reply to one more question. Out: where the answer says the names
-of the reply. Replies come as readers please: lines, bullets, a sentence, JSON.
+Replies to one more question come as readers please: lines, bullets, a sentence, JSON.
 """
 
 from __future__ import annotations
@@ -41,11 +40,7 @@ _NAME_KEYS = ("label", "name", "object", "phrase", "text")
 
 
 class ReaderSelector:
-    """Asks the reader, and finds the words of its reply in the answer.
-
-    Args:
-        question: of the aside; the conversation forgets it.
-    """
+    """Asks the reader a ``question`` aside, and finds the words of its reply in the answer."""
 
     def __init__(self, question: str = QUESTION) -> None:
         self.question = question
@@ -60,11 +55,8 @@ def parse_names(reply: str, said: str = "") -> list[list[str]]:
     """The names in a reply.
 
     A name is a string of JSON; else a line, without bullet and quotes; else, in a reply of one
-    line, what stands between commas. "a dog and a cat" is two.
-
-    Args:
-        reply: to the question for names.
-        said: the answer; its sentences, said once more, are no names.
+    line, what stands between commas. "a dog and a cat" is two. Sentences of the answer, ``said``
+    once more, are no names.
 
     Returns:
         per name its readings: the whole, then the pieces to be looked for where the answer does

@@ -58,9 +58,8 @@ def export_checkpoint(
     """Share what a training has written; gives the folder.
 
     Args:
-        checkpoint: a file of the training (``best_*.pth``, ``iter_*.pth``, ``.safetensors``) or its
-            work folder, of which the best checkpoint is taken, else the latest; or embedded
-            weights ("tiny").
+        checkpoint: a file of the training, embedded weights ("tiny"), or a work folder, of which
+            the best checkpoint is taken, else the latest.
         config, folder, card, overwrite: see :func:`flmm.sharing.sharing.save_pretrained`.
 
     Raises:
@@ -82,8 +81,7 @@ def find_checkpoint(path: str | Path) -> str:
     """A checkpoint's path as it is; of a work folder its best checkpoint, else its latest.
 
     Raises:
-        FileNotFoundError: the folder has none.
-        ValueError: it has several best ones.
+        FileNotFoundError, ValueError: the folder has none, or several best ones.
     """
     if not Path(path).is_dir():
         return str(path)
@@ -98,11 +96,7 @@ def find_checkpoint(path: str | Path) -> str:
 
 
 def build_without_reader_weights(config: Config) -> Grounder:
-    """A config's grounder whose reader has its real config and processor, but no weights.
-
-    Raises:
-        OSError, ValueError: as the reader's and the refiner's own constructors.
-    """
+    """A config's grounder whose reader has its real config and processor, but no weights."""
     with torch.device("meta"):
         reader = MODELS.build({**config.model.model, "random_init": True})
     return MODELS.build({**config.model, "model": reader})
@@ -133,7 +127,7 @@ class PublishedHead:
 
     Attributes:
         weights: what was trained, under flmm's names.
-        left_out: tensors of frozen models, which are not read.
+        left_out: number of tensors of frozen models, which are not read.
         settings: of the model, where the file has its config; else empty.
     """
 
@@ -161,11 +155,7 @@ class _Inert:
 
 
 def convert_head(config: Config, checkpoint: str | Path, out: str | Path) -> PublishedHead:
-    """Write a checkpoint of F-LMM's as one of a config's.
-
-    Args:
-        config: whose reader, mask head and refiner it shall serve.
-        out: ``.safetensors`` or ``.pth``.
+    """Write a checkpoint of F-LMM's as one of a config's, ``out`` (``.safetensors`` or ``.pth``).
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -188,8 +178,7 @@ def read_published(path: str | Path) -> PublishedHead:
     """Read a checkpoint of F-LMM's, its weights alone.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or no checkpoint of F-LMM's.
+        FileNotFoundError, ValueError: it is missing, damaged, or no checkpoint of F-LMM's.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"F-LMM checkpoint {path} does not exist")

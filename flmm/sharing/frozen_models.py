@@ -1,9 +1,7 @@
 """Which published model a shared head belongs to, and whether the one found is that one.
 
-In: a model as a config names it. Out: a record of a few lines (name, revision, hashes) and back
-from it a name that transformers can load. A model of the hub is known by id and commit, a folder by
-its name and its content, the embedded one by its content. Paths of this machine are not written
-down.
+A model of the hub is known by id and commit, a folder by its name and its content, the embedded one
+by its content. Paths of this machine are not written down.
 """
 
 from __future__ import annotations
@@ -47,11 +45,7 @@ def record_model(name: str, revision: str | None = None, has_weights: bool = Tru
 
 
 def check_model_record(record: dict[str, Any], what: str) -> None:
-    """Whether a record of any origin can be used.
-
-    Raises:
-        ValueError: a field is missing, or the name is a path that leads elsewhere.
-    """
+    """Refuse (ValueError) a record with missing fields, or whose name is a path elsewhere."""
     for key, length in (("revision", 40), ("config_hash", None), ("weights_hash", None)):
         if key not in record:
             raise ValueError(f"{what}.{key} is missing; null says that nobody knows it")

@@ -1,9 +1,8 @@
 """Whether a stranger's settings are those of a grounder: what is built from them is nothing else.
 
-In: the decoded ``model`` part of a head's config.json and the sizes of its reader. Out: nothing, or
-one sentence that names the key. Each slot takes its own kind of part, values are of the type that
-the part's constructor declares, no text is a path, and the trained parts are built once on torch's
-meta device, where a number that is too large costs nothing.
+Each slot takes its own kind of part, values are of the type that the part's constructor declares,
+no text is a path, and the trained parts are built once on torch's meta device, where a number that
+is too large costs nothing.
 """
 
 from __future__ import annotations
@@ -48,11 +47,7 @@ _IMAGE_OPTIONS, _GREATEST_OPTION = "model.model.image_options.", 2**14  # sides 
 
 
 def check_grounder(settings: dict[str, Any]) -> None:
-    """Whether settings of any origin are those of a grounder and lead nowhere but to the hub.
-
-    Raises:
-        ValueError: they are not; the message names the key.
-    """
+    """Refuse (ValueError) settings that are no grounder's, or lead anywhere but to the hub."""
     _check_kind(settings, "model", Grounder)
     for name in ("model", "mask_head"):
         if name not in settings:
@@ -76,14 +71,10 @@ def check_grounder(settings: dict[str, Any]) -> None:
 
 
 def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -> None:
-    """Whether the trained parts can be built, and have no more values than the file of weights.
+    """Refuse (ValueError) parts that cannot be built, or have more values than ``greatest``.
 
-    Args:
-        settings: of a grounder that :func:`check_grounder` has let pass; ``sizes`` of its reader.
-        greatest: number of values in the file.
-
-    Raises:
-        ValueError: a part cannot be built, or would be larger than its weights.
+    ``settings`` are those that :func:`check_grounder` has let pass, ``sizes`` their reader's,
+    ``greatest`` is the number of values in the file of weights.
     """
     given = {
         "mask_head": {"in_channels": math.prod(sizes.get(name, 1) for name in _CHANNELS)},
@@ -106,7 +97,6 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
 
 
 def _check_kind(settings: Any, place: str, kind: type) -> None:
-    """Whether settings build a registered class of a kind."""
     name = settings.get("type") if isinstance(settings, dict) else settings
     found = find_type(name)
     is_any = kind is nn.Module

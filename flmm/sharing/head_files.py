@@ -1,7 +1,6 @@
 """The files of a shared head: where they are, and whether they may be believed.
 
-In: a folder, or the id of a repository on the Hugging Face hub. Out: the head's config.json as a
-checked record. It may come from anybody, so everything that is built later is looked up here first.
+A head may come from anybody, so everything that is built later is looked up here first.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ def find_head(folder_or_hub_id: str | Path, revision: str | None = None) -> Path
     Raises:
         FileNotFoundError: there is no such folder, and it is no hub id.
         OSError: the hub does not give it; the message says why.
+        ValueError: a revision of a folder.
     """
     folder = Path(folder_or_hub_id).expanduser()
     if folder.is_dir():
@@ -84,8 +84,7 @@ def read_head(folder: Path) -> dict[str, Any]:
     """A head's config.json, checked and with its settings decoded.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or config.json names what it may not.
+        FileNotFoundError, ValueError: a file is missing, damaged, or names what it may not.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _check_file(folder, name)

@@ -1,9 +1,8 @@
 """The model card of a shared head: what it is, how it is used, what was measured.
 
-In: the record of a head and the reports of the evaluation tools. Out: Markdown with the hub's YAML
-front matter, by the template ``model_card.md``. A figure stands in it only if a report gives it,
-the report measured these very weights, and data set, split, protocol and command stand beside it;
-else the card says "not measured" and how to measure.
+A figure stands in it only if a report of the evaluation tools gives it, the report measured these
+very weights, and data set, split, protocol and command stand beside it; else the card says "not
+measured" and how to measure. The text is that of the template ``model_card.md``.
 """
 
 from __future__ import annotations
@@ -60,13 +59,10 @@ class CardOptions:
 
 @dataclass(frozen=True)
 class Results:
-    """One report: rows of figures in percent, and where they come from.
+    """One report: ``tool`` wrote it, ``rows`` are as in its table, in percent.
 
-    Attributes:
-        tool: that wrote it.
-        rows: as the tool's table has them.
-        run: config, checkpoint, hashes, device, versions.
-        weights: the file of the head, for the command.
+    ``run`` says where they come from (config, checkpoint, hashes, device, versions), ``weights`` is
+    the file of the head, for the command.
     """
 
     tool: str
@@ -139,8 +135,7 @@ def build_card(
         config_name: of the training, for the commands.
 
     Raises:
-        FileNotFoundError: a report does not exist.
-        ValueError: a report is none, or measured other weights.
+        FileNotFoundError, ValueError: a report is missing, none, or of other weights.
     """
     source = options.repo_id or name
     name = source.rpartition("/")[2]

@@ -37,10 +37,9 @@ _OTHER_SAM = (
 
 
 def record_reader(name: str, config: Any, has_weights: bool = True) -> dict[str, Any]:
-    """The record of a reader.
+    """The record of a reader loaded from ``name``: "tiny", a folder, or a hub id.
 
     Args:
-        name: what it was loaded from: "tiny", a folder, or a hub id.
         config: of the loaded transformers model.
         has_weights: false: they were drawn at random.
     """
@@ -50,11 +49,7 @@ def record_reader(name: str, config: Any, has_weights: bool = True) -> dict[str,
 
 
 def check_reader_record(record: dict[str, Any]) -> None:
-    """Whether a record of any origin can be used.
-
-    Raises:
-        ValueError: a field is missing, or the name is a path that leads elsewhere.
-    """
+    """Refuse (ValueError) a record with missing fields, or whose name is a path elsewhere."""
     found = record.get("sizes")
     sizes: dict[str, Any] = found if isinstance(found, dict) else {}
     kinds = {key: type(value) for key, value in sizes.items()}
@@ -67,15 +62,10 @@ def check_reader_record(record: dict[str, Any]) -> None:
 
 
 def choose_reader(record: dict[str, Any], given: str | None = None) -> str:
-    """What to load the reader of a record from.
-
-    Args:
-        record: of :func:`record_reader`.
-        given: the user's own choice; ``None``: see :func:`flmm.sharing.frozen_models.find_model`.
+    """What to load a record's reader from: what is ``given``, else what :func:`find_model` gives.
 
     Raises:
-        FileNotFoundError: there is no such folder; the message says what to give.
-        OSError: there is no model.
+        OSError: there is none; the message says what to give.
         ValueError: the reader has other sizes than the head was trained for.
     """
     name = given or find_model(record)
@@ -129,11 +119,7 @@ def _read_sizes(config: Any) -> dict[str, Any]:
 
 
 def record_refiner(settings: dict[str, Any], refiner: Any) -> dict[str, Any]:
-    """The record of a refiner's weights.
-
-    Args:
-        settings: of the refiner; what names its weights is taken out of them.
-        refiner: built from them.
+    """The record of a refiner's weights; what names them is taken out of its ``settings``.
 
     Raises:
         FileNotFoundError: the file is not there any more.
@@ -190,12 +176,7 @@ def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | No
 
 
 def place_refiner(record: dict[str, Any], settings: Any, folder: Path) -> None:
-    """Say in a refiner's settings what to load it from, unless its user has.
-
-    Args:
-        record: of :func:`record_refiner`.
-        settings: of the refiner, changed in place.
-        folder: of the head.
+    """Say in a refiner's ``settings`` what to load it from, unless its user has.
 
     Raises:
         FileNotFoundError: the weights are not here; the message says where they belong.

@@ -1,10 +1,8 @@
 """Settings of a model as plain JSON and back, so that a stranger's file can run no code.
 
-In: the ``model`` part of a config. Out: numbers, strings, lists and dicts, every default written
-out; and the same read back. A registered class is its registered name; another type is
-``{"__python__": "torch.bfloat16"}``, where the name is a key of a fixed table. Nothing is imported
-because a file names it: mmengine's registries import any dotted ``type`` they do not know, so every
-name is looked up here before they see it.
+A registered class is its registered name; another type is ``{"__python__": "torch.bfloat16"}``,
+where the name is a key of a fixed table. Nothing is imported because a file names it: mmengine's
+registries import any dotted ``type`` they do not know, so every name is looked up here before.
 """
 
 from __future__ import annotations

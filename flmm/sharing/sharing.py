@@ -1,9 +1,8 @@
 """A trained head as people share models: a folder, or a repository of the Hugging Face hub.
 
-In: a grounder and its config. Out: ``model.safetensors`` (all that was trained), ``config.json``
-(every setting, and which frozen reader and SAM belong to it) and ``README.md`` (the model card);
-and from such a folder or hub id the config that builds the same grounder again. No file holds code:
-see :mod:`flmm.sharing.settings`. The frozen models stay where they were published.
+It holds ``model.safetensors`` (all that was trained), ``config.json`` (every setting, and which
+frozen reader and SAM belong to it) and ``README.md`` (the model card); no code, see
+:mod:`flmm.sharing.settings`. The frozen models stay where they were published.
 """
 
 from __future__ import annotations
@@ -79,11 +78,7 @@ def save_pretrained(
 
 
 def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
-    """Every setting of a grounder, defaults written out, and the records of its frozen models.
-
-    Raises:
-        TypeError, ValueError: see :func:`save_pretrained`.
-    """
+    """Every setting of a grounder, defaults written out, and the records of its frozen models."""
     settings = encode_model(config.model)
     reader, refiner = settings["model"], None
     name = str(reader.pop("name_or_path", None))
@@ -107,11 +102,7 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
 
 
 def encode_model(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's ``model`` as JSON, defaults written out, without what serves training alone.
-
-    Raises:
-        TypeError, ValueError: see :func:`flmm.sharing.settings.encode_settings`.
-    """
+    """A config's ``model`` as JSON, defaults written out, without what serves training alone."""
     encoded = encode_settings({**settings, **dict.fromkeys(_TRAINING_SETTINGS)}, "model")
     return {key: value for key, value in encoded.items() if key not in _TRAINING_SETTINGS}
 
@@ -124,7 +115,6 @@ def load_pretrained(
     """The config of a shared head; its key ``weights`` is the file of what was trained.
 
     Args:
-        folder_or_hub_id: what :func:`save_pretrained` wrote, here or on the hub.
         revision: branch, tag or commit of a hub repository.
         cfg_options: dotted keys that override settings; ``reader`` is another place of the reader,
             ``model.sam.checkpoint`` of SAM's weights.
@@ -154,12 +144,7 @@ def load_pretrained(
 
 
 def load_config_or_head(name: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """The config that a name means, see :func:`flmm.config.reading.resolve_name`.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: the name means nothing; or see
-            :func:`load_pretrained`.
-    """
+    """The config that a name means, see :func:`flmm.config.reading.resolve_name`."""
     found = resolve_name(name)
     if isinstance(found, Path) and found.is_file():
         return load_config(found, cfg_options)
