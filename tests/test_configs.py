@@ -38,6 +38,12 @@ READERS = {
     "qwen2_5_vl": [f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "32B", "72B")],
     "qwen3_vl": [f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B", "32B", "30B-A3B")],
 }
+# Reader -> the small model of its family.
+OTHER_READERS = {
+    "llava-hf/llava-1.5-7b-hf": "llava_cropped",
+    "llava-hf/llava-v1.6-mistral-7b-hf": "llava_next",
+    "OpenGVLab/InternVL3-8B-hf": "internvl",
+}
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -72,12 +78,12 @@ def find(config: Any, *types: str) -> list[dict]:
 
 def list_readers(config: Config) -> list[str]:
     """What the model and every image processor of a config are loaded from."""
-    models = find(config._cfg_dict, "FrozenQwen")
-    processors = find(config._cfg_dict, "QwenImageProcessorWrapper")
-    assert models and len(processors) >= len(LOADERS)
-    return [item.get("name_or_path") for item in models] + [
-        item.get("processor") for item in processors
-    ]
+    models = find(config._cfg_dict, "FrozenQwen", "FrozenVLM")
+    of_qwen = find(config._cfg_dict, "QwenImageProcessorWrapper")
+    of_any = find(config._cfg_dict, "ImageProcessorWrapper")
+    assert models and len(of_qwen) + len(of_any) >= len(LOADERS)
+    named = [item.get("name_or_path") for item in models + of_any]
+    return named + [item.get("processor") for item in of_qwen]
 
 
 @pytest.mark.parametrize("folder", READERS)
@@ -340,12 +346,12 @@ _readers: dict[str, Any] = {}
 
 def build_reader(data_dir: Path, reader: str) -> dict[str, Any]:
     """A random model of the reader's own family, from its real config, and its real processor."""
-    family = "qwen3_vl_moe" if "-A3B-" in reader else None
+    family = "qwen3_vl_moe" if "-A3B-" in reader else OTHER_READERS.get(reader)
     family = family or next(name for name, readers in READERS.items() if reader in readers)
     if family not in _readers:
         _readers[family] = build_small_model(data_dir, family), load_processor(data_dir, family)
     model, processor = _readers[family]
-    assert model.config.model_type == family
+    assert family.startswith(model.config.model_type)
     return dict(name_or_path=model, processor=processor, dtype="float32")
 
 
@@ -355,9 +361,10 @@ def test_a_shrunken_reader_of_its_own_family_grounds_with_it(path: Path, data_di
     config.model.model.update(build_reader(data_dir, config.reader))
     shrink_refiner(config)
     model = MODELS.build(config.model).eval()
-    assert isinstance(model, FrozenQwenSAM)
+    assert isinstance(model, FrozenQwenSAM) == (config.reader not in OTHER_READERS)
     first = model.mask_head.encoder[0][0].convs[0].conv
-    assert first.in_channels == model.vlm.num_maps == 16
+    grids = 2 if config.reader in list(OTHER_READERS)[1:] else 1
+    assert first.in_channels == model.vlm.num_channels == 16 * grids
     picture = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
     with torch.no_grad():
         encoded = model.vlm.image_processor.encode(picture)
