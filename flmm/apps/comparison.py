@@ -1,14 +1,13 @@
 """Two runs side by side: where one's masks are better than the other's.
 
-In: a config, whose data sets have the true masks, and the predictions that two evaluations saved
-(``--save-predictions``). Out: a table of figures over the expressions that both have, and pictures
-of those where they differ most: true mask, one's, the other's. No model is run.
+Out: a table of figures over the expressions that both have, and pictures of those where they differ
+most: true mask, one's, the other's. No model is run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,9 @@ def compare_runs(
 
     Args:
         config: of an experiment; its evaluation data sets have the true masks.
-        runs: of each run a predictions file, or a folder below which they lie.
+        runs: of each run a file that ``--save-predictions`` wrote, or a folder below which they lie.
         names: what tables and pictures call them.
-        folder: where the files go.
         show: pictures per split, of either direction.
-
-    Raises:
-        FileNotFoundError: a run has no predictions.
-        ValueError: the runs have no split of the config in common, or a file is none that
-            ``--save-predictions`` wrote.
     """
     init_default_scope("flmm")
     known = _list_splits(config)
@@ -106,16 +99,12 @@ def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> d
 
 def _list_splits(config: Config) -> dict[tuple[str, str], tuple[dict[str, Any], Measure]]:
     """(data set, split) -> config of the data set, and what is measured on it."""
-    kinds: tuple[tuple[str, Callable[..., dict[Any, Any]], Measure], ...] = (
-        ("eval_datasets", list_referring_splits, compute_summary),
-        ("eval_png_datasets", list_narrative_splits, compute_png_summary),
-    )
-    known = {
-        key: (cfg, measure)
-        for name, list_splits, measure in kinds
-        if config.get(name)
-        for key, cfg in list_splits(config).items()
-    }
+    known: dict[tuple[str, str], tuple[dict[str, Any], Measure]] = {}
+    if config.get("eval_datasets"):
+        known |= {key: (cfg, compute_summary) for key, cfg in list_referring_splits(config).items()}
+    if config.get("eval_png_datasets"):
+        narratives = list_narrative_splits(config)
+        known |= {key: (cfg, compute_png_summary) for key, cfg in narratives.items()}
     if not known:
         raise ValueError(f"{config.filename} names no eval_datasets: see docs/evaluation.md")
     return known

@@ -5,32 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flmm.benchmarks.accuracy import evaluate, precision
 from flmm.benchmarks.conversing import converse
 from flmm.benchmarks.harness import BenchmarkSettings, Row, describe_machine, write_rows
 from flmm.benchmarks.pointing import point
 from flmm.benchmarks.reading import read
-from flmm.benchmarks.working import ask, cache, many, refine
+from flmm.benchmarks.working import ask, cache, evaluate, many, precision, refine
 
+_CALLS = (read, refine, ask, converse, evaluate, cache, precision, point, many)
 BENCHMARKS: dict[str, Callable[[BenchmarkSettings], list[Row]]] = {
-    "read": read,
-    "refine": refine,
-    "ask": ask,
-    "converse": converse,
-    "evaluate": evaluate,
-    "cache": cache,
-    "precision": precision,
-    "point": point,
-    "many": many,
+    call.__name__: call for call in _CALLS
 }
 
 
 def run_benchmarks(names: Sequence[str], settings: BenchmarkSettings) -> None:
-    """Run benchmarks one after the other, print and write each when it is done.
-
-    Raises:
-        ValueError: there is no benchmark of a name.
-    """
+    """Run benchmarks one after the other, print and write each when it is done."""
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         raise ValueError(f"no benchmark {', '.join(unknown)}: choose of {', '.join(BENCHMARKS)}")

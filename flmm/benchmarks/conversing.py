@@ -13,14 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flmm.benchmarks.harness import BenchmarkSettings, Row, compare_calls
-from flmm.benchmarks.inputs import build_reader, make_image
+from flmm.benchmarks.harness import (
+    BenchmarkSettings,
+    Row,
+    build_reader,
+    compare_calls,
+    make_image,
+)
 from flmm.meters import PeakMemory
 from flmm.readers import FrozenVLM
 from flmm.readers.check import build_model_inputs
 from flmm.readers.context import ContextFullError
 from flmm.readers.dialogue import Dialogue
-from flmm.registry import MODELS
 
 QUESTIONS = ("What is in the image?", "Where is the red circle?", "And the blue square?")
 TURNS = 50
@@ -31,16 +35,15 @@ CONTEXT = 4096
 
 def converse(settings: BenchmarkSettings) -> list[Row]:
     """The tiny model, then a published size: third turn and memory of each."""
-    tiny = MODELS.build({"type": "FrozenVLM", "name_or_path": "tiny", "dtype": "float32"})
-    rows = measure_turns(tiny.to(settings.torch_device), "tiny model", 100, settings.repeats)
+    tiny = FrozenVLM("tiny", dtype="float32").to(settings.torch_device)
+    rows = _measure_turns(tiny, "tiny model", 100, settings.repeats)
     del tiny
     reader = build_reader(settings.model, settings.layers, settings.dtype, context=CONTEXT)
     reader.to(settings.torch_device)
-    return rows + measure_turns(reader, settings.model, settings.tokens[0], settings.repeats)
+    return rows + _measure_turns(reader, settings.model, settings.tokens[0], settings.repeats)
 
 
-def measure_turns(reader: FrozenVLM, name: str, image_tokens: int, repeats: int) -> list[Row]:
-    """Both measurements on one picture."""
+def _measure_turns(reader: FrozenVLM, name: str, image_tokens: int, repeats: int) -> list[Row]:
     image = make_image(reader, image_tokens)
     growth = measure_growth(reader, image, TURNS)
     rows = measure_third_turn(reader, image, name, repeats)
@@ -56,9 +59,6 @@ def measure_third_turn(
     ``history``, tokens before the answer; ``new_tokens``, that were written; and ``same_tokens``,
     how many of those transformers writes too before the first other one (in half precision two
     scores can lie too close to tell).
-
-    Raises:
-        ValueError: the reader's third answer is empty.
     """
     dialogue = reader.converse(image)
     for question in QUESTIONS[:2]:
@@ -108,9 +108,6 @@ def measure_growth(reader: FrozenVLM, image: np.ndarray, turns: int) -> Row:
     grew from the second turn on, over ``kv_bytes_per_token``, which the config implies, is
     ``growth``: 1 where nothing but keys and values is kept. ``peak_mb`` is with what the passes
     needed for themselves.
-
-    Raises:
-        ValueError: the context is too small for so many turns.
     """
     dialogue = reader.converse(image)
     room = find_room(dialogue, turns)

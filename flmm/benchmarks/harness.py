@@ -1,7 +1,7 @@
-"""How benchmarks are timed, set apart, tabled and written.
+"""What benchmarks run on, and how they are timed, set apart, tabled and written.
 
-In: settings from the command line and functions that measure. Out: rows, tables on the screen,
-``<name>.json`` and ``<name>.md`` in a folder.
+In: settings from the command line and functions that measure. Out: models of published sizes, noise
+and words; rows, tables on the screen, ``<name>.json`` and ``<name>.md`` in a folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,14 +18,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
+from flmm.checkpoints.checkpoint import load_weights
+from flmm.config import load_config
+from flmm.grounder import Grounder
+from flmm.masks import SAMRefiner, UNetHead
 from flmm.meters import time_call
 from flmm.provenance import describe_device, list_versions
-from flmm.readers.published_sizes import PUBLISHED_SIZES
+from flmm.readers import FrozenVLM
+from flmm.readers.published_sizes import PUBLISHED_SIZES, write_published_model
+from flmm.registry import DATASETS, MODELS
 from flmm.tables import format_markdown, format_text
+from flmm.toy.shape_files import write_dataset
 
 Row = dict[str, Any]
+TINY_CONFIG = "configs/tiny/tiny_unet_sam_shapes.py"
+WORDS = ["large", "small", "red", "blue", "green", "circle", "square", "triangle", "star", "left"]
 # Of reading: a bare prefill, F-LMM's way, ours. "joined": all expressions in one text, each seeing
 # those before it (F-LMM's --concat).
 WAYS = ("floor", "flmm", "flmm joined", "ours", "ours joined")
@@ -53,17 +64,10 @@ class BenchmarkSettings:
         model, layers: published size, with random weights; ``None``: all layers.
         tokens: image tokens of the reading.
         expressions: numbers of expressions.
-        ways: of ``WAYS``.
-        repeats: timed runs.
         max_passes: of F-LMM's way in one run; more are scaled up, and said to be extrapolated.
-        sam: name of the refiner.
         device, dtype: of the reader.
-        out: folder of the results.
         every_pair: all sizes with all numbers, as always on a GPU; else all sizes with
             ``expressions[0]``, and the first size with every number.
-
-    Raises:
-        ValueError: a value is impossible, or the device is not there.
     """
 
     model: str = "width-1024"
@@ -107,6 +111,62 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device {name}: give cpu, cuda or cuda:1") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: torch sees no GPU here; give --device cpu")
+
+
+def build_reader(
+    size: str,
+    layers: int | None = None,
+    dtype: str = "float32",
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> FrozenVLM:
+    """A reader of a published size with random weights, drawn on ``device``; always the same there.
+
+    ``options``: ``context`` in tokens, and further arguments of the reader.
+    """
+    with tempfile.TemporaryDirectory() as folder, torch.device(device):
+        write_published_model(size, folder, layers, context=options.pop("context", None))
+        cfg = {"type": "FrozenVLM", "name_or_path": folder, "random_init": True, "dtype": dtype}
+        reader: FrozenVLM = MODELS.build(cfg | options)
+    return reader
+
+
+def build_grounder(size: str, layers: int | None, sam: str, device: torch.device) -> Grounder:
+    """A reader of a published size, F-LMM's mask head and a SAM; always the same weights."""
+    torch.manual_seed(0)
+    reader = build_reader(size, layers)
+    head = UNetHead(in_channels=reader.num_maps, normalize_input=True, upsample_input=64)
+    return Grounder(reader, head, SAMRefiner(sam)).to(device).eval()
+
+
+def make_image(reader: FrozenVLM, image_tokens: int) -> np.ndarray:
+    """Noise, uint8 RGB ``[H, W, 3]``, that becomes about so many image tokens, 3 : 4."""
+    pictures = reader.processor.image_processor
+    # Models of one resolution see as many tokens of any picture.
+    factor = getattr(pictures, "patch_size", 14) * getattr(pictures, "merge_size", 2)
+    rows = max(1, round((image_tokens * 3 / 4) ** 0.5))
+    shape = (rows * factor, max(1, round(image_tokens / rows)) * factor, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_expressions(count: int) -> list[str]:
+    """Different expressions of four words, the same in every process."""
+    rng = np.random.default_rng(1)
+    return [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
+
+
+def build_toy(
+    folder: str | Path, scenes: int, device: torch.device, dtype: str = "float32", **drawn: Any
+) -> tuple[Any, Any]:
+    """The embedded model, and the split "val" (a twentieth) of scenes that it has not seen."""
+    root = Path(folder) / "scenes"
+    if not root.exists():
+        write_dataset(root, num_images=scenes, seed=7, **drawn)
+    config = load_config(TINY_CONFIG, {"data_root": str(root), "model.model.dtype": dtype})
+    model = MODELS.build(config.model)
+    load_weights(model, config.weights)
+    cfg = {**config.test_dataloader.dataset, "split": "val", "text_mode": "all"}
+    return model.to(device).eval(), DATASETS.build(cfg)
 
 
 def describe_machine(device: torch.device) -> str:
@@ -173,7 +233,7 @@ def run_apart(call: Callable[..., Any], *arguments: Any) -> Any:
     """Call a module's function in a process of its own, whose memory nothing else has touched.
 
     Raises:
-        MemoryError: there was too little memory, of the machine or of the GPU.
+        MemoryError: the machine or the GPU had too little.
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:

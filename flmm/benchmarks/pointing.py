@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flmm.benchmarks.harness import BenchmarkSettings, Row
-from flmm.benchmarks.inputs import TINY_CONFIG
+from flmm.benchmarks.harness import TINY_CONFIG, BenchmarkSettings, Row
 from flmm.conversation import BRACKETS, Chat, PointedPhrase
 from flmm.inferencer import GroundingInferencer
 from flmm.records import Span

@@ -1,14 +1,15 @@
 """Cost of reading attention: F-LMM's way, ours and the bare prefill, as ratios of one run.
 
-In: sizes, numbers of image tokens and expressions. Out: rows with median seconds, spread, where the
-seconds go, peak extra memory, the largest tensor, and ratios against ours and the floor; curves.
-Every case runs in a process of its own; speed is only ever compared between equal maps.
+Out: rows with median seconds, spread, where the seconds go, peak extra memory, the largest tensor,
+and ratios against ours and the floor; curves. Every case runs in a process of its own; speed is
+only ever compared between equal maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,7 @@ PANELS = (
 
 
 def read(settings: BenchmarkSettings) -> list[Row]:
-    """One row per case, and ``read.png``; one that did not run has ``why_not`` in place of figures.
-
-    Raises:
-        ValueError: two ways disagree about the maps.
-    """
+    """One row per case, and ``read.png``; one that did not run has ``why_not``, no figures."""
     rows: list[Row] = []
     maps: list[np.ndarray | None] = []
     for case in tqdm(list_cases(settings), desc="reading", unit="case"):
@@ -47,9 +44,9 @@ def read(settings: BenchmarkSettings) -> list[Row]:
         maps.append(found)
     compare_rows(rows, maps)
     if any("median_s" in row for row in rows):
-        path = Path(settings.out) / "read.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_reading(rows).savefig(path, dpi=110)
+        folder = Path(settings.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_reading(rows).savefig(folder / "read.png", dpi=110)
     return rows
 
 
@@ -93,27 +90,23 @@ def find_obstacle(case: ReadingCase) -> str | None:
 def compare_rows(rows: Sequence[Row], maps: Sequence[np.ndarray | None]) -> None:
     """Add ``time_over_ours``, ``memory_over_ours``, ``time_over_floor``, of the same inputs.
 
-    Rows of F-LMM's way also get ``difference``, relative, of their maps from ours.
-
-    Raises:
-        ValueError: F-LMM's way and ours disagree about the maps.
+    Rows of F-LMM's way also get ``difference``, relative, of their maps from ours; ValueError where
+    the two disagree.
     """
     same = ("model", "layers", "image_tokens", "device", "dtype")
-    done = [index for index, row in enumerate(rows) if "median_s" in row]
-    for index in done:
-        row = rows[index]
+    done = [(row, own) for row, own in zip(rows, maps) if "median_s" in row]
+    for (row, own), (other, others) in product(done, done):
+        if any(row[key] != other[key] for key in same):
+            continue
+        if other["way"] == "floor":
+            row["time_over_floor"] = row["median_s"] / other["median_s"]
         ours = row["way"].replace("flmm", "ours").replace("floor", "ours")
-        for other in (rows[place] for place in done):
-            if any(row[key] != other[key] for key in same):
-                continue
-            if other["way"] == "floor":
-                row["time_over_floor"] = row["median_s"] / other["median_s"]
-            if (other["way"], other["expressions"]) == (ours, row["expressions"]):
-                row["time_over_ours"] = row["median_s"] / other["median_s"]
-                if row["extra_mb"] and other["extra_mb"]:
-                    row["memory_over_ours"] = row["extra_mb"] / other["extra_mb"]
-                if row["way"].startswith("flmm"):
-                    _check_maps(row, maps[index], maps[rows.index(other)])
+        if (other["way"], other["expressions"]) == (ours, row["expressions"]):
+            row["time_over_ours"] = row["median_s"] / other["median_s"]
+            if row["extra_mb"] and other["extra_mb"]:
+                row["memory_over_ours"] = row["extra_mb"] / other["extra_mb"]
+            if row["way"].startswith("flmm"):
+                _check_maps(row, own, others)
 
 
 def _check_maps(row: Row, maps: np.ndarray | None, our_maps: np.ndarray | None) -> None:

@@ -1,7 +1,6 @@
 """The ways of reading attention that are compared, each on the same weights and inputs.
 
-In: a case (size, image tokens, expressions, way). Out: seconds of every run and of the reader's
-parts, peak extra memory, the largest tensor, and the maps.
+Out: seconds of every run and of the reader's parts, peak extra memory, largest tensor, the maps.
 """
 
 from __future__ import annotations
@@ -16,8 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flmm.benchmarks.harness import Row, summarise_seconds
-from flmm.benchmarks.inputs import build_reader, make_expressions, make_image
+from flmm.benchmarks.harness import (
+    Row,
+    build_reader,
+    make_expressions,
+    make_image,
+    summarise_seconds,
+)
 from flmm.meters import LargestTensor, PeakMemory, synchronise, time_call
 from flmm.readers import FrozenVLM, Prefix
 from flmm.readers.check import build_model_inputs
@@ -129,7 +133,7 @@ def read_with_eager(
 ) -> Tensor:
     """F-LMM's way: the whole model with eager attention, every S x S matrix and all logits kept.
 
-    ``spans`` are the tokens of each phrase behind the prefix. Gives float32 ``[P, L*A, h, w]``.
+    ``spans`` count tokens behind the prefix. Gives float32 ``[P, L*A, h, w]``.
 
     Source: F-LMM flmm/models/frozen_llava.py, ``_forward``.
     """

@@ -1,7 +1,7 @@
-"""Cost of what comes after reading: many masks, a second question, many phrases, an epoch.
+"""Cost of what comes after reading: many masks, a second question, many phrases, an epoch, a split;
+and how far half precision strays.
 
-In: settings. Out: rows of median seconds and ratios; reader and refiner have random weights but for
-"tiny".
+Reader and refiner have random weights but for "tiny".
 """
 
 from __future__ import annotations
@@ -10,14 +10,29 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from flmm.benchmarks.harness import BenchmarkSettings, Row, build_rows, compare_calls
-from flmm.benchmarks.inputs import TINY_CONFIG, build_grounder, make_expressions, make_image
+from flmm.benchmarks.harness import (
+    TINY_CONFIG,
+    BenchmarkSettings,
+    Row,
+    build_grounder,
+    build_reader,
+    build_rows,
+    build_toy,
+    compare_calls,
+    make_expressions,
+    make_image,
+)
+from flmm.data.protocols import REFER_PROTOCOLS
+from flmm.evaluation import compute_summary
+from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.features import FeatureCache
 from flmm.grounder import Grounder
 from flmm.inferencer import GroundingInferencer
@@ -26,6 +41,8 @@ from flmm.meters import PeakMemory, time_call
 from flmm.records import GroundingSample, ImageInput, as_continuations
 from flmm.toy.shape_sentences import render_samples
 
+PROTOCOLS = {"standard": REFER_PROTOCOLS["standard"]}
+DTYPES = ("float32", "bfloat16", "float16")
 Data = list[tuple[ImageInput, GroundingSample]]
 _SIZES, _COLORS = ("small", "big", "left", "right"), ("red", "blue", "green", "yellow", "purple")
 _KINDS = ("circle", "square", "triangle", "star", "cross")
@@ -35,13 +52,11 @@ def refine(settings: BenchmarkSettings, masks: int = 30) -> list[Row]:
     """One mask and many masks refined on one picture, its encoding included."""
     rows = []
     for name in dict.fromkeys([settings.sam, "tiny"]):
-        calls = _prepare_refining(name, masks, settings.torch_device)
-        what = f"refine, SAM {name}"
-        rows += compare_calls(what, calls, settings.torch_device, settings.repeats)
+        rows += _refine_with(name, masks, settings.torch_device, settings.repeats)
     return rows
 
 
-def _prepare_refining(name: str, masks: int, device: torch.device) -> dict[str, Callable[[], Any]]:
+def _refine_with(name: str, masks: int, device: torch.device, repeats: int) -> list[Row]:
     torch.manual_seed(0)
     refiner = SAMRefiner(name).to(device).eval()
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
@@ -53,7 +68,8 @@ def _prepare_refining(name: str, masks: int, device: torch.device) -> dict[str, 
         (encoding,) = refiner.encode([image])
         refiner.refine(encoding, coarse[:count], words[:count])
 
-    return {"1 mask": lambda: run(1), f"{masks} masks": lambda: run(masks)}
+    calls = {"1 mask": lambda: run(1), f"{masks} masks": lambda: run(masks)}
+    return compare_calls(f"refine, SAM {name}", calls, device, repeats)
 
 
 def ask(settings: BenchmarkSettings) -> list[Row]:
@@ -95,15 +111,10 @@ def many(settings: BenchmarkSettings, size: tuple[int, int] = (3000, 4000)) -> l
             result = inferencer(picture, phrases)
             seconds = time.perf_counter() - began
         extra = memory.extra_bytes
-        rows.append(
-            {
-                "phrases": count,
-                "picture": f"{size[1]} x {size[0]}",
-                "time_s": seconds,
-                "peak MiB": None if extra is None else round(extra / 2**20),
-                "masks MiB": sum(len(own["counts"]) for own in result.segmentations) / 2**20,
-            }
-        )
+        row = {"phrases": count, "picture": f"{size[1]} x {size[0]}", "time_s": seconds}
+        row["peak MiB"] = None if extra is None else round(extra / 2**20)
+        row["masks MiB"] = sum(len(own["counts"]) for own in result.segmentations) / 2**20
+        rows.append(row)
     return rows
 
 
@@ -156,3 +167,93 @@ def _make_data(grounder: Grounder, image_tokens: int, phrases: int, images: int)
         sample.gt_masks[:, 50:300, 80:400] = True
         data.append((grounder.vlm.image_processor.encode(picture), sample))
     return data
+
+
+def evaluate(settings: BenchmarkSettings, images: int = 10, expressions: int = 7) -> list[Row]:
+    """The loop of tools/eval_refcoco.py in both ways; an error where they do not count alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, dataset = build_toy(folder, 30 * images, settings.torch_device, min_objects=3)
+        items = _keep_expressions(dataset, images, expressions)
+        split = EvaluationSplit("shapes", "val", items, PROTOCOLS)
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        scores = {}
+        for turn in range(settings.repeats + 1):
+            for one_by_one in seconds:
+                journal = Path(folder) / f"{turn}_{one_by_one}"
+                result = evaluate_split(model, split, journal, one_by_one=one_by_one)
+                scores[one_by_one] = result.scores
+                if turn:
+                    seconds[one_by_one].append(result.seconds)
+    if scores[True] != scores[False]:
+        raise ValueError("the two ways of evaluating disagree: their speeds cannot be compared")
+    what = f"evaluate {len(items)} images x {expressions} expressions, tiny model"
+    return build_rows(what, {"one by one": seconds[True], "read once": seconds[False]})
+
+
+def _keep_expressions(dataset: Any, images: int, count: int) -> list[dict[str, Any]]:
+    """The first items with at least so many expressions, cut to them; loaded beforehand."""
+    items: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        sample: GroundingSample = item["data_samples"]
+        if len(items) < images and len(sample.expression_ids) >= count:
+            kept = {name: getattr(sample, name)[:count] for name in ("expression_ids", "ref_ids")}
+            cut = GroundingSample(metainfo={"image_id": sample.image_id, **kept})
+            cut.continuations = sample.continuations[:count]
+            cut.gt_masks = sample.gt_masks[:count]
+            items.append({"inputs": item["inputs"], "data_samples": cut})
+    return items
+
+
+def precision(settings: BenchmarkSettings, images: int = 50) -> list[Row]:
+    """How far a reader in half precision strays from float32; the rows' softmax is always float32.
+
+    ``changed``: percent of expressions whose refined mask has other counts than in float32;
+    ``map_difference`` (relative, mean over phrases and heads) and ``worst_head``.
+    """
+    return [*_measure_toy(settings.torch_device, images), *_measure_size(settings)]
+
+
+def _measure_toy(device: torch.device, images: int) -> list[Row]:
+    rows: list[Row] = []
+    maps, refined = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in DTYPES:
+            model, dataset = build_toy(folder, 20 * images, device, dtype)
+            split = EvaluationSplit("shapes", "val", dataset, PROTOCOLS)
+            scores = evaluate_split(model, split, Path(folder) / dtype).scores["standard"]
+            sample, vlm = dataset[0], model.vlm
+            prefix = vlm.prefill(sample["inputs"])
+            maps.append(vlm.attend(prefix, sample["data_samples"].continuations).maps)
+            refined.append([score.refined for score in scores])
+            changed = sum(one != other for one, other in zip(refined[-1], refined[0]))
+            coarse = [score.coarse for score in scores if score.coarse is not None]
+            row = {
+                "what": "tiny model",
+                "dtype": dtype,
+                "expressions": len(scores),
+                "cIoU": compute_summary(*zip(*refined[-1]))["cIoU"],
+                "coarse_cIoU": compute_summary(*zip(*coarse))["cIoU"],
+                "changed": 100 * changed / len(scores),
+            }
+            rows.append(row | compute_difference(maps[-1], maps[0]))
+    return rows
+
+
+def _measure_size(settings: BenchmarkSettings) -> list[Row]:
+    rows: list[Row] = []
+    exact = None
+    for dtype in DTYPES:
+        reader = build_reader(settings.model, settings.layers, dtype).to(settings.torch_device)
+        maps = reader.attend(reader.prefill(make_image(reader, 300)), make_expressions(7)).maps
+        exact = maps if exact is None else exact
+        name = f"{settings.model}, {reader.num_layers} layers, random weights"
+        rows.append({"what": name, "dtype": dtype, **compute_difference(maps, exact)})
+        del reader
+    return rows
+
+
+def compute_difference(maps: Tensor, exact: Tensor) -> dict[str, float]:
+    """Relative difference of maps ``[P, C, h, w]``: norms per phrase and channel."""
+    errors = (maps - exact).flatten(2).norm(dim=2) / exact.flatten(2).norm(dim=2)
+    return {"map_difference": float(errors.mean()), "worst_head": float(errors.mean(0).max())}

@@ -11,10 +11,18 @@ import pytest
 import torch
 
 from flmm import benchmarks
-from flmm.benchmarks import BENCHMARKS, BenchmarkSettings, accuracy, run_benchmarks
-from flmm.benchmarks.accuracy import compute_difference, evaluate, precision
+from flmm.benchmarks import BENCHMARKS, BenchmarkSettings, run_benchmarks
 from flmm.benchmarks.harness import list_cells, run_apart
-from flmm.benchmarks.working import ask, cache, many, refine
+from flmm.benchmarks.working import (
+    DTYPES,
+    ask,
+    cache,
+    compute_difference,
+    evaluate,
+    many,
+    precision,
+    refine,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +77,7 @@ def test_evaluating_in_two_ways(settings):
 
 def test_half_precision(settings):
     rows = precision(settings, images=1)
-    assert [row["dtype"] for row in rows] == list(accuracy.DTYPES) * 2
+    assert [row["dtype"] for row in rows] == list(DTYPES) * 2
     for exact, brain, half in (rows[:3], rows[3:]):
         assert exact["map_difference"] == exact["worst_head"] == 0
         assert 0 < half["map_difference"] < brain["map_difference"] < 0.2

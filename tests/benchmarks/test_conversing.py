@@ -5,7 +5,7 @@ import torch
 
 from flmm.benchmarks import conversing
 from flmm.benchmarks.conversing import count_held_bytes, measure_growth, measure_third_turn
-from flmm.benchmarks.inputs import build_reader, make_image
+from flmm.benchmarks.harness import build_reader, make_image
 from flmm.readers import FrozenVLM
 
 

@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from flmm.benchmarks import reading
-from flmm.benchmarks.harness import WAYS, BenchmarkSettings, list_cells
-from flmm.benchmarks.inputs import build_reader, make_image
+from flmm.benchmarks.harness import (
+    WAYS,
+    BenchmarkSettings,
+    build_reader,
+    list_cells,
+    make_image,
+)
 from flmm.benchmarks.reading import compare_rows, draw_reading, find_obstacle, list_cases, read
 from flmm.benchmarks.reading_ways import (
     PARTS,

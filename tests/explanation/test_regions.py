@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flmm.apps.explanation import explain
-from flmm.apps.explanation.regions import compute_mask_coverage, compute_region_coverage
+from flmm.apps.explanation.reading import compute_mask_coverage, compute_region_coverage
 from tests.explanation.conftest import describe
 
 SIDES = st.integers(1, 23)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flmm.apps.visual_cot.crops import compute_crop_box
+from flmm.apps.visual_cot.chain import compute_crop_box
 
 
 @st.composite

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flmm.apps.visual_cot import VERSIONS, VisualCotOptions, run_visual_cot
-from flmm.apps.visual_cot.results import build_rows, list_cells
+from flmm.apps.visual_cot.runs import build_rows, list_cells
 from flmm.config import load_config
 from flmm.evaluation.answer_scores import score_answer
 from flmm.tables import format_text

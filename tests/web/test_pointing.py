@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flmm.apps.explanation.regions import compute_region_coverage
+from flmm.apps.explanation.reading import compute_region_coverage
 from flmm.apps.explanation.tokens import ExplainedToken, list_tokens
 from flmm.apps.web.pictures import draw_samples
 from flmm.apps.web.pointing import (

@@ -7,7 +7,7 @@ from flmm.apps.explanation.head_ranking import (
     load_head_ranking,
     rank_heads,
 )
-from flmm.apps.explanation.regions import RankedToken
+from flmm.apps.explanation.reading import RankedToken
 from flmm.apps.explanation.tokens import ExplainedToken
 
 __all__ = [

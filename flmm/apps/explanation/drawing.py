@@ -1,7 +1,7 @@
 """Explanations as pictures: a sheet of words, rows of words with masks, a region's ranking.
 
-In: an explanation. Out: PNG files as bytes. Nothing here computes attention. Letters that the font
-lacks (Chinese, emoji) are drawn as empty boxes; the HTML page shows every script.
+Out: PNG files as bytes. Letters that the font lacks (Chinese, emoji) are drawn as empty boxes; the
+HTML page shows every script.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ def draw_sheet(explanation: ExplainedChat) -> bytes:
     Each panel shows the picture that the word looks at most. At most 60 words are drawn; the sheet
     says how many are not.
     """
-    answers = [token for token in explanation.tokens if token.role == "answer"]
-    first = [index for index, token in enumerate(explanation.tokens) if token.role == "answer"]
-    words = [(first[start], first[end - 1] + 1) for start, end in group_words(answers)]
+    tokens = explanation.tokens
+    words = [span for span in group_words(tokens) if tokens[span[0]].role == "answer"]
     lines = [text for turn in explanation.turns for text in (turn.question, turn.text)]
     note = (
         f"where each word of the answer looks, % of its attention: {explanation.describe_heads()}"
@@ -55,11 +54,7 @@ def draw_sheet(explanation: ExplainedChat) -> bytes:
 
 
 def draw_words(explanation: ExplainedChat, words: Sequence[TokenChoice]) -> bytes:
-    """A row for each word: the picture with the mask's box, attention, mask.
-
-    Raises:
-        ValueError: no word is given, or there is none like it.
-    """
+    """A row for each word: the picture with the mask's box, attention, mask."""
     if not words:
         raise ValueError("no word to draw: give at least one, or None for a sheet of all")
     figure, panels = _open_figure([], (len(words), 3), 3.4)

@@ -1,7 +1,6 @@
 """Where the tokens of a conversation looked, and which of them look at a region.
 
-In: a chat with at least one turn. Out: maps, masks, ranked tokens. The maps are the reader's own
-attention; nothing is learned here. Not its duty: pages, pictures and files.
+The maps are the reader's own attention; nothing is learned here, and no file is written.
 """
 
 from __future__ import annotations
@@ -11,8 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from flmm.apps.explanation.reading import Head, merge_grids, read_merged_maps
-from flmm.apps.explanation.regions import RankedToken, compute_region_coverage, rank_maps
+from flmm.apps.explanation.reading import (
+    Head,
+    RankedToken,
+    compute_region_coverage,
+    merge_grids,
+    rank_maps,
+    read_merged_maps,
+)
 from flmm.apps.explanation.tokens import ExplainedToken, find_text, join_text, list_tokens
 from flmm.conversation import Chat, PointedPhrase
 from flmm.records import Span
@@ -29,7 +34,6 @@ class ExplainedChat:
 
     Attributes:
         tokens: the T tokens of all questions and answers.
-        turns: the turns.
         images: uint8 RGB ``[H, W, 3]``, the pictures as given.
         maps: per picture float32 ``[T, h, w]``: attention of each token on each grid cell, of all
             it has, mean over the merged heads; zero where the picture came later.
@@ -59,8 +63,8 @@ class ExplainedChat:
     def find(self, text: str, turn: int | None = None, role: str | None = None) -> list[Span]:
         """Every place where words stand, as index ranges in ``tokens``; whole words, any case.
 
-        Raises:
-            ValueError: the text is blank, or stands nowhere in that ``turn`` (from 0) or ``role``.
+        Only in one ``turn`` (from 0) or ``role`` where it is given; ValueError where they stand
+        nowhere.
         """
         if not text.strip():
             raise ValueError(f"the words to find are {text!r}: give at least one letter")
@@ -100,11 +104,7 @@ class ExplainedChat:
     def token_maps(self, choice: TokenChoice) -> list[np.ndarray]:
         """Where a token, a range of them or words look, mean over the merged heads and the tokens.
 
-        Returns:
-            per picture float32 ``[h, w]``; zero where the picture came later.
-
-        Raises:
-            ValueError: as :meth:`resolve`.
+        Per picture float32 ``[h, w]``; zero where the picture came later.
         """
         start, end = self.resolve(choice)
         return [maps[start:end].mean(0) for maps in self.maps]
@@ -122,11 +122,7 @@ class ExplainedChat:
         ]
 
     def ground(self, choice: TokenChoice, image: int | None = None) -> PointedPhrase:
-        """The mask of a token, a range of them or words, in the picture that they look at most.
-
-        Raises:
-            ValueError: as :meth:`resolve`; or there is no such ``image``, or it came later.
-        """
+        """The mask of a token, a range of them or words, in the picture that they look at most."""
         start, end = self.resolve(choice)
         if image is None:
             image = self.choose_image((start, end))
@@ -155,7 +151,7 @@ class ExplainedChat:
         mask: np.ndarray | None = None,
         role: str | None = None,
     ) -> list[RankedToken]:
-        """Which tokens look at a region, most of all first; see :mod:`.regions`.
+        """Which tokens look at a region, most of all first; see :mod:`.reading`.
 
         Args:
             image: which picture, from 0; tokens that cannot see it are left out.

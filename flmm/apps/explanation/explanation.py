@@ -11,16 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flmm.apps.explanation.drawing import draw_ranking, draw_sheet, draw_words
 from flmm.apps.explanation.explained_chat import ExplainedChat, TokenChoice
 from flmm.apps.explanation.page import build_page
-from flmm.apps.explanation.reading import Head
-from flmm.apps.explanation.report import build_report, print_report
+from flmm.apps.explanation.reading import Head, RankedToken
 from flmm.conversation import Chat, PointedPhrase
 from flmm.files import replace_file
+from flmm.records import Span
+from flmm.tables import format_text, tabulate
+
+ROWS_SHOWN = 12
 
 
 def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
@@ -30,9 +34,6 @@ def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
         chat: with at least one turn; no picture is read again.
         heads: (layer, head) of those whose mean is taken, such as
             ``rank_heads(...).best(8)``; ``None``: all.
-
-    Raises:
-        ValueError: there is no turn, or no such head.
     """
     if not chat.turns:
         raise ValueError("there is no turn to explain yet: ask a question first")
@@ -52,7 +53,6 @@ class Explanation(ExplainedChat):
         """Write one page that needs nothing beside it: no network, no other file.
 
         Args:
-            path: of the file.
             regions: offered beside the phrases of the turns, such as :meth:`ground` gives.
             words: what the page shows when it is opened; ``None``: how it is used.
         """
@@ -61,7 +61,7 @@ class Explanation(ExplainedChat):
 
     def save_json(self, path: str | Path) -> Path:
         """Write tokens, maps, turns and masks as JSON, see docs/explanation.md."""
-        return _write(path, f"{json.dumps(build_report(self), ensure_ascii=False)}\n".encode())
+        return _write(path, f"{json.dumps(_build_report(self), ensure_ascii=False)}\n".encode())
 
     def save_png(self, path: str | Path, words: Sequence[TokenChoice] | None = None) -> Path:
         """Draw a row for each of ``words``; ``None``: a sheet of all words of the answers."""
@@ -89,14 +89,11 @@ def save_results(
     """Print what is asked for and save page, JSON and pictures as ``folder/name*``.
 
     ``words`` are shown wherever they stand; ``boxes`` are xyxy in pixels of picture ``image``.
-
-    Raises:
-        ValueError: a word stands nowhere, or a box is empty or outside.
     """
     spans = [span for word in words for span in explanation.find(word)]
     rankings = [explanation.rank_tokens(image, box=box) for box in boxes]
     phrases = [explanation.ground(span) for span in spans]
-    print_report(explanation, list(zip(spans, phrases)), list(zip(boxes, rankings)))
+    _print_report(explanation, list(zip(spans, phrases)), list(zip(boxes, rankings)))
     saved = [
         explanation.save_html(folder / f"{name}.html", phrases, spans[0] if spans else None),
         explanation.save_json(folder / f"{name}.json"),
@@ -113,3 +110,68 @@ def save_results(
 def _write(path: str | Path, content: bytes) -> Path:
     replace_file(path, content)
     return Path(path)
+
+
+def _build_report(explanation: Explanation) -> dict[str, Any]:
+    """Everything that is known, JSON ready; documented in docs/explanation.md."""
+    pictures = zip(explanation.images, explanation.maps)
+    tokens = [
+        {name: getattr(token, name) for name in ("turn", "role", "place", "span", "text")}
+        | {"maps": [_round(maps[index]) for maps in explanation.maps]}
+        for index, token in enumerate(explanation.tokens)
+    ]
+    turns = [
+        {name: getattr(turn, name) for name in ("question", "text", "end_reason")}
+        | {"phrases": turn.to_coco()}
+        for turn in explanation.turns
+    ]
+    return {
+        "notice": explanation.notice,
+        "heads": "all" if explanation.heads is None else explanation.heads,
+        "images": [{"size": image.shape[:2], "grid": maps.shape[1:]} for image, maps in pictures],
+        "turns": turns,
+        "tokens": tokens,
+    }
+
+
+def _print_report(
+    explanation: Explanation,
+    phrases: Sequence[tuple[Span, PointedPhrase]],
+    rankings: Sequence[tuple[Sequence[float], Sequence[RankedToken]]],
+) -> None:
+    """What was said, where words look, and which tokens look at boxes (xyxy, pixels)."""
+    for turn in explanation.turns:
+        print(f"question: {turn.question}\nanswer:   {turn.text}")
+    if explanation.notice:
+        print(f"note:     {explanation.notice}")
+    if phrases:
+        rows = [_build_word_row(explanation, span, phrase) for span, phrase in phrases]
+        print(f"\n{format_text(tabulate(rows))}")
+    for box, ranked in rankings:
+        print(f"\nlooking at the box {' '.join(f'{edge:g}' for edge in box)}:")
+        rows = [_build_token_row(item) for item in ranked[:ROWS_SHOWN]]
+        print(format_text(tabulate(rows)))
+
+
+def _build_word_row(explanation: Explanation, span: Span, phrase: PointedPhrase) -> dict[str, Any]:
+    box = [] if phrase.is_empty else [str(round(edge)) for edge in phrase.box_xyxy.tolist()]
+    return {
+        "word": phrase.text,
+        "tokens": f"{span[0]} to {span[1]}",
+        "of": phrase.role,
+        "picture": phrase.image,
+        "attention on it %": 100 * float(explanation.token_maps(span)[phrase.image].sum()),
+        "box (x0 y0 x1 y1)": " ".join(box) or None,
+        "score": phrase.score,
+    }
+
+
+def _build_token_row(item: RankedToken) -> dict[str, Any]:
+    token = {"token": repr(item.token.text), "of": item.token.role, "turn": item.token.turn}
+    figures = ("excess", "share", "expected")
+    return token | {f"{name} %": 100 * getattr(item, name) for name in figures}
+
+
+def _round(grid: np.ndarray) -> list[list[float]]:
+    """Six significant digits."""
+    return [[float(f"{value:.6g}") for value in row] for row in grid.tolist()]

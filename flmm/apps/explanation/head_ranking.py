@@ -1,10 +1,7 @@
 """Which heads of a frozen reader point best, on a labelled set.
 
-In: a reader and samples whose phrases have true masks. Out: every layer x head with two figures,
-best first. Memory does not grow with the set: three sums per head are kept.
-
-For a phrase with the true mask M, which covers ``c[i, j]`` of each grid cell, and a head that puts
-the weight ``m[i, j]`` on cell ``(i, j)``:
+Memory does not grow with the set: sums per head are kept. For a phrase with the true mask M, which
+covers ``c[i, j]`` of each grid cell, and a head that puts the weight ``m[i, j]`` on cell ``(i, j)``:
 
 - **inside share**: ``sum(m * c) / sum(m)``, mean over phrases. A head that looks everywhere alike
   has the mask's share of the picture.
@@ -28,8 +25,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 from tqdm import tqdm
 
-from flmm.apps.explanation.reading import Head, merge_grids
-from flmm.apps.explanation.regions import compute_mask_coverage
+from flmm.apps.explanation.reading import Head, compute_mask_coverage, merge_grids
 from flmm.files import replace_file
 from flmm.readers import FrozenVLM
 from flmm.registry import DATASETS, MODELS
@@ -54,9 +50,7 @@ class HeadRanking:
 
     Attributes:
         reader: which reader, in words.
-        num_layers, num_heads: its sizes.
         measure: what they are ranked by, ``"inside_share"`` or ``"hit_rate"``.
-        heads: all of them.
         phrases: how many were counted.
         skipped: phrases that were not: their record is bad, or their mask is empty.
         chance: both figures of attention that is the same everywhere (for the hit rate: of a
@@ -73,11 +67,7 @@ class HeadRanking:
     chance: dict[str, float]
 
     def best(self, count: int = 8) -> list[Head]:
-        """(layer, head) of the best ones, for ``explain(chat, heads=...)``.
-
-        Raises:
-            ValueError: ``count`` is not positive.
-        """
+        """(layer, head) of the best ones, for ``explain(chat, heads=...)``."""
         if count < 1:
             raise ValueError(f"{count} best heads are asked for: give 1 or more")
         return [(item.layer, item.head) for item in self.heads[:count]]
@@ -98,12 +88,7 @@ class HeadRanking:
 
 
 def load_head_ranking(path: str | Path) -> HeadRanking:
-    """What :meth:`HeadRanking.save_json` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no ranking of heads.
-    """
+    """What :meth:`HeadRanking.save_json` wrote; ValueError for any other file."""
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         heads = [RankedHead(**item) for item in fields.pop("heads")]
@@ -123,13 +108,9 @@ def rank_heads(
     """Rank a reader's heads on a labelled set; no trained head is needed.
 
     Args:
-        vlm: the reader.
         samples: items of a data set: ``dict(inputs=ImageInput | None, data_samples=
             GroundingSample)`` with ``gt_masks``; read one after the other.
         measure: ``"inside_share"`` or ``"hit_rate"``.
-
-    Raises:
-        ValueError: the measure is unknown, or there is no phrase with a mask.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")
@@ -186,12 +167,7 @@ def build_reader(config: Config, device: str | None = None) -> FrozenVLM:
 def load_samples(
     config: Config, loader: str = "val", split: str | None = None, limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Items of the data set of a config's ``val_dataloader`` or ``test_dataloader``.
-
-    Raises:
-        ValueError: the config has no such loader.
-        FileNotFoundError: the data set is not there.
-    """
+    """Items of the data set of a config's ``val_dataloader`` or ``test_dataloader``."""
     entry = config.get(f"{loader}_dataloader")
     if not entry:
         raise ValueError(f"{config.filename} has no {loader}_dataloader: choose another --loader")

@@ -1,9 +1,8 @@
 """An explanation as one HTML page that needs nothing beside it.
 
-In: an explanation. Out: HTML with its pictures, maps and script inside. The page's security policy
-allows its own script and style by their hashes and nothing else: no network, and no code that
-came in with a question or an answer. Such text only stands in a JSON block, and the script sets it
-as text.
+The page's security policy allows its own script and style by their hashes and nothing else: no
+network, and no code that came in with a question or an answer. Such text only stands in a JSON
+block, and the script sets it as text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The tokens of a conversation: which of them a word is, and which make a word.
 
-In: the turns of a chat. Out: one list of tokens over all turns, and half-open index ranges in it.
-Not its duty: where they look.
+Out: one list of tokens over all turns, and half-open index ranges in it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: an inferencer, a picture, a question. Out: the reader's own greedy answer and, on the way to
 it, what it named, where that is and which part of the picture it was shown again. Everything is
-one conversation: the whole picture is read once, then the part. Not its duty: files, scores.
+one conversation: the whole picture is read once, then the part.
 
 Source: F-LMM (arXiv 2406.05821), flmm/models/frozen_deepseek_vl.py, ``visual_cot_v1``, ``_v2`` and
 ``_v3``. As there, the reader answers without its own naming before its eyes, so that v1, v2 and
@@ -12,31 +12,35 @@ stand before the text; where nothing is pointed at, it is shown once, not twice.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from flmm.apps.visual_cot.crops import Box, compute_crop_box
 from flmm.apps.visual_cot.settings import PLACE, VERSIONS, VisualCotSettings
 from flmm.conversation import Chat, find_places
+from flmm.geometry import Size
 from flmm.inferencer import GroundingInferencer
 from flmm.records import Span
 from flmm.results import GroundedPhrase
 
+Box = tuple[int, int, int, int]
+# Longer side over shorter one; image processors refuse pictures from 200 on.
+_LONGEST = 100
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[\n;。！？；]")
 _AROUND_NAME = " \t\r\n:,.*_`\"'“”‘’：，"
 
 
 @dataclass(frozen=True, eq=False)
 class VisualCotAnswer:
-    """An answer and the way to it.
+    """An answer, without blanks around it, and the way to it.
 
     Attributes:
         thought: the object that the reader named (v1), else empty.
-        answer: its answer, without blanks around it.
         box_xyxy: the part of the picture that it looked at last, in pixels; the whole picture in
             v3 and where nothing could be pointed at.
         pointed_box_xyxy: the tight box of the mask; ``None`` where there is none.
@@ -56,13 +60,8 @@ class VisualCotAnswer:
     end_reason: str | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Pointing:
-    """Where words look; ``fallback`` says why there is no mask."""
-
-    thought: str = ""
-    found: GroundedPhrase | None = None
-    fallback: str | None = None
+# What the reader named, where that is, and why there is no mask.
+_Pointing = tuple[str, GroundedPhrase | None, str | None]
 
 
 class VisualCot:
@@ -72,10 +71,6 @@ class VisualCot:
         inferencer: the model.
         version: "v1": name the relevant object, point at the name; "v2": point with the whole
             question; both look again at what they point at. "v3": the plain answer.
-        settings: prompts and limits.
-
-    Raises:
-        ValueError: there is no such version.
     """
 
     def __init__(
@@ -92,16 +87,11 @@ class VisualCot:
 
     @torch.inference_mode()
     def __call__(self, image: Any, question: str) -> VisualCotAnswer:
-        """Answer a plain question about a picture as ``GroundingInferencer.chat`` takes it.
-
-        Raises:
-            TypeError, FileNotFoundError, ValueError: the picture cannot be read, the question is
-                blank, or the model's context is full.
-        """
+        """Answer a plain question about a picture as ``GroundingInferencer.chat`` takes it."""
         if not question.strip():
             raise ValueError(f"the question is {question!r}: give at least one word")
         chat = self.inferencer.chat(image, selectors=())
-        pointing = _Pointing() if self.version == "v3" else self._point(chat, question)
+        pointing = ("", None, None) if self.version == "v3" else self._point(chat, question)
         return self._answer(chat, question, pointing)
 
     def _point(self, chat: Chat, question: str) -> _Pointing:
@@ -119,45 +109,42 @@ class VisualCot:
             text, span = question, (0, len(question))
         try:
             if span is None:
-                return _Pointing(fallback="the reader named no object")
+                return "", None, "the reader named no object"
             words = text[slice(*span)]
             thought = words if is_named else ""
             places = find_places(turn.tokens, "answer" if is_named else "question", span)
             if places is None:
-                return _Pointing(thought, fallback=f"{words!r} has no token of its own")
+                return thought, None, f"{words!r} has no token of its own"
             (found,) = chat.ground(chat.look([places])[0], 0, [words])
             if found.is_empty:
-                return _Pointing(thought, fallback=f"the mask of {words!r} is empty")
-            return _Pointing(thought, found)
+                return thought, None, f"the mask of {words!r} is empty"
+            return thought, found, None
         finally:
             chat.undo()
 
     def _answer(self, chat: Chat, question: str, pointing: _Pointing) -> VisualCotAnswer:
-        picture = chat.images[0].image
+        settings, picture = self.settings, chat.images[0].image
         height, width = picture.shape[:2]
         box: Box = (0, 0, width, height)
-        pointed_box, prompt = None, self.settings.answer_prompt
+        pointed_box, prompt = None, settings.answer_prompt
         images: list[np.ndarray] = []
-        found = pointing.found
+        thought, found, fallback = pointing
         if found is not None:
             pointed_box = tuple(found.box_xyxy.tolist())
-            scale, min_side = self.settings.crop_scale, self.settings.min_crop_px
-            box = compute_crop_box(pointed_box, (height, width), scale, min_side)
-            prompt = self.settings.second_look_prompt
+            size = (height, width)
+            box = compute_crop_box(pointed_box, size, settings.crop_scale, settings.min_crop_px)
+            prompt = settings.second_look_prompt
             images = [np.ascontiguousarray(picture[box[1] : box[3], box[0] : box[2]])]
-        turn = chat.ask(
-            prompt.replace(PLACE, question),
-            images=images,
-            max_new_tokens=self.settings.max_new_tokens,
-        )
+        prompt = prompt.replace(PLACE, question)
+        turn = chat.ask(prompt, images, max_new_tokens=settings.max_new_tokens)
         return VisualCotAnswer(
-            thought=pointing.thought,
+            thought=thought,
             answer=turn.text.strip(),
             box_xyxy=box,
             pointed_box_xyxy=pointed_box,
             mask=None if found is None else found.mask,
             score=0.0 if found is None else found.score,
-            fallback=pointing.fallback,
+            fallback=fallback,
             end_reason=turn.end_reason,
         )
 
@@ -174,3 +161,38 @@ def find_name(text: str, start: int) -> Span | None:
     if not any(character.isalnum() for character in name):
         return None
     return start, start + len(name)
+
+
+def compute_crop_box(
+    box_xyxy: Sequence[float], image_size: Size, scale: float = 1.0, min_side: int = 16
+) -> Box:
+    """The part of a picture around a box, which it always contains; whole pixels.
+
+    Args:
+        box_xyxy: right and bottom exclusive, within the picture.
+        image_size: (H, W).
+        scale: sides of the part over sides of the box, about its centre; at least 1.
+        min_side: the least side, as far as the picture has it.
+
+    Source: F-LMM, flmm/models/frozen_deepseek_vl.py (``mask2box``). Deviations: right and bottom
+    are exclusive, so that the mask's last row and column are shown; at the picture's border the
+    part moves inwards instead of falling below ``min_side``; no part is longer than readers take.
+    """
+    height, width = image_size
+    x0, y0, x1, y1 = box_xyxy
+    longest = max(x1 - x0, y1 - y0) * scale
+    least = max(min_side, math.ceil(longest / _LONGEST))
+    left, right = _grow(x0, x1, width, scale, least)
+    top, bottom = _grow(y0, y1, height, scale, least)
+    return left, top, right, bottom
+
+
+def _grow(low: float, high: float, size: int, scale: float, least: int) -> tuple[int, int]:
+    """An edge pair grown about its centre, in whole pixels within ``[0, size]``."""
+    center, half = (low + high) / 2, (high - low) * scale / 2
+    start, end = max(0, math.floor(center - half)), min(size, math.ceil(center + half))
+    missing = min(least, size) - (end - start)
+    if missing > 0:
+        start = min(max(0, start - missing // 2), size - min(least, size))
+        end = start + min(least, size)
+    return start, end

@@ -10,7 +10,7 @@ In: a file or a folder of them, each a JSON list (or ``.jsonl``) of
                        {"from": "gpt", "value": "<the true answer>"}]}
 
 The box behind ``###`` is xyxy in pixels; a record without one (``image`` a single path) is asked
-too. Out: questions, and for each record that is none the reason. Not its duty: reading pictures.
+too. Out: questions, and for each record that is none the reason.
 
 Source: github.com/deepcs233/Visual-CoT, viscot_benchmark/benchmark/*.json.
 """
@@ -42,10 +42,8 @@ class VisualCotQuestion:
     Attributes:
         source: names file and record in messages.
         dataset: its own name for its data set, else the file's name.
-        question_id: of the record.
         image: path within the folder of pictures.
         question: without marks and without the request for a box.
-        answer: the true one.
         gt_box_xyxy: region that helps to answer, in pixels; ``None``: the record has none.
     """
 
@@ -74,7 +72,7 @@ def read_question_files(path: str | Path) -> list[QuestionFile]:
     """The question files at a path, by name: one ``.json`` or ``.jsonl`` file, or a folder of them.
 
     Raises:
-        FileNotFoundError: there is no such file, or none in the folder.
+        FileNotFoundError: there is none.
         ValueError: a file is no list of records.
     """
     path = Path(path)

@@ -22,12 +22,8 @@ class VisualCotSettings:
         second_look_prompt: the question again, behind the whole picture and its part.
         answer_prompt: the question, behind the whole picture alone.
         max_thought_tokens: the longest name of an object.
-        max_new_tokens: the longest answer.
         crop_scale: sides of the part that is shown, over those of the mask's box; at least 1.
         min_crop_px: the least side of that part, in pixels of the picture.
-
-    Raises:
-        ValueError: a prompt has no ``{question}``, or a number is out of its range.
 
     Source: F-LMM, flmm/models/frozen_deepseek_vl.py (``visual_cot_v1``) and
     scripts/visual_cot/visual_cot_inference.py: the same steps, lengths and scale, in our words.
@@ -57,11 +53,7 @@ class VisualCotSettings:
 
 
 def build_settings(values: Mapping[str, Any]) -> VisualCotSettings:
-    """Settings from a config's ``visual_cot``.
-
-    Raises:
-        ValueError: a key is unknown, or as :class:`VisualCotSettings`.
-    """
+    """Settings from a config's ``visual_cot``; ValueError for an unknown key."""
     names = [field.name for field in fields(VisualCotSettings)]
     unknown = sorted(set(values) - set(names))
     if unknown:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from flmm.apps.explanation.reading import merge_grids, read_merged_maps
-from flmm.apps.explanation.regions import rank_maps
+from flmm.apps.explanation.reading import merge_grids, rank_maps, read_merged_maps
 from flmm.apps.explanation.tokens import ExplainedToken, group_words, join_text, list_tokens
 from flmm.conversation import BRACKETS, Chat, TurnToken
 from flmm.records import Span

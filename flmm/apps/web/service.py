@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from flmm.apps.explanation.regions import compute_region_coverage
+from flmm.apps.explanation.reading import compute_region_coverage
 from flmm.apps.explanation.tokens import list_tokens
 from flmm.apps.web.pictures import Picture, describe_large_file, draw_samples, read_upload
 from flmm.apps.web.pointing import (
