@@ -50,7 +50,7 @@ def compare_runs(
 
     Args:
         config: of an experiment; its evaluation data sets have the true masks.
-        runs: of each run a file that ``--save-predictions`` wrote, or a folder below which they lie.
+        runs: of each run a file that ``--save-predictions`` wrote, or a folder that holds them.
         names: what tables and pictures call them.
         show: pictures per split, of either direction.
     """

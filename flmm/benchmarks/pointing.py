@@ -1,9 +1,8 @@
 """Do words point at what they name? Counted on drawn scenes that nothing was trained on.
 
 The toy writes a caption of each scene, every selector chooses phrases in it, and each phrase's mask
-is compared with the object that its words name. Words that name nothing in the scene are the toy's
-mistake, not the selector's or the mask's; they are counted apart, as are words that fit several
-objects. For the brackets a user types each object's phrase in a question.
+is compared with the object that its words name. Words that name nothing (the toy's mistake) or fit
+several objects are counted apart. For the brackets a user types each object's phrase in a question.
 """
 
 from __future__ import annotations

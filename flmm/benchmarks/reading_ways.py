@@ -32,10 +32,7 @@ PARTS = ("vision", "layers", "head", "rest")
 
 @dataclass(frozen=True)
 class ReadingCase:
-    """One measurement; fields as in :class:`flmm.benchmarks.harness.BenchmarkSettings`.
-
-    ``image_tokens`` are about so many, ``expressions`` of four words each.
-    """
+    """One measurement; fields as in :class:`flmm.benchmarks.harness.BenchmarkSettings`."""
 
     way: str
     model: str
@@ -133,9 +130,8 @@ def read_with_eager(
 ) -> Tensor:
     """F-LMM's way: the whole model with eager attention, every S x S matrix and all logits kept.
 
-    ``spans`` count tokens behind the prefix. Gives float32 ``[P, L*A, h, w]``.
-
-    Source: F-LMM flmm/models/frozen_llava.py, ``_forward``.
+    ``spans`` count tokens behind the prefix. Gives float32 ``[P, L*A, h, w]``. Source: F-LMM
+    flmm/models/frozen_llava.py, ``_forward``.
     """
     output = reader.model(
         **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
@@ -151,9 +147,9 @@ def read_with_eager(
 def measure_parts(reader: FrozenVLM, call: Callable[[], Any]) -> dict[str, float]:
     """Seconds of one call by part of the reader, told by hooks on the real modules.
 
-    A run of its own: hooks that wait for the device would cost the timed runs a little.
-    ``"vision"`` is the vision tower with its projection, ``"layers"`` all layers of the language
-    model (for phrases, the merging of their rows included), ``"rest"`` everything between them.
+    A run of its own, because hooks that wait for the device cost a little. ``"vision"`` is the
+    vision tower with its projection, ``"layers"`` all layers of the language model (with the
+    merging of the phrases' rows), ``"rest"`` everything between them.
     """
     model, decoder = reader.model, reader.model.get_decoder()
     modules = {

@@ -1,8 +1,7 @@
 """A whole experiment at full size without weights: does everything run, how long, in how much?
 
-In: a published size, a refiner. Out: the reader's folder and a config, on which the ordinary tools
-run, each in a process of its own: check, train, evaluate, export, demo; seconds and peak memory of
-each, printed and in ``rehearsal.json``. Weights are random: masks and figures mean nothing.
+The ordinary tools run, each in a process of its own: check, train, evaluate, export, demo. Out:
+seconds and peak memory of each. Weights are random: masks and figures mean nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +19,7 @@ import torch
 
 from flmm.benchmarks.harness import Row, check_device, describe_machine, run_apart, write_rows
 from flmm.meters import read_peak_bytes
-from flmm.readers.published_sizes import (
-    REHEARSED,
-    find_image_processor,
-    write_published_model,
-)
+from flmm.readers.published_sizes import REHEARSED, find_image_processor, write_published_model
 from flmm.registry import MODELS
 from flmm.toy.shape_files import write_dataset
 
@@ -95,11 +90,6 @@ class RehearsalSettings:
         processor: folder or hub id of the reader's own; ``None``: made around the toy's tokenizer.
         steps: of the training.
         device: "cpu", or "cuda" for the first GPU.
-        dtype: of the reader.
-        out: folder of everything.
-
-    Raises:
-        ValueError: a value is impossible, or the device is not there.
     """
 
     reader: str = REHEARSED
@@ -124,12 +114,10 @@ class RehearsalSettings:
 def rehearse(settings: RehearsalSettings, tools: Path) -> list[Row]:
     """Run every stage with the tools in a folder, print what it is and what it took.
 
-    Returns:
-        per stage ``seconds`` and ``peak_gb`` (on a GPU its memory, else the process's).
+    Per stage ``seconds`` and ``peak_gb`` (on a GPU its memory, else the process's).
 
     Raises:
         RuntimeError: a stage failed; what its tool said.
-        MemoryError: there was too little memory.
     """
     out = Path(settings.out).absolute()
     config, folder = write_experiment(settings, out, tools.absolute().parent)
@@ -197,11 +185,7 @@ def list_commands(
 
 
 def run_tool_file(tool: str, arguments: Sequence[str], device: str) -> tuple[float, int | None]:
-    """Run a tool as its command line does; gives its seconds and the process's peak bytes.
-
-    Raises:
-        RuntimeError: the tool ended with an error.
-    """
+    """Run a tool as its command line does; gives its seconds and the process's peak bytes."""
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     sys.argv = [tool, *arguments]

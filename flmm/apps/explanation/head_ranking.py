@@ -1,7 +1,7 @@
 """Which heads of a frozen reader point best, on a labelled set.
 
 Memory does not grow with the set: sums per head are kept. For a phrase with the true mask M, which
-covers ``c[i, j]`` of each grid cell, and a head that puts the weight ``m[i, j]`` on cell ``(i, j)``:
+covers ``c[i, j]`` of each cell, and a head that puts the weight ``m[i, j]`` on cell ``(i, j)``:
 
 - **inside share**: ``sum(m * c) / sum(m)``, mean over phrases. A head that looks everywhere alike
   has the mask's share of the picture.
@@ -51,8 +51,7 @@ class HeadRanking:
     Attributes:
         reader: which reader, in words.
         measure: what they are ranked by, ``"inside_share"`` or ``"hit_rate"``.
-        phrases: how many were counted.
-        skipped: phrases that were not: their record is bad, or their mask is empty.
+        skipped: phrases that were not counted: their record is bad, or their mask is empty.
         chance: both figures of attention that is the same everywhere (for the hit rate: of a
             cell drawn at random).
     """

@@ -1,8 +1,6 @@
 """One question about one picture: name the object, point at it, look again, answer.
 
-In: an inferencer, a picture, a question. Out: the reader's own greedy answer and, on the way to
-it, what it named, where that is and which part of the picture it was shown again. Everything is
-one conversation: the whole picture is read once, then the part.
+Everything is one conversation: the whole picture is read once, then the part.
 
 Source: F-LMM (arXiv 2406.05821), flmm/models/frozen_deepseek_vl.py, ``visual_cot_v1``, ``_v2`` and
 ``_v3``. As there, the reader answers without its own naming before its eyes, so that v1, v2 and
@@ -41,8 +39,7 @@ class VisualCotAnswer:
 
     Attributes:
         thought: the object that the reader named (v1), else empty.
-        box_xyxy: the part of the picture that it looked at last, in pixels; the whole picture in
-            v3 and where nothing could be pointed at.
+        box_xyxy: what was looked at last, in pixels; all of the picture without a mask.
         pointed_box_xyxy: the tight box of the mask; ``None`` where there is none.
         mask: bool ``[H, W]`` of what was pointed at, or ``None``.
         score: mean foreground probability inside the mask, in [0, 1]; 0 without one.
@@ -68,7 +65,6 @@ class VisualCot:
     """Answers questions about pictures in one of F-LMM's three ways.
 
     Args:
-        inferencer: the model.
         version: "v1": name the relevant object, point at the name; "v2": point with the whole
             question; both look again at what they point at. "v3": the plain answer.
     """
@@ -169,8 +165,7 @@ def compute_crop_box(
     """The part of a picture around a box, which it always contains; whole pixels.
 
     Args:
-        box_xyxy: right and bottom exclusive, within the picture.
-        image_size: (H, W).
+        box_xyxy: right and bottom exclusive, within the picture of ``image_size`` (H, W).
         scale: sides of the part over sides of the box, about its centre; at least 1.
         min_side: the least side, as far as the picture has it.
 
