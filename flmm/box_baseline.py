@@ -103,5 +103,4 @@ class BoxBaseline(nn.Module):
 
 
 def _build(module: Any) -> Any:
-    """A ready module as it is, a config built."""
     return module if isinstance(module, nn.Module) else MODELS.build(module)

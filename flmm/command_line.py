@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
@@ -19,13 +19,7 @@ USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError)
 class _OverrideAction(argparse.Action):
     """mmengine's ``DictAction``, imported when an override is given."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         from mmengine.config import DictAction
 
         for text in values or ():

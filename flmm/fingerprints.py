@@ -155,10 +155,8 @@ def _sample_file(path: Path) -> Iterator[tuple[str, str, list[int], str]]:
 
 
 def fingerprint_reader(reader: Any) -> tuple[dict[str, Any], int]:
-    """All that a reader's maps and text features depend on, but picture and text.
-
-    Returns:
-        a JSON-able description, weights as a digest; and how many bytes were hashed.
+    """A JSON-able description of all that a reader's maps and text features depend on, but picture
+    and text; weights as a digest. And how many bytes were hashed.
     """
     model = reader.model
     weights, size = hash_tensors([*model.named_parameters(), *model.named_buffers()])

@@ -38,11 +38,7 @@ class MissingOps(ModuleType):
 
 
 def install() -> None:
-    """Make ``import mmdet`` possible; does nothing where mmcv's operators are compiled in.
-
-    Raises:
-        ImportError: neither mmcv nor mmcv-lite is installed.
-    """
+    """Make ``import mmdet`` possible; does nothing where mmcv's operators are compiled in."""
     if OPS_MODULE in sys.modules:
         return
     if importlib.util.find_spec("mmcv") is None:
@@ -60,10 +56,6 @@ def build_loss(cfg: dict[str, Any] | nn.Module) -> nn.Module:
     Args:
         cfg: a config dict whose ``type`` is the name of one of mmdet's losses, with or without
             its scope (``"mmdet.DiceLoss"``, ``"DiceLoss"``), or a class; or a ready module.
-
-    Raises:
-        TypeError: ``cfg`` is no dict with a ``type`` and no module, or its arguments do not fit.
-        ValueError: mmdet has no loss of that name.
     """
     if isinstance(cfg, nn.Module):
         return cfg

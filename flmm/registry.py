@@ -12,21 +12,20 @@ from mmengine import registry as mmengine
 from mmengine.registry import Registry, build_from_cfg
 
 
-def _build_child(name: str, parent: Registry, *modules: str) -> Registry:
-    locations = [f"flmm.{module}" for module in modules]
+def _build_child(name: str, parent: Registry, modules: str) -> Registry:
+    locations = [f"flmm.{module}" for module in modules.split()]
     return Registry(name, parent=parent, scope="flmm", locations=locations)
 
 
-MODELS = _build_child(
-    *("model", mmengine.MODELS),
-    *("readers", "masks", "selectors", "grounder", "box_baseline"),
-)
-DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco", "data.png", "data.sampler")
-TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms", "data.panoptic")
+MODELS = _build_child("model", mmengine.MODELS, "readers masks selectors grounder box_baseline")
+DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco data.png data.sampler")
+TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms data.panoptic")
 METRICS = _build_child("metric", mmengine.METRICS, "evaluation.grounding_metrics")
 HOOKS = _build_child(
-    *("hook", mmengine.HOOKS, "training.checkpoint_hook", "training.example_images"),
-    *("training.feature_caching", "training.skipped_records"),
+    "hook",
+    mmengine.HOOKS,
+    "training.checkpoint_hook training.example_images training.feature_caching "
+    "training.skipped_records",
 )
 
 

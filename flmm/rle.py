@@ -23,10 +23,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     from pycocotools import mask as coco_mask
 
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {
-        "size": [int(side) for side in rle["size"]],
-        "counts": rle["counts"].decode("ascii"),
-    }
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def decode_mask(rle: Any, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -24,11 +23,9 @@ def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Any]) 
         f"  missing: {key} {list(expected[key].shape)}" for key in expected if key not in given
     ]
     lines += [f"  unexpected: {key}" for key in given if key not in expected]
-    for key in expected:
-        if key in given:
-            difference = _describe_difference(key, expected[key], given[key])
-            lines += [f"  {difference}"] if difference else []
-    return lines
+    both = [key for key in expected if key in given]
+    differences = (_describe_difference(key, expected[key], given[key]) for key in both)
+    return lines + [f"  {difference}" for difference in differences if difference]
 
 
 def _describe_difference(key: str, expected: Tensor, given: Any) -> str | None:
@@ -46,17 +43,12 @@ def _describe_difference(key: str, expected: Tensor, given: Any) -> str | None:
 
 def find_not_finite(weights: Mapping[str, Tensor]) -> str | None:
     """The first name whose tensor holds NaN or infinity; ``None``: all are finite."""
-    for key, value in weights.items():
-        if torch.is_floating_point(value) and not bool(value.isfinite().all()):
-            return key
-    return None
+    floats = ((key, value) for key, value in weights.items() if value.is_floating_point())
+    return next((key for key, value in floats if not bool(value.isfinite().all())), None)
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Refuse (ValueError) NaN and infinity: NaN is below every threshold, an empty mask.
-
-    ``what`` the values are is for the message.
-    """
+    """Refuse (ValueError) NaN and infinity: NaN is below every threshold, an empty mask."""
     if not bool(values.isfinite().all()):
         raise ValueError(
             f"{what} holds NaN or infinite values: weights are damaged, or a dtype is too narrow "

@@ -59,12 +59,7 @@ def list_top_level_keys() -> set[str]:
 
 
 def check_config(config: Config) -> None:
-    """Refuse a config that says what nobody reads.
-
-    Raises:
-        ValueError: a dict has a key that its class does not take, a value is of a kind that it
-            does not take, or a variable that nothing reads looks like a key.
-    """
+    """Refuse (ValueError) a config with a setting that nobody reads, or a value of a wrong kind."""
     known, modules = list_top_level_keys(), _list_custom_modules(config)
     for name in config:
         if name in known:
@@ -79,12 +74,7 @@ def check_config(config: Config) -> None:
 
 
 def check_overrides(config: Config, options: Mapping[str, Any]) -> None:
-    """Refuse overrides that change nothing, before they are merged.
-
-    Raises:
-        ValueError: a key is not known, is a variable that the file has read already, or would
-            replace a dict by a value of another kind.
-    """
+    """Refuse (ValueError) overrides that change nothing, before they are merged."""
     known, modules = list_top_level_keys(), _list_custom_modules(config)
     for key, value in options.items():
         first, *rest = str(key).split(".")

@@ -63,11 +63,7 @@ def resolve_name(name: str | Path) -> Path | str:
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of a whole config, for training and evaluation; of ``"tiny"`` the toy's.
-
-    Raises:
-        FileNotFoundError, ValueError: see :func:`resolve_name`; or it is a shared head.
-    """
+    """The file of a whole config, for training and evaluation; of ``"tiny"`` the toy's."""
     found = resolve_name(TINY_CONFIG if str(name) == TINY else name)
     if isinstance(found, Path) and found.is_file():
         return found
@@ -129,8 +125,7 @@ def load_config(
         launcher: "none", "pytorch", "slurm" or "mpi".
 
     Raises:
-        FileNotFoundError: there is no such config; the message has the nearest names.
-        ValueError: a setting is not known; see :mod:`flmm.config.checks`.
+        FileNotFoundError, ValueError: there is no such config, or a setting is not known.
     """
     path = find_config(path)
     config = Config.fromfile(path, import_custom_modules=False)
@@ -158,7 +153,6 @@ def override(config: Config, cfg_options: Mapping[str, Any] | None) -> None:
 
 
 def _walk(node: Any) -> Iterator[Any]:
-    """Every dict in a config, however deep it lies."""
     if isinstance(node, dict):
         yield node
         node = list(node.values())

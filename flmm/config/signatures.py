@@ -155,7 +155,6 @@ def _read_class(path: Path, name: str, modules: tuple[str, ...], is_base: bool) 
 
 
 def _hands_keywords_on(constructor: ast.FunctionDef) -> bool:
-    """Whether ``**kwargs`` goes to the constructor of a base."""
     return any(
         isinstance(node, ast.Call)
         and getattr(node.func, "attr", None) == "__init__"

@@ -160,7 +160,6 @@ def _open(address: str, limits: FetchLimits) -> Any:
 
 
 def _receive(response: Any, address: str, limits: FetchLimits, is_over: threading.Event) -> bytes:
-    """The body of an answer, whole and of bounded size."""
     with response:
         headers: Message = response.headers
         _check_type(headers.get_content_type() if "Content-Type" in headers else "", address)

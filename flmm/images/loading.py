@@ -100,7 +100,6 @@ def is_address(source: Any) -> bool:
 
 
 def _describe(source: Any) -> str:
-    """How messages call a source."""
     if isinstance(source, (str, os.PathLike)):
         return f"image {os.fspath(source)}"
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -141,7 +140,6 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _explain(name: str, error: Exception) -> ValueError:
-    """One sentence for whatever Pillow raised about a picture."""
     if isinstance(error, Image.DecompressionBombError):
         return TooManyPixelsError(
             f"{name} has too many pixels: shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it "
@@ -180,7 +178,6 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    """A new picture in RGB that carries nothing but its pixels."""
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(convert_values(np.asarray(image)))
     if image.mode == "La":

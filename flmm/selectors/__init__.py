@@ -5,11 +5,7 @@ In: an answer (text, tokens, what was thought). Out: character ranges. Knows no 
 
 from flmm.selectors.base import Answer, PhraseSelector, parse_brackets
 from flmm.selectors.building import SELECTORS, NounChunkSelector, build_selector
-from flmm.selectors.keywords import (
-    KeywordSelector,
-    compute_keyword_figures,
-    keep_hidden_states,
-)
+from flmm.selectors.keywords import KeywordSelector, compute_keyword_figures, keep_hidden_states
 from flmm.selectors.reader import ReaderSelector
 
 __all__ = [

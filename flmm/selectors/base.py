@@ -81,14 +81,12 @@ def parse_brackets(text: str) -> tuple[str, list[Span]]:
     r"""Take the brackets out of a text: ``is [the red cup] left of [the plate]?``
 
     Brackets may nest (``[the lid of [the pot]]``); ``\[`` and ``\]`` stand for the signs
-    themselves, every other backslash for itself.
+    themselves, every other backslash for itself. One that is not closed, not opened, or holds no
+    visible character raises ValueError.
 
     Returns:
         the text without them, and per pair the half-open character range of the words in it, blanks
         at its borders left out, in the order of their beginnings.
-
-    Raises:
-        ValueError: a bracket is not closed, not opened, or holds no visible character.
     """
     plain: list[str] = []
     opened: list[int] = []  # places in ``spans``

@@ -94,7 +94,6 @@ def build_selector(selector: Any, grounder: Any = None) -> PhraseSelector:
 
     Raises:
         ValueError: no such name or argument, or this model has no trained selector.
-        ImportError: spaCy or its model is not installed.
     """
     if callable(getattr(selector, "select", None)):
         return selector

@@ -105,9 +105,7 @@ def find_keywords(continuation: Continuation) -> tuple[Span, ...] | None:
 
 
 def keep_hidden_states(
-    selector: KeywordSelector | None,
-    seen: PhraseAttention,
-    continuations: Sequence[Continuation],
+    selector: KeywordSelector | None, seen: PhraseAttention, continuations: Sequence[Continuation]
 ) -> PhraseAttention:
     """What was read of one picture, with the hidden states that a selector learns from alone."""
     learns = selector is not None and not selector.is_frozen

@@ -63,7 +63,6 @@ def export_checkpoint(
         config, folder, card, overwrite: see :func:`flmm.sharing.sharing.save_pretrained`.
 
     Raises:
-        OSError: a file does not exist, or the folder holds a head already.
         ValueError: the checkpoint was trained with other settings, or its weights do not fit.
     """
     path = find_checkpoint(checkpoint)
@@ -78,11 +77,7 @@ def export_checkpoint(
 
 
 def find_checkpoint(path: str | Path) -> str:
-    """A checkpoint's path as it is; of a work folder its best checkpoint, else its latest.
-
-    Raises:
-        FileNotFoundError, ValueError: the folder has none, or several best ones.
-    """
+    """A checkpoint's path as it is; of a work folder its only best checkpoint, else its latest."""
     if not Path(path).is_dir():
         return str(path)
     best = sorted(Path(path).glob("best_*.pth"))
@@ -158,7 +153,6 @@ def convert_head(config: Config, checkpoint: str | Path, out: str | Path) -> Pub
     """Write a checkpoint of F-LMM's as one of a config's, ``out`` (``.safetensors`` or ``.pth``).
 
     Raises:
-        FileNotFoundError: a file does not exist.
         ValueError: it is no checkpoint of F-LMM's, or was made for another reader or mask head.
     """
     if Path(out).suffix not in (".safetensors", ".pth"):
@@ -175,11 +169,7 @@ def convert_head(config: Config, checkpoint: str | Path, out: str | Path) -> Pub
 
 
 def read_published(path: str | Path) -> PublishedHead:
-    """Read a checkpoint of F-LMM's, its weights alone.
-
-    Raises:
-        FileNotFoundError, ValueError: it is missing, damaged, or no checkpoint of F-LMM's.
-    """
+    """Read a checkpoint of F-LMM's, its weights alone; any other is refused (ValueError)."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"F-LMM checkpoint {path} does not exist")
     try:

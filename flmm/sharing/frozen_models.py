@@ -26,10 +26,9 @@ _VOLATILE = {"transformers_version", "torch_dtype", "dtype"}
 
 
 def record_model(name: str, revision: str | None = None, has_weights: bool = True) -> dict:
-    """The record of a model.
+    """The record of a model loaded from ``name``: "tiny", a folder, or a hub id.
 
     Args:
-        name: what it was loaded from: "tiny", a folder, or a hub id.
         revision: commit of a hub id; ``None``: what the cache has.
         has_weights: false: they were drawn at random.
     """

@@ -33,8 +33,7 @@ def find_head(folder_or_hub_id: str | Path, revision: str | None = None) -> Path
     """The folder of a head; one of the hub is downloaded, or found in the cache.
 
     Raises:
-        FileNotFoundError: there is no such folder, and it is no hub id.
-        OSError: the hub does not give it; the message says why.
+        OSError: there is no such folder, or the hub does not give it; the message says why.
         ValueError: a revision of a folder.
     """
     folder = Path(folder_or_hub_id).expanduser()
@@ -58,7 +57,6 @@ def find_head(folder_or_hub_id: str | Path, revision: str | None = None) -> Path
 
 
 def _explain(error: Exception, name: str, revision: str | None) -> OSError:
-    """Why the hub does not give a head, and what to do."""
     head = name if revision is None else f"{name} at revision {revision}"
     if isinstance(error, errors.HFValidationError):
         return FileNotFoundError(
@@ -81,11 +79,7 @@ def _explain(error: Exception, name: str, revision: str | None) -> OSError:
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """A head's config.json, checked and with its settings decoded.
-
-    Raises:
-        FileNotFoundError, ValueError: a file is missing, damaged, or names what it may not.
-    """
+    """A head's config.json, checked (ValueError: it is doubtful) and with its settings decoded."""
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _check_file(folder, name)
     path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE

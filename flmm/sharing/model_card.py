@@ -133,9 +133,6 @@ def build_card(
         model: the grounder; ``record`` is its config.json.
         name: of the head, where there is no ``repo_id``.
         config_name: of the training, for the commands.
-
-    Raises:
-        FileNotFoundError, ValueError: a report is missing, none, or of other weights.
     """
     source = options.repo_id or name
     name = source.rpartition("/")[2]
@@ -178,7 +175,6 @@ def read_results(path: str | Path, weights_hash: str, weights: str) -> Results:
     """A report of the evaluation tools on weights of a ``sample_weights_hash``, in that file.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it is no such report, has no figure, or measured something else.
     """
     if not Path(path).is_file():

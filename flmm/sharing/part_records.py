@@ -65,7 +65,7 @@ def choose_reader(record: dict[str, Any], given: str | None = None) -> str:
     """What to load a record's reader from: what is ``given``, else what :func:`find_model` gives.
 
     Raises:
-        OSError: there is none; the message says what to give.
+        FileNotFoundError: there is none; the message says what to give.
         ValueError: the reader has other sizes than the head was trained for.
     """
     name = given or find_model(record)
@@ -106,7 +106,6 @@ def _format_sizes(sizes: dict[str, Any]) -> str:
 
 
 def _read_sizes(config: Any) -> dict[str, Any]:
-    """What a head depends on, of a transformers config."""
     text = config.get_text_config()
     sizes = {
         "model_type": config.model_type,
@@ -122,7 +121,6 @@ def record_refiner(settings: dict[str, Any], refiner: Any) -> dict[str, Any]:
     """The record of a refiner's weights; what names them is taken out of its ``settings``.
 
     Raises:
-        FileNotFoundError: the file is not there any more.
         ValueError: the weights are random, and nobody else could have the same.
     """
     given = {key: settings.pop(key, None) for key in REFINER_SOURCES}
@@ -148,12 +146,7 @@ def record_refiner(settings: dict[str, Any], refiner: Any) -> dict[str, Any]:
 
 
 def check_refiner_record(record: dict[str, Any] | None, sam: dict[str, Any] | None) -> None:
-    """Whether a record of any origin can be used with the settings of a refiner.
-
-    Raises:
-        ValueError: a field is missing, the file is a path that leads elsewhere, or record and
-            settings do not belong together.
-    """
+    """Refuse (ValueError) a record that names no weights, leads elsewhere or is not of ``sam``."""
     if (record is None) != (sam is None):
         raise ValueError("of 'refiner' and 'model.sam' one is missing: they belong together")
     if record is None or sam is None:

@@ -35,8 +35,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 def encode_settings(value: Any, place: str) -> Any:
     """Settings as JSON; a dict that builds a registered class gets all its defaults.
 
-    Args:
-        place: the dotted name of ``value``, for the messages.
+    ``place`` is the dotted name of ``value``, for the messages.
 
     Raises:
         TypeError: it is an object that no JSON can name, such as a ready model.
@@ -116,7 +115,6 @@ def _list_types() -> dict[str, type]:
 
 
 def _complete(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the registered name of their type, and with its defaults."""
     kind, types = settings.get("type"), _list_types()
     if isinstance(kind, str):  # perhaps dotted, as lazy configs write it
         bare = kind.rpartition(".")[2]

@@ -120,9 +120,7 @@ def load_pretrained(
             ``model.sam.checkpoint`` of SAM's weights.
 
     Raises:
-        FileNotFoundError: the head, its reader or its SAM is not there; the message says where it
-            belongs.
-        OSError: the hub does not give it.
+        OSError: the head, its reader or its SAM cannot be had; the message says where it belongs.
         ValueError: a file is damaged or names what it may not; reader or SAM are others; or a
             setting in ``cfg_options`` is not known.
     """
