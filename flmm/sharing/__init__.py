@@ -2,20 +2,11 @@
 
 from flmm.lazy_exports import export_lazily
 
-# Imported when they are asked for.
-__all__ = [
-    "CardOptions",
-    "convert_head",
-    "export_checkpoint",
-    "load_config_or_head",
-    "load_pretrained",
-    "save_pretrained",
-]
-_HOMES = {
-    "CardOptions": "flmm.sharing.model_card",
-    "convert_head": "flmm.sharing.exporting",
-    "export_checkpoint": "flmm.sharing.exporting",
+_NAMES = {
+    "exporting": ("convert_head", "export_checkpoint"),
+    "model_card": ("CardOptions",),
+    "sharing": ("load_config_or_head", "load_pretrained", "save_pretrained"),
 }
-__getattr__ = export_lazily(
-    "flmm.sharing", {name: _HOMES.get(name, "flmm.sharing.sharing") for name in __all__}
-)
+_HOMES = {name: f"flmm.sharing.{home}" for home, names in _NAMES.items() for name in names}
+__all__ = list(_HOMES)
+__getattr__ = export_lazily(__name__, _HOMES)
