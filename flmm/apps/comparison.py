@@ -53,6 +53,10 @@ def compare_runs(
         runs: of each run a file that ``--save-predictions`` wrote, or a folder that holds them.
         names: what tables and pictures call them.
         show: pictures per split, of either direction.
+
+    Raises:
+        FileNotFoundError: a run has no predictions.
+        ValueError: the runs have no split of the config in common, or a file is broken.
     """
     init_default_scope("flmm")
     known = _list_splits(config)

@@ -102,12 +102,11 @@ def generate(reader: FrozenVLM, inputs: dict[str, Tensor], new_tokens: int) -> l
 
 
 def measure_growth(reader: FrozenVLM, image: np.ndarray, turns: int) -> Row:
-    """Memory of a conversation of short questions that goes on until the context is full.
+    """Memory of a conversation of so many turns that fills the context.
 
-    Answers are as long as fills it with so many ``turns``. ``bytes_per_token``, by which memory
-    grew from the second turn on, over ``kv_bytes_per_token``, which the config implies, is
-    ``growth``: 1 where nothing but keys and values is kept. ``peak_mb`` is with what the passes
-    needed for themselves.
+    ``bytes_per_token``, by which memory grew from the second turn on, over ``kv_bytes_per_token``,
+    which the config implies, is ``growth``: 1 where nothing but keys and values is kept.
+    ``peak_mb`` is with what the passes needed for themselves.
     """
     dialogue = reader.converse(image)
     room = find_room(dialogue, turns)
@@ -168,8 +167,7 @@ def compute_kv_bytes(reader: FrozenVLM) -> int:
 def count_held_bytes(device: torch.device) -> int:
     """Bytes of all tensors that are alive, each storage once.
 
-    On a CPU those that Python can reach, because what is resident also shows what the allocator
-    keeps for later.
+    On a CPU those that Python can reach: what is resident shows what the allocator keeps, too.
     """
     gc.collect()
     if device.type == "cuda":

@@ -110,6 +110,9 @@ def rank_heads(
         samples: items of a data set: ``dict(inputs=ImageInput | None, data_samples=
             GroundingSample)`` with ``gt_masks``; read one after the other.
         measure: ``"inside_share"`` or ``"hit_rate"``.
+
+    Raises:
+        ValueError: the measure is unknown, or there is no phrase with a mask.
     """
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")

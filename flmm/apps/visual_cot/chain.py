@@ -83,7 +83,12 @@ class VisualCot:
 
     @torch.inference_mode()
     def __call__(self, image: Any, question: str) -> VisualCotAnswer:
-        """Answer a plain question about a picture as ``GroundingInferencer.chat`` takes it."""
+        """Answer a plain question about a picture as ``GroundingInferencer.chat`` takes it.
+
+        Raises:
+            TypeError, FileNotFoundError, ValueError: the picture cannot be read, the question is
+                blank, or the model's context is full.
+        """
         if not question.strip():
             raise ValueError(f"the question is {question!r}: give at least one word")
         chat = self.inferencer.chat(image, selectors=())

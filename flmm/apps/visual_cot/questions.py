@@ -71,7 +71,9 @@ class QuestionFile:
 def read_question_files(path: str | Path) -> list[QuestionFile]:
     """The question files at a path, by name: one ``.json`` or ``.jsonl`` file, or a folder of them.
 
-    A file that is no list of records is a ValueError.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file is no list of records.
     """
     path = Path(path)
     if not path.exists():
