@@ -19,6 +19,10 @@ from typing import Any
 MOVED = {
     "flmm.atomic_files": "flmm.files",
     "flmm.datasets": "flmm.data",
+    "flmm.datasets.bad_records": "flmm.data.grounding_dataset",
+    "flmm.datasets.narratives": "flmm.data.png",
+    "flmm.datasets.protocols": "flmm.data.samples",
+    "flmm.datasets.shape_lists": "flmm.toy.shape_captions",
     "flmm.engine": "flmm.training",
     "flmm.engine.compiling": "flmm.training.acceleration",
     "flmm.engine.distributed": "flmm.distributed",
@@ -42,7 +46,7 @@ MOVED = {
 # Modules that kept their names: old room and new one.
 for _old, _new, _names in (
     ("flmm", "flmm.apps", "comparison demo explanation visual_cot web"),
-    ("flmm.datasets", "flmm.toy", "shape_captions shape_files shape_lists shape_sentences shapes"),
+    ("flmm.datasets", "flmm.toy", "shape_captions shape_files shape_sentences shapes"),
     ("flmm.datasets", "flmm.data_checks", "check_report data_check"),
     ("flmm.engine", "flmm.checkpoints", "checkpoint checkpoint_files chosen_weights"),
     ("flmm.engine", "flmm.evaluation", "evaluation_options evaluation_report evaluation_runs"),

@@ -10,7 +10,7 @@ Expected: val cIoU 86.2 as before; keyword_recall and keyword_precision above 0.
 """
 
 _base_ = ["./tiny_unet_sam_shapes.py"]
-custom_imports = dict(imports=["flmm.toy.shape_lists"])
+custom_imports = dict(imports=["flmm.toy.shape_captions"])
 
 load_from = "tiny"
 model = dict(keyword_selector=dict(frozen=False))

@@ -2,10 +2,6 @@
 
 pycocotools trusts its input: a coordinate of 1e12 or an outline without end takes all memory. What
 is unsound is refused here, in words; runs are the duty of :mod:`flmm.rle`.
-
-Data in: a ``segmentation`` as it stands in ``instances.json`` (polygons, uncompressed or
-compressed RLE, crowd or not) and the picture's size. Data out: one bool mask in the original
-frame.
 """
 
 from __future__ import annotations
@@ -24,15 +20,12 @@ _MAX_OUTLINE = 2e6  # px; pycocotools keeps five points for each
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The mask of one annotation.
+    """The mask of one annotation, bool ``[H, W]``; all false where no polygon has three points.
 
     Args:
         segmentation: list of polygons ``[[x0, y0, x1, y1, ...], ...]`` (px, original frame), or
             an RLE dict with ``size`` (h, w) and ``counts`` (list, str or bytes).
         height, width: of the picture, px.
-
-    Returns:
-        bool ``[H, W]``; all false where no polygon has three points.
 
     Raises:
         ValueError: see :func:`check_segmentation`.
@@ -49,12 +42,10 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
-    """Whether a segmentation can be decoded; no mask is made here.
+    """Raise a ``ValueError`` where a segmentation cannot be decoded; no mask is made here.
 
-    Raises:
-        ValueError: neither form, coordinates that are no pixel positions, outlines longer than any
-            object's, a mask of more pixels than any picture, or an RLE that is refused (see
-            :func:`flmm.rle.read_runs`).
+    It is neither form, has coordinates that are no pixel positions, outlines longer than any
+    object's, more pixels than any picture, or an RLE that :func:`flmm.rle.read_runs` refuses.
     """
     if isinstance(segmentation, dict):
         read_runs(segmentation, (height, width))

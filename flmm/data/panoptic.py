@@ -1,8 +1,4 @@
-"""COCO panoptic annotations: which segments an image has, and which pixels they cover.
-
-Data in: a panoptic JSON file and PNG files whose colours are segment ids. Data out: plain records
-by image id, and bool masks. What the segments are called in a text is not known here.
-"""
+"""COCO panoptic annotations: which segments an image has, and which pixels they cover."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.grounding_dataset import BadRecordError, MissingFileError
 from flmm.data.refer_files import IMAGE_FIELDS, check_fields, check_records, load_json
 from flmm.images import open_image
 from flmm.registry import TRANSFORMS
@@ -25,11 +21,9 @@ CATEGORY_FIELDS = ("id", "isthing")
 
 
 class PanopticImage(NamedTuple):
-    """One image of a panoptic JSON file.
+    """One image of a panoptic JSON file: its picture, the PNG with its segments, and their ids.
 
     Attributes:
-        file_name, height, width: of the picture; px.
-        panoptic_name: file name of the PNG with the segments.
         is_thing: by segment id, whether its category is a thing (else stuff).
     """
 
@@ -44,7 +38,6 @@ def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
     """The annotated images of a panoptic JSON file, by image id.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it is no JSON, lacks a field, or an annotation names an image or a category
             that is not in it.
     """
@@ -96,13 +89,9 @@ def _build_image(
 
 
 def decode_segment_ids(source: str | bytes) -> np.ndarray:
-    """The segment id of every pixel of a panoptic PNG.
+    """int32 ``[H, W]`` of a panoptic PNG (path or content): each pixel's segment id, 0 for none.
 
-    Args:
-        source: path, or the content of the file.
-
-    Returns:
-        int32 ``[H, W]``: red + 256 green + 65536 blue; 0 where no segment is.
+    An id is red + 256 green + 65536 blue.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -131,16 +120,11 @@ class DecodePanopticMasks:
     """Writes ``gt_masks``: bool tensor ``[P, H, W]``, the union of each phrase's segments.
 
     Reads ``panoptic_path`` and ``segment_ids`` (a list of ids per phrase). A segment that has no
-    pixel adds nothing.
+    pixel adds nothing. A PNG that is missing or does not fit is a :class:`BadRecordError`.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``gt_masks``.
-
-        Raises:
-            MissingFileError: there is no such PNG.
-            BadRecordError: it is unreadable, or not of the picture's size.
-        """
+        """Add ``gt_masks``."""
         path = results["panoptic_path"]
         name = f"panoptic PNG {path} (image_id {results['image_id']})"
         try:

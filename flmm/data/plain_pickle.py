@@ -71,10 +71,7 @@ def read_plain_pickle(content: bytes) -> Any:
     """The value of a pickle of plain containers, strings and numbers (Python 2 or 3).
 
     Python 2 strings are read as UTF-8, and what is none in them as latin-1. An ``OrderedDict``
-    becomes a dict.
-
-    Raises:
-        RefusedPickleError: the pickle is broken or cut off, or holds anything else.
+    becomes a dict. Anything else raises a :class:`RefusedPickleError`.
     """
     try:
         if _find_tuples(content):

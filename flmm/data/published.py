@@ -1,7 +1,7 @@
 """The published data sets: where their files lie, how much is in them, and where to get them.
 
-Folders are F-LMM's. The counts are those of the data sets' own pages (lichengunc/refer), refs and
-sentences of each split; ``tools/check_data.py`` compares them with the files. Nothing is read here.
+Folders are F-LMM's. The counts, refs and sentences of each split, are those of the data sets' own
+pages (lichengunc/refer); ``tools/check_data.py`` compares them with the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class ReferDataset(NamedTuple):
         split_file: ``refs(*).p``.
         splits: name -> published (refs, sentences), in the order in which papers print them;
             ``None`` where no count was published that we could verify.
-        image_folder: of the pictures.
         home: where to get the two files.
     """
 
@@ -45,10 +44,7 @@ class NarrativeSplit(NamedTuple):
     """Files of one split of Panoptic Narrative Grounding, relative to the data root.
 
     Attributes:
-        ann_file: the narratives.
-        panoptic_json: COCO's panoptic annotations.
         panoptic_folders: where the panoptic PNGs may lie; F-LMM's place first.
-        image_folder: of the pictures.
     """
 
     ann_file: str

@@ -1,10 +1,8 @@
 """RefCOCO, RefCOCO+, RefCOCOg and data sets in their file layout, as grounding samples.
 
-Data in: ``instances.json``, ``refs(*).p`` and a folder of images. Data out: one item per image,
-with all its chosen expressions. Based on mmdet's ``RefCocoDataset`` (same arguments); mended:
-refs that share an annotation are kept apart, the order is that of the refs file, every sentence
-can be reached, sentences are drawn anew each epoch, the pickle is read as data, and no
-record disappears without a word.
+Based on mmdet's ``RefCocoDataset`` (same arguments); mended: refs that share an annotation are kept
+apart, the order is that of the refs file, every sentence can be reached, sentences are drawn anew
+each epoch, the pickle is read as data, and no record disappears without a word.
 """
 
 from __future__ import annotations
@@ -17,10 +15,10 @@ import numpy as np
 from mmengine.logging import print_log
 
 from flmm import mmcv_ops
-from flmm.data.grounding_dataset import GroundingDataset, draw_at_most
+from flmm.data.grounding_dataset import GroundingDataset, check_choice, draw_at_most
 from flmm.data.refer_files import load_instances, load_refs, paused_collector
 from flmm.data.refer_records import Expression, JoinedRefs, join_refs
-from flmm.records import Continuation
+from flmm.data.samples import build_continuations
 from flmm.registry import DATASETS
 
 mmcv_ops.install()
@@ -29,9 +27,6 @@ from mmdet.datasets import RefCocoDataset  # noqa: E402  (needs the stand-in abo
 
 # Ours -> mmdet's name for it; both are accepted.
 TEXT_MODES = {"all": "original", "first": "select_first", "random": "random"}
-# F-LMM's ``RefCOCO2PNG`` ends each expression with "." and no space, tokenising them apart.
-# We tokenise the joined text as one, where ".blue" would be one token of Qwen's: hence the space.
-PHRASE_END, PHRASE_GAP = ".", " "
 
 
 @DATASETS.register_module()
@@ -57,7 +52,6 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
     Raises:
         FileNotFoundError: a file is missing; the message names the argument.
         ValueError: a file is not what it should be, or an argument is unknown.
-        BadRecordError: a record cannot be used and ``bad_records`` is "stop".
     """
 
     def __init__(
@@ -74,8 +68,8 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
         **kwargs: Any,
     ) -> None:
         text_mode = {theirs: ours for ours, theirs in TEXT_MODES.items()}.get(text_mode, text_mode)
-        _check_choice("text_mode", text_mode, tuple(TEXT_MODES))
-        _check_choice("phrase_control", phrase_control, (None, "other_object"))
+        check_choice("text_mode", text_mode, tuple(TEXT_MODES))
+        check_choice("phrase_control", phrase_control, (None, "other_object"))
         self.joined = joined
         self.max_expressions = max_expressions
         self.phrase_control = phrase_control
@@ -171,24 +165,6 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
         return False
 
 
-def build_continuations(texts: list[str], joined: bool = False) -> list[Continuation]:
-    """Phrases as continuations of their own, or as one that holds them all.
-
-    Joined: "a. b. c.", each phrase a span without its full stop.
-
-    Source: F-LMM flmm/data/transforms.py, ``RefCOCO2PNG.transform_concat``; there the
-    expressions are tokenised apart and no space follows the full stop.
-    """
-    if not joined:
-        return [Continuation(text) for text in texts]
-    joined_text, spans = "", []
-    for text in texts:
-        joined_text += PHRASE_GAP if joined_text else ""
-        spans.append((len(joined_text), len(joined_text) + len(text)))
-        joined_text += text + PHRASE_END
-    return [Continuation(joined_text, spans=tuple(spans))]
-
-
 def _borrow_phrase(expression: Expression, refs: list[list[Expression]]) -> Expression:
     """A sentence of the next ref (in turn) that means another object than the expression's."""
     index = next(i for i, ref in enumerate(refs) if ref[0].ref_id == expression.ref_id)
@@ -197,8 +173,3 @@ def _borrow_phrase(expression: Expression, refs: list[list[Expression]]) -> Expr
         if ref[0].ann_id != expression.ann_id:
             return ref[position % len(ref)]
     raise ValueError(f"ref {expression.ref_id} has no other object beside it in its image")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is one of {choices}, got {value!r}")

@@ -1,8 +1,6 @@
 """Reads the two files of a RefCOCO-style data set: ``refs(*).p`` and ``instances.json``.
 
-``refs(*).p`` files are pickles from the internet, read by :mod:`flmm.data.plain_pickle`. Data
-in: two paths. Data out: plain records, checked field by field with the checks that narratives and
-panoptic files use too. Which sentences are used is not decided here.
+Records are checked field by field, with the checks that narratives and panoptic files use too.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ def load_plain_pickle(path: str | Path) -> Any:
     """The content of a pickle of plain containers, strings and numbers (Python 2 or 3).
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: see :func:`flmm.data.plain_pickle.read_plain_pickle`.
     """
     try:
@@ -41,16 +38,9 @@ def load_plain_pickle(path: str | Path) -> Any:
 def load_json(
     path: str | Path, argument: str, keep: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file; what cannot be read is called ``argument``, as the data set's is.
 
-    Args:
-        path: of the file.
-        argument: of the data set, which names it.
-        keep: what each object becomes while the file is parsed.
-
-    Raises:
-        FileNotFoundError: there is no such file; the message names ``argument``.
-        ValueError: it is no JSON.
+    ``keep`` says what each object becomes while the file is parsed.
     """
     try:
         with paused_collector():  # no name for the text: it is freed as soon as it is parsed
@@ -72,7 +62,6 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
     """The refs of a ``refs(*).p`` file, in file order, with the fields that flmm reads.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: not a list of refs, a ref or sentence lacks a field, or one list of sentences
             stands for more than the file can hold.
     """
@@ -121,14 +110,10 @@ def load_instances(
 ) -> tuple[dict[int, dict], dict[int, dict]]:
     """Images and annotations of a COCO ``instances.json``, each by its id.
 
-    Args:
-        path: of the file.
-        image_ids, annotation_ids: sets of the wanted ones; None: all. The others are dropped
-            while the file is parsed and never take memory: RefCOCO has 196,771 annotations and
-            refers to 50,000.
+    Those that are not among the wanted ids (None: all) are dropped while the file is parsed and
+    never take memory: RefCOCO has 196,771 annotations and refers to 50,000.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: no JSON, the keys ``images`` and ``annotations`` are missing, or an id stands
             for two different records.
     """
@@ -189,11 +174,7 @@ def check_fields(record: Any, fields: Iterable[str], where: str) -> None:
 def check_records(
     records: Any, fields: Iterable[str], where: str, ids: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """The same records, if they are a list of dicts with these fields, some of which are ids.
-
-    Raises:
-        ValueError: they are not; the message names ``where`` and the field.
-    """
+    """The same records, if they are a list of dicts with these fields, some of which are ids."""
     if not isinstance(records, list):
         raise ValueError(f"{where} is expected in a list, got a {type(records).__name__}")
     for record in records:

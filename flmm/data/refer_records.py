@@ -1,8 +1,6 @@
 """Which refs of a split can be used, and what is wrong with the others.
 
-Data in: refs, images and annotations as :mod:`flmm.data.refer_files` reads them. Data out:
-one record per image with its sound refs, and a list of problems, each with the expressions
-that it costs. Whether a problem stops the run is decided by the data set, not here.
+Whether a problem stops the run is decided by the data set, not here.
 """
 
 from __future__ import annotations
@@ -29,12 +27,9 @@ class Expression(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Why expressions cannot be used.
+    """Why expressions are lost; ``reason`` names the record and what is wrong with it.
 
     Attributes:
-        reason: names the record and what is wrong with it.
-        image_id: of their image.
-        expression_ids: of the expressions that are lost.
         is_blank: the sentence is blank: left out, whatever the data set does with bad records.
     """
 
@@ -76,8 +71,7 @@ def join_refs(
         images, annotations: by id.
         ann_file: what messages call the file of the two.
         img_path: folder of the pictures.
-        first_only: only the first spoken sentence of each ref is wanted; problems of later ones
-            are none.
+        first_only: problems of sentences after the first spoken one are none.
     """
     joined = JoinedRefs()
     first: dict[int, Record] = {}

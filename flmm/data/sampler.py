@@ -1,9 +1,9 @@
 """The order of training: where an epoch goes on, and the word to the data sets which epoch it is.
 
-mmengine tells its samplers when an epoch begins, in epoch-based and in iteration-based loops;
-:class:`EpochSampler` passes that on, so that a data set which draws a sentence per epoch draws
-the same one on every rank, in every worker and after a resume. A resumed training goes on in the
-middle of an epoch without reading the pictures that come before.
+mmengine tells its samplers when an epoch begins; :class:`EpochSampler` passes that on, so that a
+data set which draws a sentence per epoch draws the same one on every rank, in every worker and
+after a resume. A resumed training goes on in the middle of an epoch without reading the pictures
+that come before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class EpochSampler(DefaultSampler):
         self._skipped = samples
 
     def __iter__(self) -> Iterator[int]:
-        """The indices of this process in the present epoch."""
         skipped, self._skipped = self._skipped, 0
         return islice(super().__iter__(), skipped, None)
 

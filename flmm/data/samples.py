@@ -1,12 +1,13 @@
-"""What a record of a data set becomes on its way out: a sample, with or without true masks.
+"""Records of a data set become samples, and samples become what is asked about an image.
 
-Data in: the dict that a data set's ``build_record`` makes and the pipeline fills. Data out: a
-``GroundingSample``. Reading pictures and decoding masks is the pipeline's duty.
+Two readers of one table can only compare figures of the same protocol (how an image's expressions
+are put to the model), so every result names it. Pictures and masks are the pipeline's duty.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flmm.records import Continuation, GroundingSample
 
@@ -23,14 +24,16 @@ META_KEYS = (
 )
 # Of these, lists with one entry per phrase.
 PHRASE_KEYS = ("expression_ids", "ref_ids", "expression_kinds", "expression_groups")
+# F-LMM's ``RefCOCO2PNG`` ends each expression with "." and no space, tokenising them apart.
+# We tokenise the joined text as one, where ".blue" would be one token of Qwen's: hence the space.
+PHRASE_END, PHRASE_GAP = ".", " "
 
 
 def build_sample(record: dict[str, Any]) -> GroundingSample:
     """The sample of a record, without masks.
 
-    Args:
-        record: has ``continuations``, ``height`` and ``width`` (px), and what it knows of
-            ``META_KEYS``.
+    ``record`` has ``continuations``, ``height`` and ``width`` (px), and what it knows of
+    ``META_KEYS``.
     """
     sample = GroundingSample(
         metainfo={key: record[key] for key in META_KEYS if key in record}
@@ -41,14 +44,10 @@ def build_sample(record: dict[str, Any]) -> GroundingSample:
 
 
 def keep_phrases(record: dict[str, Any], kept: list[bool]) -> dict[str, Any]:
-    """The record with some of its phrases only.
+    """The record with those of its phrases whose mark in ``kept`` is true (at least one is).
 
     A phrase that goes loses its span, its ids and its groups. Where it stands in a text with
     other phrases, the text stays as it is: they are read in the same context as before.
-
-    Args:
-        record: has ``continuations`` and lists with one entry per phrase (``PHRASE_KEYS``).
-        kept: one entry per phrase, in output order; at least one is true.
     """
     continuations, position = [], 0
     for item in record["continuations"]:
@@ -63,3 +62,57 @@ def keep_phrases(record: dict[str, Any], kept: list[bool]) -> dict[str, Any]:
         if key in record
     }
     return {**record, "continuations": continuations, **lists}
+
+
+def build_continuations(texts: list[str], joined: bool = False) -> list[Continuation]:
+    """Phrases as continuations of their own, or as one that holds them all.
+
+    Joined: "a. b. c.", each phrase a span without its full stop.
+
+    Source: F-LMM flmm/data/transforms.py, ``RefCOCO2PNG.transform_concat``; there the
+    expressions are tokenised apart and no space follows the full stop.
+    """
+    if not joined:
+        return [Continuation(text) for text in texts]
+    joined_text, spans = "", []
+    for text in texts:
+        joined_text += PHRASE_GAP if joined_text else ""
+        spans.append((len(joined_text), len(joined_text) + len(text)))
+        joined_text += text + PHRASE_END
+    return [Continuation(joined_text, spans=tuple(spans))]
+
+
+class Question(NamedTuple):
+    """Texts to be fed and, for each of their phrases, its row in the sample."""
+
+    continuations: list[Continuation]
+    rows: list[int]
+
+
+Protocol = Callable[[GroundingSample], Question]
+
+
+def ask_as_given(sample: GroundingSample) -> Question:
+    """The data set's own texts.
+
+    Protocol ``standard``: every sentence of every ref, each isolated (LISA, Sa2VA). Protocol
+    ``narrative``: a caption with its noun phrases.
+    """
+    return Question(sample.continuations, list(range(len(sample.phrases))))
+
+
+def ask_first_sentences_joined(sample: GroundingSample) -> Question:
+    """Protocol ``flmm``: the first sentence of each ref, all refs of an image in one text.
+
+    Source: F-LMM scripts/multiprocess_eval_refcoco.py with ``--concat``. Deviation: a ref whose
+    first sentence is blank is asked with its next one.
+    """
+    first = {ref_id: row for row, ref_id in reversed(list(enumerate(sample.ref_ids)))}
+    rows, phrases = sorted(first.values()), sample.phrases
+    return Question(build_continuations([phrases[row] for row in rows], joined=True), rows)
+
+
+REFER_PROTOCOLS: dict[str, Protocol] = {
+    "standard": ask_as_given,
+    "flmm": ask_first_sentences_joined,
+}

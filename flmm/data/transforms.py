@@ -1,9 +1,8 @@
-"""From one record of a data set to what the grounder reads.
+"""From one record of a data set to what the grounder reads: the steps of the standard pipeline.
 
-load the picture -> decode the masks -> encode the picture for the reader -> pack. Data in: the
-dict of a data set's ``build_record``. Data out: ``dict(inputs=ImageInput,
-data_samples=GroundingSample)``. Nothing is augmented: a phrase such as "left dog" forbids flips.
-What makes a record unusable is raised as ``BadRecordError``; the data set decides what follows.
+Load the picture -> decode the masks -> encode the picture for the reader -> pack. Nothing is
+augmented: a phrase such as "left dog" forbids flips. What makes a record unusable is raised as
+``BadRecordError`` and names the image; the data set decides what follows.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.grounding_dataset import BadRecordError, MissingFileError
 from flmm.data.masks import decode_segmentation
 from flmm.data.samples import build_sample, keep_phrases
 from flmm.images import load_image
@@ -35,12 +34,7 @@ class LoadRGBImage:
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``image``.
-
-        Raises:
-            MissingFileError: there is no such file.
-            BadRecordError: not a readable picture, or not of the size its annotation says.
-        """
+        """Add ``image``."""
         path, height, width = results["img_path"], results["height"], results["width"]
         try:
             image = load_image(path, orientation="stored")
@@ -63,11 +57,7 @@ class DecodeMasks:
     """Writes ``gt_masks``: bool tensor ``[P, H, W]``, original frame, in phrase order."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``gt_masks``; a mask that several phrases share is decoded once.
-
-        Raises:
-            BadRecordError: a segmentation cannot be decoded; the message names image and ref.
-        """
+        """Add ``gt_masks``; a mask that several phrases share is decoded once."""
         masks = {}
         for ref_id, segmentation in results["segmentations"].items():
             try:
@@ -89,11 +79,7 @@ class DropEmptyMasks:
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Drop them from ``gt_masks``, ``continuations`` and all lists per phrase.
-
-        Raises:
-            BadRecordError: no phrase is left.
-        """
+        """Drop them from ``gt_masks``, ``continuations`` and all lists per phrase."""
         kept = results["gt_masks"].flatten(1).any(1)
         if kept.all():
             return results
@@ -111,20 +97,15 @@ class DropEmptyMasks:
 class EncodeImage:
     """Writes ``image_input``: the picture as the frozen reader takes it (an ``ImageInput``).
 
-    Args:
-        image_processor: config of a reader's image processor, or a ready one; it has
-            ``encode(image) -> ImageInput``. Built at the first picture, once per worker.
+    ``image_processor`` is the config of a reader's image processor, built at the first picture and
+    once per worker; or a ready one.
     """
 
     def __init__(self, image_processor: dict[str, Any] | Any) -> None:
         self.image_processor = image_processor
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``image_input``.
-
-        Raises:
-            BadRecordError: the processor refuses the picture (too small, too narrow).
-        """
+        """Add ``image_input``."""
         processor = self._get_processor()
         try:
             return {**results, "image_input": processor.encode(results["image"])}

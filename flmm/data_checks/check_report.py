@@ -1,15 +1,24 @@
 """What a check of data says: what was found, what is odd, what is wrong and what to do about it.
 
-Data in: findings, one by one. Data out: lines for people, and the last line that decides. Nothing
-is read here.
+Pictures and masks are read by the very transforms that training uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
+from flmm.data.grounding_dataset import BadRecordError
+from flmm.data.published import IMAGE_HOMES
+from flmm.data.transforms import LoadRGBImage
+
+SAMPLE_SIZE = 200
 _SHOWN = 3
 
 
@@ -25,10 +34,8 @@ class DataReport:
     """Findings on one data set.
 
     Attributes:
-        name: of the data set.
         absent: where to get it, if nothing of it is there.
         use: what cannot be done without it, where that is not all.
-        found: what is there, in lines.
         notes: what is odd and does not hinder a run.
         troubles: what hinders it, the first thing to do first.
     """
@@ -77,3 +84,86 @@ def decide(reports: list[DataReport], root: str) -> tuple[bool, str]:
     names = [f"{item.name} ({item.use})" if item.use else item.name for item in absent]
     line = "ready: " + ", ".join(report.name for report in there)
     return True, line + (f" (absent: {', '.join(names)})" if names else "")
+
+
+class PictureCheck:
+    """Looks for pictures, and opens all of them (``full``) or a sample, the same every time."""
+
+    def __init__(self, full: bool = False) -> None:
+        self.full = full
+        self._load = LoadRGBImage()
+        # Several data sets share COCO's pictures: opened once.
+        self._whole: set[tuple[str, int, int]] = set()
+
+    def find(self, report: DataReport, folder: Path, names: Iterable[str]) -> set[str]:
+        """Report which files of a folder are missing, and give those that are there."""
+        names = set(names)
+        if not folder.is_dir():
+            report.add_trouble(f"there is no folder {folder}", _tell_home(folder))
+            return set()
+        present = set(os.listdir(folder))
+        lacking = names - present
+        missing = sorted(name for name in lacking if not (folder / name).is_file())
+        count = len(names)
+        report.found.append(f"{folder}: {count - len(missing):,} of {count:,} files are there")
+        if missing:
+            nested = folder / folder.name
+            way_out = (
+                f"move the content of {nested} up to {folder}"
+                if (nested / missing[0]).is_file()
+                else _tell_home(folder)
+            )
+            report.add_trouble(f"{len(missing):,} files miss: {shorten(missing)}", way_out)
+        return names.difference(missing)
+
+    def open(
+        self,
+        report: DataReport,
+        indices: Sequence[int],
+        build_record: Callable[[int], dict[str, Any]],
+        decode: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        """Open pictures and decode their masks; report what is broken and which masks are empty.
+
+        ``indices`` are of the records whose pictures are there; ``decode`` adds ``gt_masks``.
+        """
+        chosen = indices
+        if not self.full and len(indices) > SAMPLE_SIZE:
+            chosen = sorted(random.Random(0).sample(indices, SAMPLE_SIZE))
+        broken, empty, masks = [], 0, 0
+        for index in tqdm(chosen, desc=f"{report.name}: pictures", disable=None, leave=False):
+            record = build_record(index)
+            try:
+                self._load_once(record)
+                found = decode(record)["gt_masks"].flatten(1).any(1)
+            except BadRecordError as error:
+                broken.append(str(error))
+                continue
+            masks += len(found)
+            empty += int((~found).sum())
+        kind = "all" if len(chosen) == len(indices) else "a sample; --full opens all"
+        report.found.append(f"{len(chosen):,} pictures opened ({kind}), {masks:,} masks decoded")
+        if empty:
+            report.notes.append(
+                f"{empty:,} of these masks are empty: an evaluation scores them 0, training leaves "
+                "their expressions out"
+            )
+        if broken:
+            report.add_trouble(
+                f"{len(broken):,} of {len(chosen):,} pictures cannot be used: {shorten(broken)}",
+                "get these files anew, or set bad_records='skip' to go on without them",
+            )
+
+    def _load_once(self, record: dict[str, Any]) -> None:
+        key = (record["img_path"], record["height"], record["width"])
+        if key not in self._whole:
+            self._load(record)
+            self._whole.add(key)
+
+
+def _tell_home(folder: Path) -> str:
+    """What to do for a folder's missing files."""
+    home = IMAGE_HOMES.get(folder.name)
+    if home is None:
+        return f"put them into {folder}"
+    return f"unpack {home} so that its files lie in {folder}"

@@ -1,8 +1,4 @@
-"""Is a data root ready, before hours are spent?
-
-Data in: a data root, in F-LMM's layout or a folder with one data set in it. Data out: a report per
-data set, and the line that decides. ``tools/check_data.py`` prints them.
-"""
+"""Is a data root ready, before hours are spent? ``tools/check_data.py`` prints the reports."""
 
 from __future__ import annotations
 
@@ -20,10 +16,8 @@ from flmm.data.published import (
     NarrativeSplit,
     ReferDataset,
 )
-from flmm.data_checks.check_report import DataReport
-from flmm.data_checks.narrative_check import check_narratives
-from flmm.data_checks.picture_check import PictureCheck
-from flmm.data_checks.refer_check import check_refer_dataset
+from flmm.data_checks.check_report import DataReport, PictureCheck
+from flmm.data_checks.layout_checks import check_narratives, check_refer_dataset
 
 
 def check_data_root(

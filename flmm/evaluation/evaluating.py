@@ -21,7 +21,7 @@ from mmengine import dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from flmm.data.protocols import Protocol, Question
+from flmm.data.samples import Protocol, Question
 from flmm.evaluation.journal import Journal
 from flmm.evaluation.scores import ExpressionScore, score_sample
 from flmm.records import Continuation, GroundingSample, ImageInput, SkippedExpression

@@ -21,7 +21,7 @@ from mmengine.registry import init_default_scope
 
 from flmm.checkpoints.checkpoint import load_weights
 from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
-from flmm.data.protocols import REFER_PROTOCOLS, Protocol, ask_as_given
+from flmm.data.samples import REFER_PROTOCOLS, Protocol, ask_as_given
 from flmm.distributed import init_processes
 from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions

@@ -1,11 +1,10 @@
 """Training of the tiny reader: a vision warm-up, then language on isolated referring turns.
 
 Stage "vision" gives the tower what a pretrained ViT brings to a real model: a linear probe per
-merged token names colour, shape and size of what is there. Stage "language" sees text only:
-each picture's prefix is read once and many turns continue it side by side, none seeing another,
-so one picture teaches many phrases. A training-only probe on the first layers' image tokens asks
-for row and column (the tower knows relative places only; without it place words stay at their
-prior for a long time). Both stages run the model's own forward.
+merged token names colour, shape and size of what is there. Stage "language" sees text only: each
+picture's prefix is read once and teaches many turns. A training-only probe on the first layers'
+image tokens asks for row and column (the tower knows relative places only; without it place words
+stay at their prior for a long time).
 """
 
 from __future__ import annotations
@@ -24,10 +23,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from flmm.readers.loading import TINY_FOLDER
-from flmm.toy.packing import PackedBatch, encode_prefixes, pack_turns
-from flmm.toy.scene_pool import GridScenes, draw_scenes
+from flmm.toy.reader_data import (
+    GridScenes,
+    PackedBatch,
+    draw_scenes,
+    encode_prefixes,
+    pack_turns,
+    write_turns,
+)
 from flmm.toy.shapes import COLORS, SHAPES, SIZES, Scene
-from flmm.toy.text import write_turns
 from flmm.toy.training_loop import Progress, set_rate, update
 
 BATCH = 24
@@ -40,8 +44,7 @@ def train_vision(
 ) -> None:
     """Stage "vision": the tower alone, with a linear probe per merged token.
 
-    ``start`` goes on from the result of an earlier vision stage (with a new probe); ``None``
-    begins with random weights.
+    ``start`` is the result of an earlier vision stage; ``None``: random weights.
     """
     torch.manual_seed(seed)
     rng, pool = random.Random(seed), draw_scenes(num_scenes, workers)
@@ -130,9 +133,8 @@ class PlaceProbe(nn.Module):
     def forward(self, states: Tensor, positions: Tensor) -> tuple[Tensor, float]:
         """Cross-entropy of row and column, and their mean accuracy.
 
-        Args:
-            states: ``[N, D]``, of image tokens.
-            positions: int ``[3, N]``, M-RoPE: time (the same for a whole picture), row, column.
+        ``states`` are ``[N, D]`` of image tokens, ``positions`` int ``[3, N]``, M-RoPE: time (the
+        same for a whole picture), row, column.
         """
         logits = self.linear(F.rms_norm(states.float(), states.shape[-1:]))
         pairs = list(zip(logits.split(16, 1), positions[1:] - positions[0]))

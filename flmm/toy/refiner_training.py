@@ -1,7 +1,6 @@
 """Training of the tiny SAM: any shape, prompted by its jittered box and a blurred mask.
 
-The stand-in for SAM's own pre-training: no words, no reader, only "cut out what is prompted".
-Mask head and mask decoder then learn together under ``tools/train.py``, as with the real SAM.
+The stand-in for SAM's own pre-training; with the mask head it learns under ``tools/train.py``.
 """
 
 from __future__ import annotations
@@ -76,11 +75,8 @@ def _draw_block(job: tuple[str, int]) -> list[PromptScene]:
 def sample_batch(
     scenes: list[PromptScene], rng: random.Random
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch of scenes.
-
-    Returns:
-        pixels uint8 ``[B, 3, 256, 256]``, inside bool ``[B, 256, 256]`` (not padding),
-        masks float ``[N, 64, 64]`` in [0, 1] and their image index ``[N]``, ascending.
+    """A batch of scenes: pixels uint8 ``[B, 3, 256, 256]``, inside bool ``[B, 256, 256]`` (not
+    padding), masks float ``[N, 64, 64]`` in [0, 1] and their image index ``[N]``, ascending.
     """
     pixels, masks, owners = [], [], []
     inside = torch.zeros(BATCH, FRAME_PX, FRAME_PX, dtype=torch.bool)
@@ -94,7 +90,7 @@ def sample_batch(
 
 
 def build_prompts(masks: Tensor, rng: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a mask head might say of ``masks [N, 64, 64]``: box, logits, and which are given.
+    """What a mask head might say of ``masks [N, 64, 64]``.
 
     Returns:
         boxes ``[N, 4]`` in frame pixels, mask logits ``[N, 1, 64, 64]``, and two bool ``[N]``:

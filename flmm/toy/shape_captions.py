@@ -1,8 +1,7 @@
-"""Captions of synthetic scenes, in the layout of Panoptic Narrative Grounding.
+"""Captions of synthetic scenes: noun phrases, each true of exactly its segments, and object lists.
 
-In: a scene. Out: one caption that names single objects, groups of alike ones and the background,
-each noun phrase true of exactly its segments; and the records that ``png_coco_*.json`` and COCO's
-panoptic files are made of. It draws nothing and writes no file.
+Out: the records that ``png_coco_*.json`` and COCO's panoptic files are made of, and a data set of
+lists in the words that the tiny reader writes.
 """
 
 from __future__ import annotations
@@ -12,10 +11,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
 
-from flmm.records import Span
+from flmm.records import Continuation, Span
+from flmm.registry import DATASETS
 from flmm.toy.shape_sentences import draw_sentence
-from flmm.toy.shapes import SHAPES, Scene, compute_box_xywh
+from flmm.toy.shapes import SHAPES, Scene, compute_box_xywh, render_scene
 
 BACKGROUND = "background"
 SHAPE_CATEGORIES = [
@@ -38,10 +40,9 @@ _GROUPINGS: tuple[tuple[str, ...], ...] = (
 
 
 class Mention(NamedTuple):
-    """A noun phrase, what follows it, and the segments it means.
+    """A noun phrase, without article, and the segments it means.
 
     Attributes:
-        phrase: without article.
         place: words on where it is, "" for none; they are no part of the phrase.
         segments: places of objects in the scene; the background's is the one after the last.
     """
@@ -62,8 +63,8 @@ class Caption(NamedTuple):
 def write_caption(rng: random.Random, scene: Scene) -> Caption:
     """A caption such as "The blue squares, the big red circle top left on the background.".
 
-    Groups of alike objects are named together, half of the time; an object that is told from
-    the others by no word at all is not mentioned alone.
+    Groups of alike objects are named together half of the time; an object that no word tells from
+    the others is not mentioned alone.
     """
     mentions = _list_groups(rng, scene)
     named = {index for mention in mentions for index in mention.segments}
@@ -110,12 +111,7 @@ def _list_singles(rng: random.Random, scene: Scene, named: set[int]) -> list[Men
 
 
 def build_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The panoptic segments of a scene.
-
-    Returns:
-        int32 ``[H, W]`` ids, and COCO's ``segments_info`` in the order of the objects, the
-        background last.
-    """
+    """int32 ``[H, W]`` ids, and COCO's ``segments_info``: objects in order, background last."""
     masks = [item.mask for item in scene.objects]
     masks.append(~np.any(masks, axis=0))
     categories = [SHAPES.index(item.shape) + 1 for item in scene.objects] + [len(SHAPES) + 1]
@@ -155,3 +151,65 @@ def _build_utterance(text: str, segment_ids: Sequence[str] = ()) -> dict[str, An
 def _get_segment_id(index: int) -> int:
     """Segment k has the colour (3k, 2k, k): all three channels of a panoptic PNG are in use."""
     return (index + 1) * (3 + 256 * 2 + 65536)
+
+
+def write_list(rng: random.Random, scene: Scene) -> tuple[str, tuple[Span, ...], list[int]]:
+    """Every object once, in random order: "a big red circle top left, a white star middle center.".
+
+    Returns:
+        the text; per object named the characters of its name, without article and place; and which
+        object of the scene it is.
+    """
+    order = list(range(len(scene.objects)))
+    rng.shuffle(order)
+    text, spans = "", []
+    for index in order:
+        item = scene.objects[index]
+        size = ["size"] if rng.random() < 0.6 else []
+        name = item.name(*size, "color", "shape")
+        text += ", a " if text else "a "
+        spans.append((len(text), len(text) + len(name)))
+        text += f"{name} {' '.join(item.place(scene.image_size))}"
+    return f"{text}.", tuple(spans), order
+
+
+@DATASETS.register_module()
+class ShapeListDataset(BaseDataset):
+    """One item per drawn scene, the same ones in every epoch: its list, and a mask for each name.
+
+    Scenes of two seeds have nothing in common. ``**kwargs`` are mmengine's ``BaseDataset``'s.
+    """
+
+    def __init__(
+        self, num_scenes: int, seed: int, image_processor: dict[str, Any], **kwargs: Any
+    ) -> None:
+        self.num_scenes = num_scenes
+        self.seed = seed
+        pipeline = [
+            dict(type="flmm.EncodeImage", image_processor=image_processor),
+            dict(type="flmm.PackGroundingInputs"),
+        ]
+        super().__init__(pipeline=pipeline, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """The numbers of the scenes."""
+        return [{"image_id": index} for index in range(self.num_scenes)]
+
+    def prepare_data(self, idx: int) -> dict[str, Any]:
+        """Draw a scene and pack it."""
+        image_id = self.get_data_info(idx)["image_id"]
+        rng = random.Random(f"flmm shape list {self.seed} {image_id}")
+        scene = render_scene(rng)
+        text, spans, objects = write_list(rng, scene)
+        masks = np.stack([scene.objects[index].mask for index in objects])
+        record = {
+            "image_id": image_id,
+            "img_path": f"scene {image_id} of seed {self.seed}",
+            "height": scene.image_size[0],
+            "width": scene.image_size[1],
+            "image": scene.image,
+            "continuations": [Continuation(text, spans)],
+            "gt_masks": torch.from_numpy(masks),
+            "expression_ids": [f"{image_id}:{place}" for place in range(len(spans))],
+        }
+        return self.pipeline(record)

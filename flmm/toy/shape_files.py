@@ -1,8 +1,8 @@
 """Synthetic scenes as a folder that any RefCOCO reader and any PNG reader opens.
 
-In: a number of images and a seed. Out: ``images/*.png``; ``instances.json`` and ``refs(unc).p``
-with train, val, testA and testB; per split captions (``png_<split>.json``) with COCO's panoptic
-files (``panoptic_<split>.json``, ``panoptic_<split>/*.png``). A template for data of one's own.
+``images/*.png``; ``instances.json`` and ``refs(unc).p`` with train, val, testA and testB; per split
+captions (``png_<split>.json``) with COCO's panoptic files (``panoptic_<split>.json``,
+``panoptic_<split>/*.png``). A template for data of one's own.
 """
 
 from __future__ import annotations
@@ -46,20 +46,11 @@ SPLIT_FRACTIONS = {"val": 0.05, "testA": 0.05, "testB": 0.05}
 def write_dataset(
     folder: str | Path, num_images: int, seed: int, workers: int = 1, min_objects: int = 1
 ) -> dict[str, int]:
-    """Write scenes, their refs and their captions.
+    """Write scenes, their refs and their captions; the number of refs per split.
 
-    The same arguments give the same bytes, whatever ``workers`` is. Every image belongs to one
-    split. Masks are stored as polygons where those rasterise to the exact pixels, else as RLE.
-
-    Args:
-        folder: made if missing; must not hold an ``instances.json`` already.
-        num_images: number of scenes; at least 1.
-        seed: scenes of two seeds have nothing in common.
-        workers: processes that draw.
-        min_objects: objects of a scene, at least; 1 to ``MAX_OBJECTS``.
-
-    Returns:
-        number of refs per split.
+    The same arguments give the same bytes, whatever ``workers`` (processes) is; scenes of two seeds
+    have nothing in common. Every image belongs to one split and has ``min_objects`` to
+    ``MAX_OBJECTS`` objects. Masks are polygons where those rasterise to the exact pixels, else RLE.
 
     Raises:
         ValueError: ``num_images`` is below 1, or ``min_objects`` out of its range.
@@ -90,14 +81,10 @@ def write_dataset(
 def compute_floor(folder: str | Path) -> dict[str, tuple[float, float]]:
     """What marking every object of a picture scores, whatever the sentence says.
 
-    A reader that listens must be far above it.
-
-    Args:
-        folder: as :func:`write_dataset` wrote it.
+    A reader that listens must be far above it. Visible masks do not overlap, so areas tell it.
 
     Returns:
-        (cIoU, mIoU) in [0, 1] per split, over all sentences. Visible masks do not overlap, so
-        areas tell both.
+        (cIoU, mIoU) in [0, 1] per split of a folder of :func:`write_dataset`, over all sentences.
     """
     annotations = json.loads((Path(folder) / "instances.json").read_text())["annotations"]
     area = {item["id"]: item["area"] for item in annotations}
@@ -204,8 +191,7 @@ def _pick_split(index: int, num_images: int) -> str:
 def _write_refs(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """``instances.json`` and ``refs(unc).p`` with consecutive ids, as in RefCOCO; the refs.
 
-    Texts are interned: a pickle tells two equal texts from one that stands in two places, and those
-    that come from other processes are never one.
+    Texts are interned: a pickle tells two equal texts from one that stands in two places.
     """
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []

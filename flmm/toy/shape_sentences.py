@@ -1,8 +1,4 @@
-"""Referring sentences for synthetic scenes, each true of one object only.
-
-In: a scene. Out: sentences by kind (attributes, places, superlatives), and samples for
-demonstrations. It draws nothing and writes no file.
-"""
+"""Referring sentences for synthetic scenes, each true of one object only."""
 
 from __future__ import annotations
 
@@ -70,9 +66,9 @@ def pick_sentences(
 
 
 def render_samples(count: int, seed: int) -> list[Sample]:
-    """Pictures with one phrase per object and its true mask, for demonstrations.
+    """Pictures with one phrase per object and its true mask; kinds of phrases vary.
 
-    The kinds of phrases vary from object to object; the same arguments give the same samples.
+    The same arguments give the same samples.
     """
     samples = []
     for index in range(count):

@@ -1,8 +1,4 @@
-"""Synthetic scenes: 1 to 6 coloured shapes whose exact masks are known.
-
-In: a source of randomness. Out: a picture, and per object its words and the mask of its visible
-pixels. Sentences are written by ``shape_sentences``, files by ``shape_files``.
-"""
+"""Synthetic scenes: 1 to 6 coloured shapes whose exact masks are known."""
 
 from __future__ import annotations
 
@@ -42,15 +38,13 @@ _SIDE_PX = (200, 400)
 
 @dataclass
 class ShapeObject:
-    """One drawn object.
+    """One drawn object; lengths are in pixels.
 
     Attributes:
-        shape, color, size: its words.
-        center_xy: centre in pixels.
-        radius: circumscribed radius in pixels.
-        angle: rotation in radians.
+        radius: of the circumscribed circle.
+        angle: in radians.
         tone: RGB of its fill.
-        stroke: width of its outline in pixels; 0 for none. The outline belongs to the mask.
+        stroke: width of its outline, which belongs to the mask; 0 for none.
         detail: shape-specific proportion (inner radius of star and ring, arm of a cross).
         mask: bool ``[H, W]``, its visible pixels.
     """
@@ -92,12 +86,9 @@ class Scene:
 
 
 def render_scene(rng: random.Random, min_objects: int = 1) -> Scene:
-    """Draw one scene: portrait, square or landscape, sides of 200 to 400 pixels.
+    """Draw a scene of ``min_objects`` to ``MAX_OBJECTS``: any format, sides of 200 to 400 pixels.
 
-    Args:
-        rng: the only source of randomness.
-        min_objects: ``min_objects`` to ``MAX_OBJECTS`` are drawn; a scene without room for the
-            least number is drawn anew.
+    ``rng`` is the only source of randomness; without room for the least number all is drawn anew.
     """
     ground = _draw_ground(rng, *_draw_image_size(rng))
     objects: list[ShapeObject] = []

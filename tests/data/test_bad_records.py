@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.grounding_dataset import BadRecordError, MissingFileError
 from flmm.readers.prompts import PlainTextTokenizer
 from tests.data.conftest import SIZES, make_annotations, make_ref, make_refs
 

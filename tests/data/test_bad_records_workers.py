@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mmengine.dataset import BaseDataset
 from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
-from flmm.data.bad_records import BadRecordError, BadRecordsMixin
+from flmm.data.grounding_dataset import BadRecordError, GroundingDataset
 
 
 def refuse_odd(record: dict[str, Any]) -> int:
@@ -18,7 +17,7 @@ def refuse_odd(record: dict[str, Any]) -> int:
     return record["number"]
 
 
-class EvenNumbers(BadRecordsMixin, BaseDataset):
+class EvenNumbers(GroundingDataset):
     """Six numbers, of which the odd ones cannot be used."""
 
     def load_data_list(self) -> list[dict[str, Any]]:

@@ -15,10 +15,15 @@ from PIL import Image
 
 from flmm.data.published import ReferDataset
 from flmm.data.refer_files import load_refs
-from flmm.data_checks.check_report import DataReport, decide, format_report
+from flmm.data_checks.check_report import (
+    SAMPLE_SIZE,
+    DataReport,
+    PictureCheck,
+    decide,
+    format_report,
+)
 from flmm.data_checks.data_check import check_data_root
-from flmm.data_checks.picture_check import SAMPLE_SIZE, PictureCheck
-from flmm.data_checks.refer_check import check_refer_dataset
+from flmm.data_checks.layout_checks import check_refer_dataset
 from flmm.toy.shape_files import write_dataset
 from tests.data.conftest import make_annotations, make_refs
 from tests.forks import run_fork

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flmm.data.narratives import find_spans, parse_narrative
+from flmm.data.png import find_spans, parse_narrative
 
 
 def cut(caption: str, utterances: list[str]) -> list[str | None]:

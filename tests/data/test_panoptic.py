@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers.image_transforms import rgb_to_id
 
-from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.grounding_dataset import BadRecordError, MissingFileError
 from flmm.data.panoptic import (
     DecodePanopticMasks,
     decode_segment_ids,

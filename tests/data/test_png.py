@@ -14,7 +14,7 @@ from PIL import Image
 from transformers.image_transforms import rgb_to_id
 
 from flmm.config import load_config
-from flmm.data.bad_records import BadRecordError, MissingFileError
+from flmm.data.grounding_dataset import BadRecordError, MissingFileError
 from flmm.data.panoptic import encode_segment_ids
 from flmm.data.png import PanopticNarrativeDataset
 from flmm.data.refcoco import RefCocoGroundingDataset

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from flmm.data.refcoco import RefCocoGroundingDataset, build_continuations
+from flmm.data.refcoco import RefCocoGroundingDataset
 from flmm.data.sampler import EpochSampler
+from flmm.data.samples import build_continuations
 
 
 def get_phrases(item: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flmm.data.bad_records import BadRecordError
+from flmm.data.grounding_dataset import BadRecordError
 from flmm.data.transforms import (
     DecodeMasks,
     EncodeImage,

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from flmm.checkpoints.checkpoint import load_weights
 from flmm.config import load_config
-from flmm.data.protocols import REFER_PROTOCOLS, ask_first_sentences_joined
+from flmm.data.samples import REFER_PROTOCOLS, ask_first_sentences_joined
 from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.evaluation_runs import run_png_evaluation, run_refcoco_evaluation

@@ -14,16 +14,14 @@ from torch import multiprocessing
 
 from flmm.checkpoints.checkpoint import load_checkpoint, load_weights, save_trainable
 from flmm.config import load_config
-from flmm.data.refcoco import build_continuations
-from flmm.data.samples import keep_phrases
+from flmm.data.samples import build_continuations, keep_phrases
 from flmm.features import FeatureCache, split_phrases
 from flmm.grounder import Grounder
 from flmm.records import Continuation, GroundingSample
 from flmm.registry import DATASETS, MODELS
 from flmm.selectors.keywords import compute_keyword_figures, find_keywords
-from flmm.toy.shape_captions import write_caption
+from flmm.toy.shape_captions import ShapeListDataset, write_caption, write_list
 from flmm.toy.shape_files import write_dataset
-from flmm.toy.shape_lists import ShapeListDataset, write_list
 from flmm.toy.shapes import render_scene
 from tests.training.toy_training import train
 

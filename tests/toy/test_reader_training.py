@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from flmm.toy.packing import encode_prefixes, pack_turns
+from flmm.toy.reader_data import (
+    Turn,
+    compute_token_grid,
+    draw_scenes,
+    encode_prefixes,
+    label_cells,
+    pack_turns,
+    write_referring_turns,
+)
 from flmm.toy.reader_training import load_reader, predict_turns
-from flmm.toy.scene_pool import compute_token_grid, draw_scenes, label_cells
 from flmm.toy.shapes import render_scene
-from flmm.toy.text import Turn, write_referring_turns
 
 
 @pytest.fixture(scope="module")
