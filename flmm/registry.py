@@ -18,8 +18,8 @@ def _build_child(name: str, parent: Registry, modules: str) -> Registry:
 
 
 MODELS = _build_child("model", mmengine.MODELS, "readers masks selectors grounder box_baseline")
-DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco data.png data.sampler")
-TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms data.panoptic")
+DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco data.png")
+TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms")
 METRICS = _build_child("metric", mmengine.METRICS, "evaluation.grounding_metrics")
 HOOKS = _build_child(
     "hook",

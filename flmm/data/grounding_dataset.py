@@ -1,4 +1,4 @@
-"""What data sets of pictures and phrases share: standard pipeline, draws, and bad records.
+"""What data sets of pictures and phrases share: pipeline, draws by epoch, and bad records.
 
 While a data set loads it calls ``reject`` for what cannot be used (stops, or notes it) and
 ``leave_out`` for what is left out in both modes. Its transforms raise :class:`BadRecordError` where
@@ -12,14 +12,16 @@ workers and epochs. In evaluation nothing is logged: the sample itself carries t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, DefaultSampler
 from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS
 
 from flmm.data.samples import build_sample
 from flmm.records import SkippedExpression
@@ -115,7 +117,7 @@ class GroundingDataset(BaseDataset):
         return self.pipeline(self.build_record(idx))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the draws; :class:`flmm.data.sampler.EpochSampler` calls it."""
+        """Choose the epoch of the draws; :class:`EpochSampler` calls it."""
         if self.redraw:
             self._epoch.fill_(epoch)
 
@@ -223,6 +225,41 @@ def _summarise(skipped: list[SkippedExpression]) -> str:
     shown = "; ".join(reasons[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
     count = "1 expression is" if len(skipped) == 1 else f"{len(skipped)} expressions are"
     return f"{count} left out" + (f": {shown}" if shown else "")
+
+
+@DATA_SAMPLERS.register_module()
+class EpochSampler(DefaultSampler):
+    """mmengine's ``DefaultSampler`` (same arguments) that tells the data sets which epoch begins.
+
+    So a data set that draws a sentence per epoch draws the same one on every rank, in every worker
+    and after a resume; and a resumed training goes on in the middle of an epoch without reading the
+    pictures that come before.
+    """
+
+    _skipped = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the shuffling and of the data set, however deep it is wrapped."""
+        super().set_epoch(epoch)
+        for item in list_datasets(self.dataset):
+            if hasattr(item, "set_epoch"):
+                item.set_epoch(epoch)
+
+    def skip(self, samples: int) -> None:
+        """Leave out the first ``samples`` indices of this process, the next time only."""
+        self._skipped = samples
+
+    def __iter__(self) -> Iterator[int]:
+        skipped, self._skipped = self._skipped, 0
+        return islice(super().__iter__(), skipped, None)
+
+
+def list_datasets(dataset: Any) -> Iterator[Any]:
+    """A data set, then all those that it holds if it is one of mmengine's or torch's wrappers."""
+    yield dataset
+    for item in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
+        if item is not None:
+            yield from list_datasets(item)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

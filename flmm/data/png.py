@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
 from flmm.data.grounding_dataset import GroundingDataset, draw_at_most
-from flmm.data.panoptic import PanopticImage, load_panoptic
+from flmm.data.masks import PanopticImage, load_panoptic
 from flmm.data.refer_files import check_fields, check_records, load_json
 from flmm.records import Continuation, Span
 from flmm.registry import DATASETS
@@ -117,7 +117,18 @@ class PanopticNarrativeDataset(GroundingDataset):
             phrases = self._list_phrases(index, narrative, images.get(narrative.image_id))
             if phrases:
                 image = images[narrative.image_id]
-                records.append(self._build_data(narrative, image, phrases))
+                folders = self.data_prefix["img_path"], self.data_prefix["panoptic_path"]
+                records.append(
+                    {
+                        "image_id": narrative.image_id,
+                        "img_path": os.path.join(folders[0], image.file_name),
+                        "panoptic_path": os.path.join(folders[1], image.panoptic_name),
+                        "height": image.height,
+                        "width": image.width,
+                        "caption": narrative.caption,
+                        "phrases": phrases,
+                    }
+                )
         if silent:
             print_log(
                 f"{self.source}: {silent} of {len(entries)} narratives ground no phrase and are "
@@ -177,19 +188,6 @@ class PanopticNarrativeDataset(GroundingDataset):
         if phrase.span is None:
             return "its words are not in the caption where the record's order wants them"
         return None
-
-    def _build_data(
-        self, narrative: Narrative, image: PanopticImage, phrases: list[Phrase]
-    ) -> dict[str, Any]:
-        return {
-            "image_id": narrative.image_id,
-            "img_path": os.path.join(self.data_prefix["img_path"], image.file_name),
-            "panoptic_path": os.path.join(self.data_prefix["panoptic_path"], image.panoptic_name),
-            "height": image.height,
-            "width": image.width,
-            "caption": narrative.caption,
-            "phrases": phrases,
-        }
 
 
 def parse_narrative(record: Any, where: str) -> Narrative:

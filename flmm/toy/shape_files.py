@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from flmm.data.panoptic import encode_segment_ids
+from flmm.data.masks import encode_segment_ids
 from flmm.data.refer_files import load_refs
+from flmm.rle import encode_mask, read_runs
 from flmm.toy.shape_captions import (
     CATEGORIES,
     SHAPE_CATEGORIES,
@@ -67,8 +68,7 @@ def write_dataset(
         )
     (folder / "images").mkdir(parents=True, exist_ok=True)
     jobs = [(folder, index, num_images, seed, min_objects) for index in range(num_images)]
-    drawn = draw_in_processes(_write_image, jobs, workers, "image")
-    records = [{**record, "image_id": image_id} for image_id, record in enumerate(drawn, start=1)]
+    records = draw_in_processes(_write_image, jobs, workers, "image")
     for split in sorted({record["split"] for record in records}):
         _write_captions(folder, split, [item for item in records if item["split"] == split])
     refs = _write_refs(folder, records)
@@ -115,15 +115,11 @@ def encode_segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
         if np.array_equal(coco_mask.decode(rle).astype(bool), mask):
             return polygons
-    # Run lengths down the columns, first of zeros.
-    flat = np.concatenate([[False], mask.flatten(order="F")])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-    return {"size": list(mask.shape), "counts": counts}
+    return {"size": list(mask.shape), "counts": read_runs(encode_mask(mask)).tolist()}
 
 
 def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
-    """Draw and save one image; its record is numbered later."""
+    """Draw and save one image; what the data set's files have of it."""
     folder, index, num_images, seed, min_objects = job
     rng = random.Random(f"flmm shapes {seed} {index}")
     scene = render_scene(rng, min_objects)
@@ -145,37 +141,24 @@ def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
     encode_segment_ids(pixels).save(folder / f"panoptic_{split}" / name)
     # A source of its own: the refs are the same with and without captions.
     caption = write_caption(random.Random(f"flmm captions {seed} {index}"), scene)
+    image_id, (height, width) = index + 1, scene.image_size
     return {
-        "name": name,
-        "size": scene.image_size,
+        "image": {"id": image_id, "file_name": name, "height": height, "width": width},
         "split": split,
         "objects": objects,
-        "narrative": build_narrative(caption),
-        "segments_info": segments,
+        "narrative": {"image_id": str(image_id), **build_narrative(caption)},
+        "panoptic": {"image_id": image_id, "file_name": name, "segments_info": segments},
     }
 
 
 def _write_captions(folder: Path, split: str, records: list[dict[str, Any]]) -> None:
     """``png_<split>.json`` and ``panoptic_<split>.json``."""
-    narratives = [{"image_id": str(item["image_id"]), **item["narrative"]} for item in records]
-    annotations = [
-        {
-            "image_id": item["image_id"],
-            "file_name": item["name"],
-            "segments_info": item["segments_info"],
-        }
-        for item in records
-    ]
-    images = list(map(_build_image, records))
+    narratives, images, annotations = (
+        [item[key] for item in records] for key in ("narrative", "image", "panoptic")
+    )
     panoptic = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     (folder / f"png_{split}.json").write_text(json.dumps(narratives))
     (folder / f"panoptic_{split}.json").write_text(json.dumps(panoptic))
-
-
-def _build_image(record: dict[str, Any]) -> dict[str, Any]:
-    height, width = record["size"]
-    name, image_id = record["name"], record["image_id"]
-    return {"id": image_id, "file_name": name, "height": height, "width": width}
 
 
 def _pick_split(index: int, num_images: int) -> str:
@@ -197,23 +180,24 @@ def _write_refs(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, A
     refs: list[dict[str, Any]] = []
     sentence_ids = itertools.count()
     for record in records:
+        image = record["image"]
         for item in record["objects"]:
             sentences = _build_sentences(item.pop("sentences"), sentence_ids)
-            ids = {"id": len(annotations) + 1, "image_id": record["image_id"]}
+            ids = {"id": len(annotations) + 1, "image_id": image["id"]}
             annotations.append({**ids, "iscrowd": 0, **item})
             if sentences:
                 ref = {
                     "ref_id": len(refs),
                     "ann_id": ids["id"],
-                    "image_id": record["image_id"],
+                    "image_id": image["id"],
                     "category_id": item["category_id"],
-                    "file_name": record["name"],
+                    "file_name": image["file_name"],
                     "split": sys.intern(record["split"]),
                     "sentences": sentences,
                     "sent_ids": [entry["sent_id"] for entry in sentences],
                 }
                 refs.append(ref)
-    images = list(map(_build_image, records))
+    images = [record["image"] for record in records]
     instances = {"images": images, "annotations": annotations, "categories": SHAPE_CATEGORIES}
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from flmm.data.sampler import list_datasets
+from flmm.data.grounding_dataset import list_datasets
 from flmm.features import FeatureCache
 from flmm.features.budget import format_gb, measure_files
 from flmm.files import measure_free

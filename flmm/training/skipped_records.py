@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from flmm.data.sampler import list_datasets
+from flmm.data.grounding_dataset import list_datasets
 from flmm.evaluation.grounding_metrics import GroundingMetric
 from flmm.records import SkippedExpression
 from flmm.registry import HOOKS

@@ -22,8 +22,7 @@ from flmm.data_checks.check_report import (
     decide,
     format_report,
 )
-from flmm.data_checks.data_check import check_data_root
-from flmm.data_checks.layout_checks import check_refer_dataset
+from flmm.data_checks.data_check import check_data_root, check_refer_dataset
 from flmm.toy.shape_files import write_dataset
 from tests.data.conftest import make_annotations, make_refs
 from tests.forks import run_fork

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.image_transforms import rgb_to_id
 
 from flmm.data.grounding_dataset import BadRecordError, MissingFileError
-from flmm.data.panoptic import (
+from flmm.data.masks import (
     DecodePanopticMasks,
     decode_segment_ids,
     encode_segment_ids,

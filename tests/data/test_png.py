@@ -14,11 +14,10 @@ from PIL import Image
 from transformers.image_transforms import rgb_to_id
 
 from flmm.config import load_config
-from flmm.data.grounding_dataset import BadRecordError, MissingFileError
-from flmm.data.panoptic import encode_segment_ids
+from flmm.data.grounding_dataset import BadRecordError, EpochSampler, MissingFileError
+from flmm.data.masks import encode_segment_ids
 from flmm.data.png import PanopticNarrativeDataset
 from flmm.data.refcoco import RefCocoGroundingDataset
-from flmm.data.sampler import EpochSampler
 from flmm.records import Continuation, SkippedExpression
 from flmm.registry import DATASETS, MODELS
 from flmm.toy.shape_files import write_dataset

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+from flmm.data.grounding_dataset import EpochSampler
 from flmm.data.refcoco import RefCocoGroundingDataset
-from flmm.data.sampler import EpochSampler
 from flmm.data.samples import build_continuations
 
 

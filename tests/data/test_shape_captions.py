@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from transformers.image_transforms import rgb_to_id
 
 import flmm
-from flmm.data.panoptic import load_panoptic
+from flmm.data.masks import load_panoptic
 from flmm.data.png import PanopticNarrativeDataset
 from flmm.data.refer_files import load_refs
 from flmm.toy.shape_captions import BACKGROUND, Caption, build_segments, write_caption

@@ -11,8 +11,8 @@ from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import DataLoader, Subset
 
 from flmm.config import load_config
+from flmm.data.grounding_dataset import EpochSampler
 from flmm.data.refcoco import RefCocoGroundingDataset
-from flmm.data.sampler import EpochSampler
 from flmm.registry import DATASETS
 from flmm.training.loops import TrainingStream
 from tests.training.toy_training import CONFIGS
