@@ -1,12 +1,9 @@
 """What data sets of pictures and phrases share: pipeline, draws by epoch, and bad records.
 
-While a data set loads it calls ``reject`` for what cannot be used (stops, or notes it) and
-``leave_out`` for what is left out in both modes. Its transforms raise :class:`BadRecordError` where
-the record is at fault. Any other exception is a defect of the program and always stops.
-
-In training the worker that meets a bad record tells it at once, with level ERROR because a rank
-other than 0 shows nothing below, and marks it in shared memory: told once, whatever the number of
-workers and epochs. In evaluation nothing is logged: the sample itself carries the reason.
+Only a :class:`BadRecordError` says that a record is at fault; any other exception is a defect of
+the program and always stops. In training the worker that meets a bad record tells it at once, with
+level ERROR because a rank other than 0 shows nothing below, and marks it in shared memory: told
+once, whatever the number of workers and epochs. In evaluation the sample itself has the reason.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ from mmengine.registry import DATA_SAMPLERS
 from flmm.data.samples import build_sample
 from flmm.records import SkippedExpression
 
-BAD_RECORDS = ("stop", "skip")
 WAY_OUT = "repair it, or set bad_records='skip' to leave such records out and have them counted"
 MAX_BAD_IN_A_ROW = 20
 _REASONS_SHOWN = 3
@@ -64,10 +60,6 @@ class GroundingDataset(BaseDataset):
     Attributes:
         mask_decoder: name of the transform that writes ``gt_masks``.
         skipped: the expressions left out at load, in both modes.
-
-    Raises:
-        ValueError: an argument is none of its choices, or no record can be used.
-        BadRecordError: a record cannot be used.
     """
 
     mask_decoder = "flmm.DecodeMasks"
@@ -82,7 +74,7 @@ class GroundingDataset(BaseDataset):
         bad_records: str = "stop",
         **kwargs: Any,
     ) -> None:
-        check_choice("bad_records", bad_records, BAD_RECORDS)
+        check_choice("bad_records", bad_records, ("stop", "skip"))
         if image_processor is not None:
             if pipeline is not None:
                 raise ValueError("give image_processor (standard pipeline) or pipeline, not both")

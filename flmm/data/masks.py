@@ -108,12 +108,7 @@ class PanopticImage(NamedTuple):
 
 
 def load_panoptic(path: str | Path) -> dict[int, PanopticImage]:
-    """The annotated images of a panoptic JSON file, by image id.
-
-    Raises:
-        ValueError: it is no JSON, lacks a field, or an annotation names an image or a category
-            that is not in it.
-    """
+    """The annotated images of a panoptic JSON file, by image id; the whole file is checked."""
     content = load_json(path, "panoptic_json")
     check_fields(content, ("images", "annotations", "categories"), str(path))
     categories = check_records(
@@ -164,11 +159,7 @@ def _build_image(
 def decode_segment_ids(source: str | bytes) -> np.ndarray:
     """int32 ``[H, W]`` of a panoptic PNG (path or content): each pixel's segment id, 0 for none.
 
-    An id is red + 256 green + 65536 blue.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a readable picture, or none in RGB.
+    An id is red + 256 green + 65536 blue. What is no readable RGB picture is a ``ValueError``.
     """
     try:
         with open_image(source) as picture:

@@ -28,12 +28,11 @@ Phrase = tuple[str, int, int, tuple[int, ...], tuple[str, str]]
 
 
 class GroundedPhrase(NamedTuple):
-    """A noun phrase of a caption and the segments that it means, as listed.
+    """A noun phrase of a caption, the segments that it means, and whether these are several things.
 
     Attributes:
         utterance: as the record has it, often in lower case.
         span: its characters in the caption; None where the caption does not have the words.
-        plural: it means several things.
     """
 
     utterance: str
@@ -66,18 +65,12 @@ class PanopticNarrativeDataset(GroundingDataset):
     "<place of the narrative in ann_file>:<place among its phrases>".
 
     Args:
-        ann_file: ``png_coco_*.json``.
-        panoptic_json: COCO's ``panoptic_*.json``.
+        panoptic_json: COCO's ``panoptic_*.json``; ``ann_file`` is ``png_coco_*.json``.
         data_prefix: ``img_path`` and ``panoptic_path``, folders of images and panoptic PNGs.
         isolated: every phrase becomes a continuation of its own and sees no other word.
         max_phrases: at most so many per narrative (a draw from ``(seed, epoch, index)``), to
             bound training memory; None keeps all. The caption stays whole.
         **kwargs: of :class:`GroundingDataset`.
-
-    Raises:
-        FileNotFoundError: a file is missing; the message names the argument.
-        ValueError: a file is not in the published layout, or an argument is unknown.
-        BadRecordError: a phrase's image, segments or words are not where the record says.
     """
 
     mask_decoder = "flmm.DecodePanopticMasks"

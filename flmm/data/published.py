@@ -25,8 +25,6 @@ class ReferDataset(NamedTuple):
 
     Attributes:
         name: as evaluation tables print it.
-        ann_file: COCO ``instances.json``.
-        split_file: ``refs(*).p``.
         splits: name -> published (refs, sentences), in the order in which papers print them;
             ``None`` where no count was published that we could verify.
         home: where to get the two files.
@@ -53,38 +51,22 @@ class NarrativeSplit(NamedTuple):
     image_folder: str
 
 
-def _describe(
-    name: str, folder: str, version: str, **splits: tuple[int, int] | None
-) -> ReferDataset:
-    return ReferDataset(name, f"{folder}/instances.json", f"{folder}/refs({version}).p", splits)
-
-
+_SPLITS = {"unc": ("train", "val", "testA", "testB"), "umd": ("train", "val", "test")}
 REFER_DATASETS = {
-    item.name: item
-    for item in (
-        _describe(
-            *("refcoco", "refcoco", "unc"),
-            train=(42404, 120624),
-            val=(3811, 10834),
-            testA=(1975, 5657),
-            testB=(1810, 5095),
-        ),
-        _describe(
-            *("refcoco+", "refcoco+", "unc"),
-            train=(42278, 120191),
-            val=(3805, 10758),
-            testA=(1975, 5726),
-            testB=(1798, 4889),
-        ),
-        _describe(
-            *("refcocog", "refcocog", "umd"),
-            train=(42226, 80512),
-            val=(2573, 4896),
-            test=(5023, 9602),
-        ),
-        _describe("refcocog_google", "refcocog", "google", train=None, val=None),
+    name: ReferDataset(
+        *(name, f"{name}/instances.json", f"{name}/refs({version}).p"),
+        dict(zip(_SPLITS[version], counts)),
+    )
+    for name, version, counts in (
+        ("refcoco", "unc", ((42404, 120624), (3811, 10834), (1975, 5657), (1810, 5095))),
+        ("refcoco+", "unc", ((42278, 120191), (3805, 10758), (1975, 5726), (1798, 4889))),
+        ("refcocog", "umd", ((42226, 80512), (2573, 4896), (5023, 9602))),
     )
 }
+REFER_DATASETS["refcocog_google"] = ReferDataset(
+    *("refcocog_google", "refcocog/instances.json", "refcocog/refs(google).p"),
+    {"train": None, "val": None},
+)
 
 PNG_SPLITS = {
     split: NarrativeSplit(

@@ -48,10 +48,6 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
             all mean one object are left out.
         **kwargs: of :class:`GroundingDataset`. Blank sentences are left out whatever
             ``bad_records`` is, and listed in ``skipped``.
-
-    Raises:
-        FileNotFoundError: a file is missing; the message names the argument.
-        ValueError: a file is not what it should be, or an argument is unknown.
     """
 
     def __init__(
@@ -107,7 +103,7 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
             )
         if self.phrase_control != "other_object":
             return joined.records
-        return [record for record in joined.records if self._has_two_objects(record)]
+        return list(filter(self._has_two_objects, joined.records))
 
     def build_record(self, idx: int) -> dict[str, Any]:
         """Choose the expressions of image ``idx``."""

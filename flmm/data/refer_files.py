@@ -23,11 +23,7 @@ IMAGE_FIELDS = ("id", "file_name", "height", "width")
 
 
 def load_plain_pickle(path: str | Path) -> Any:
-    """The content of a pickle of plain containers, strings and numbers (Python 2 or 3).
-
-    Raises:
-        ValueError: see :func:`flmm.data.plain_pickle.read_plain_pickle`.
-    """
+    """The value of a pickle of plain containers, strings and numbers; see ``read_plain_pickle``."""
     try:
         with paused_collector():
             return read_plain_pickle(_read(path, "split_file"))
@@ -111,11 +107,8 @@ def load_instances(
     """Images and annotations of a COCO ``instances.json``, each by its id.
 
     Those that are not among the wanted ids (None: all) are dropped while the file is parsed and
-    never take memory: RefCOCO has 196,771 annotations and refers to 50,000.
-
-    Raises:
-        ValueError: no JSON, the keys ``images`` and ``annotations`` are missing, or an id stands
-            for two different records.
+    never take memory: RefCOCO has 196,771 annotations and refers to 50,000. Ids of two different
+    records are refused.
     """
 
     def drop_unwanted(record: dict[str, Any]) -> dict[str, Any] | None:

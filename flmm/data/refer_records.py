@@ -64,11 +64,10 @@ def join_refs(
     img_path: str,
     first_only: bool = False,
 ) -> JoinedRefs:
-    """Put each ref of a split beside its image and annotation.
+    """Put each ref of a split beside its image and annotation, which go by id.
 
     Args:
         refs: of one split, in file order.
-        images, annotations: by id.
         ann_file: what messages call the file of the two.
         img_path: folder of the pictures.
         first_only: problems of sentences after the first spoken one are none.

@@ -11,19 +11,10 @@ from typing import Any, NamedTuple
 
 from flmm.records import Continuation, GroundingSample
 
-# ``left_out``: ids of expressions of this image that are not trained on (their mask is empty).
-META_KEYS = (
-    "image_id",
-    "img_path",
-    "expression_ids",
-    "ref_ids",
-    "expression_kinds",
-    "expression_groups",
-    "left_out",
-    "skipped",
-)
-# Of these, lists with one entry per phrase.
+# Lists with one entry per phrase.
 PHRASE_KEYS = ("expression_ids", "ref_ids", "expression_kinds", "expression_groups")
+# ``left_out``: ids of expressions of this image that are not trained on (their mask is empty).
+META_KEYS = ("image_id", "img_path", *PHRASE_KEYS, "left_out", "skipped")
 # F-LMM's ``RefCOCO2PNG`` ends each expression with "." and no space, tokenising them apart.
 # We tokenise the joined text as one, where ".blue" would be one token of Qwen's: hence the space.
 PHRASE_END, PHRASE_GAP = ".", " "

@@ -134,7 +134,10 @@ class PictureCheck:
         for index in tqdm(chosen, desc=f"{report.name}: pictures", disable=None, leave=False):
             record = build_record(index)
             try:
-                self._load_once(record)
+                key = (record["img_path"], record["height"], record["width"])
+                if key not in self._whole:
+                    self._load(record)
+                    self._whole.add(key)
                 found = decode(record)["gt_masks"].flatten(1).any(1)
             except BadRecordError as error:
                 broken.append(str(error))
@@ -153,12 +156,6 @@ class PictureCheck:
                 f"{len(broken):,} of {len(chosen):,} pictures cannot be used: {shorten(broken)}",
                 "get these files anew, or set bad_records='skip' to go on without them",
             )
-
-    def _load_once(self, record: dict[str, Any]) -> None:
-        key = (record["img_path"], record["height"], record["width"])
-        if key not in self._whole:
-            self._load(record)
-            self._whole.add(key)
 
 
 def _tell_home(folder: Path) -> str:

@@ -46,10 +46,6 @@ def check_data_root(
         datasets: names that must be there; empty: all, and absent ones are only said to be absent.
         full: open all pictures and decode all masks, not a sample.
         splits: that a folder with one data set must have; those of the published ones are known.
-
-    Raises:
-        FileNotFoundError: ``root`` is no folder.
-        ValueError: a name is not known.
     """
     root, pictures = Path(root), PictureCheck(full)
     if not root.is_dir():
@@ -113,8 +109,7 @@ def check_refer_dataset(
     anew = f"get it anew from {home}"
     try:
         refs = load_refs(root / files.split_file)
-        _compare_counts(report, files, refs, anew)
-        _report_missing_splits(report, files, refs, needed)
+        _compare_counts(report, files, refs, needed, anew)
         images, annotations = load_instances(
             root / files.ann_file, annotation_ids={ref["ann_id"] for ref in refs}
         )
@@ -130,8 +125,10 @@ def check_refer_dataset(
     return report
 
 
-def _compare_counts(report: DataReport, files: ReferDataset, refs: list[Record], anew: str) -> None:
-    """Refs, sentences and images of each split beside the published counts."""
+def _compare_counts(
+    report: DataReport, files: ReferDataset, refs: list[Record], needed: Sequence[str], anew: str
+) -> None:
+    """Counts of each split beside the published ones, and what cannot be done without a split."""
     names = list(dict.fromkeys([*files.splits, *(ref["split"] for ref in refs)]))
     report.found.append(f"{'split':8} {'refs':>8} {'sentences':>10} {'images':>8}")
     for name in names:
@@ -151,14 +148,9 @@ def _compare_counts(report: DataReport, files: ReferDataset, refs: list[Record],
         report.found.append(f"{name!s:8} {counts[0]:8,} {counts[1]:10,} {images:8,}{verdict}")
     if not refs:
         report.add_trouble(f"{files.split_file} holds no ref", anew)
-
-
-def _report_missing_splits(
-    report: DataReport, files: ReferDataset, refs: list[Record], needed: Sequence[str]
-) -> None:
-    """Splits without a ref, and what cannot be done without them."""
+        return
     there = {ref["split"] for ref in refs}
-    for split in needed if refs else ():
+    for split in needed:
         if split not in there:
             report.add_trouble(
                 f"{files.split_file} has no ref of split {split}: {SPLIT_USES[split]}",

@@ -26,7 +26,6 @@ from flmm.toy.shapes import (
     SHAPES,
     SIZES,
     Scene,
-    ShapeObject,
     draw_in_processes,
     render_scene,
 )
@@ -154,18 +153,14 @@ def write_referring_turns(rng: random.Random, scene: Scene, count: int) -> list[
         sentence = draw_sentence(rng, scene, item)
         if sentence is not None:
             phrase = f"the {sentence.text}" if rng.random() < 0.5 else sentence.text
-            in_digits, words = rng.random() < 0.7, " ".join(item.place(scene.image_size))
-            where = _describe_cell(scene, item) if in_digits else f" {words}"
+            if rng.random() < 0.7:
+                row, column = item.cell(scene.image_size, _GRID_SIDE)
+                where = f"{column}{row}"
+            else:
+                where = f" {' '.join(item.place(scene.image_size))}"
             look = item.name("size", "color", "shape")
             turns.append(Turn(f"{phrase}{where} {look}", phrase, sentence.kind))
     return turns
-
-
-def _describe_cell(scene: Scene, item: ShapeObject) -> str:
-    """Column and row digit of the object's centre in a ten by ten grid."""
-    sides = scene.image_size[::-1]
-    cells = [int(_GRID_SIDE * place / side) for place, side in zip(item.center_xy, sides)]
-    return "".join(str(min(_GRID_SIDE - 1, cell)) for cell in cells)
 
 
 def encode_prefixes(processor: Any, images: Sequence[np.ndarray]) -> Mapping[str, Tensor]:

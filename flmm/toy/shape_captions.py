@@ -29,14 +29,7 @@ CATEGORIES = [
     {"id": len(SHAPES) + 1, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0},
 ]
 # Words that make a group, from the most telling.
-_GROUPINGS: tuple[tuple[str, ...], ...] = (
-    ("size", "color", "shape"),
-    ("color", "shape"),
-    ("size", "shape"),
-    ("shape",),
-    ("size", "color"),
-    ("color",),
-)
+_GROUPINGS = ("size color shape", "color shape", "size shape", "shape", "size color", "color")
 
 
 class Mention(NamedTuple):
@@ -87,12 +80,12 @@ def _list_groups(rng: random.Random, scene: Scene) -> list[Mention]:
     for words in _GROUPINGS:
         groups: dict[str, list[int]] = {}
         for index, item in enumerate(scene.objects):
-            groups.setdefault(item.name(*words), []).append(index)
+            groups.setdefault(item.name(*words.split()), []).append(index)
         for name, members in groups.items():
             if name.endswith("cross"):  # the tiny reader's tokenizer has no "crosses"
                 continue
             if len(members) > 1 and not named & set(members) and rng.random() < 0.5:
-                phrase = name + ("s" if words[-1] == "shape" else " objects")
+                phrase = name + ("s" if words.endswith("shape") else " objects")
                 mentions.append(Mention(phrase, "", tuple(members)))
                 named |= set(members)
     return mentions
@@ -156,9 +149,8 @@ def _get_segment_id(index: int) -> int:
 def write_list(rng: random.Random, scene: Scene) -> tuple[str, tuple[Span, ...], list[int]]:
     """Every object once, in random order: "a big red circle top left, a white star middle center.".
 
-    Returns:
-        the text; per object named the characters of its name, without article and place; and which
-        object of the scene it is.
+    With it, per object named, the characters of its name (without article and place), and which
+    object of the scene it is.
     """
     order = list(range(len(scene.objects)))
     rng.shuffle(order)

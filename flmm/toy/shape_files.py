@@ -12,6 +12,7 @@ import json
 import pickle
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,7 @@ def write_dataset(
     The same arguments give the same bytes, whatever ``workers`` (processes) is; scenes of two seeds
     have nothing in common. Every image belongs to one split and has ``min_objects`` to
     ``MAX_OBJECTS`` objects. Masks are polygons where those rasterise to the exact pixels, else RLE.
-
-    Raises:
-        ValueError: ``num_images`` is below 1, or ``min_objects`` out of its range.
-        FileExistsError: ``folder`` already holds a dataset.
+    A folder that holds a dataset already is refused.
     """
     folder = Path(folder)
     if num_images < 1:
@@ -72,10 +70,8 @@ def write_dataset(
     for split in sorted({record["split"] for record in records}):
         _write_captions(folder, split, [item for item in records if item["split"] == split])
     refs = _write_refs(folder, records)
-    counts = dict.fromkeys(("train", *SPLIT_FRACTIONS), 0)
-    for ref in refs:
-        counts[ref["split"]] += 1
-    return counts
+    counts = Counter(ref["split"] for ref in refs)
+    return {split: counts[split] for split in ("train", *SPLIT_FRACTIONS)}
 
 
 def compute_floor(folder: str | Path) -> dict[str, tuple[float, float]]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
+from tqdm.contrib.concurrent import process_map
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 SIZES = ("small", "big")
@@ -64,11 +62,15 @@ class ShapeObject:
         """Some of its words, such as ``name("color", "shape")``: "red circle"."""
         return " ".join(getattr(self, word) for word in words)
 
+    def cell(self, image_size: tuple[int, int], side: int) -> tuple[int, int]:
+        """(row, column) of the centre in a grid of ``side`` by ``side`` over the image."""
+        height, width = image_size
+        column = min(side - 1, int(side * self.center_xy[0] / width))
+        return min(side - 1, int(side * self.center_xy[1] / height)), column
+
     def place(self, image_size: tuple[int, int]) -> tuple[str, str]:
         """(vertical, horizontal) third of the image that holds the centre, in words."""
-        height, width = image_size
-        column = min(2, int(3 * self.center_xy[0] / width))
-        row = min(2, int(3 * self.center_xy[1] / height))
+        row, column = self.cell(image_size, 3)
         return ("top", "middle", "bottom")[row], ("left", "center", "right")[column]
 
 
@@ -107,20 +109,16 @@ def draw_in_processes(
     draw: Callable[[Any], Any], jobs: Sequence[Any], workers: int, unit: str
 ) -> list[Any]:
     """``draw`` of every job, in order; with one worker in this process."""
-    with ExitStack() as stack:
-        drawn: Iterable[Any] = map(draw, jobs)
-        if workers > 1:
-            pool = stack.enter_context(
-                ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-            )
-            drawn = pool.map(draw, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))
-        return list(tqdm(drawn, total=len(jobs), desc="scenes", unit=unit, disable=None))
+    bar: dict[str, Any] = {"desc": "scenes", "unit": unit, "disable": None}
+    if workers <= 1:
+        return list(tqdm(map(draw, jobs), total=len(jobs), **bar))
+    chunk = max(1, min(16, len(jobs) // (4 * workers)))
+    return process_map(draw, jobs, max_workers=workers, chunksize=chunk, **bar)
 
 
 def compute_box_xywh(mask: np.ndarray) -> list[int]:
     """The box of a bool mask ``[H, W]`` with a pixel in it, as COCO has it: x, y, width, height."""
-    ys, xs = np.where(mask)
-    return [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+    return list(cv2.boundingRect(mask.astype(np.uint8)))
 
 
 def _draw_image_size(rng: random.Random) -> tuple[int, int]:
