@@ -23,8 +23,7 @@ PHRASE_END, PHRASE_GAP = ".", " "
 def build_sample(record: dict[str, Any]) -> GroundingSample:
     """The sample of a record, without masks.
 
-    ``record`` has ``continuations``, ``height`` and ``width`` (px), and what it knows of
-    ``META_KEYS``.
+    ``record`` has ``continuations``, ``height``, ``width`` (px), and what it has of ``META_KEYS``.
     """
     sample = GroundingSample(
         metainfo={key: record[key] for key in META_KEYS if key in record}
