@@ -30,7 +30,7 @@ from flmm.benchmarks.harness import (
     make_expressions,
     make_image,
 )
-from flmm.data.protocols import REFER_PROTOCOLS
+from flmm.data.samples import REFER_PROTOCOLS
 from flmm.evaluation import compute_summary
 from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.features import FeatureCache
