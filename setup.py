@@ -28,8 +28,8 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",  # segment-anything and qwen-vl-utils import it
         # 5.3.0 to 5.5.3 place still pictures of Qwen2.5-VL wrongly in time (positions that are not
-        # the published ones are refused, see flmm/readers/positions.py); the get_rope_index of 5.0
-        # takes no mm_token_type_ids.
+        # the published ones are refused, see flmm/readers/families/qwen.py); the
+        # get_rope_index of 5.0 takes no mm_token_type_ids.
         "transformers>=5.5.4",
         "accelerate>=1.0",  # device_map
         "safetensors>=0.5",

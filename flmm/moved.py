@@ -34,9 +34,13 @@ MOVED = {
     "flmm.engine.published_heads": "flmm.sharing.exporting",
     "flmm.evaluation.png_metric": "flmm.evaluation.grounding_metrics",
     "flmm.evaluation.refseg_metric": "flmm.evaluation.grounding_metrics",
+    "flmm.features.budget": "flmm.features.entries",
     "flmm.features.fingerprints": "flmm.fingerprints",
+    "flmm.features.phrases": "flmm.features.cache",
     "flmm.heads": "flmm.masks",
     "flmm.heads.sam": "flmm.masks.refiners.segment_anything",
+    "flmm.heads.sam_weights": "flmm.masks.refiners.segment_anything",
+    "flmm.heads.tiny_sam": "flmm.masks.refiners.segment_anything",
     "flmm.images.fetching": "flmm.images.addresses",
     "flmm.selectors.clean": "flmm.selectors.base",
     "flmm.selectors.keyword_training": "flmm.selectors.keywords",
@@ -44,6 +48,8 @@ MOVED = {
     "flmm.terminal_chat": "flmm.apps.terminal",
     "flmm.tiny_model": "flmm.toy",
     "flmm.vlms": "flmm.readers",
+    "flmm.vlms.context": "flmm.readers.prompts",
+    "flmm.vlms.hub": "flmm.readers.loading",
 }
 # Modules that kept their names: old room and new one.
 for _old, _new, _names in (
@@ -54,7 +60,6 @@ for _old, _new, _names in (
     ("flmm.engine", "flmm.evaluation", "evaluation_options evaluation_report evaluation_runs"),
     ("flmm.engine", "flmm.evaluation", "journal"),
     ("flmm.engine", "flmm.sharing", "exporting model_card sharing"),
-    ("flmm.heads", "flmm.masks.refiners", "sam_weights tiny_sam"),
 ):
     MOVED |= {f"{_old}.{name}": f"{_new}.{name}" for name in _names.split()}
 

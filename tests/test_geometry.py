@@ -9,7 +9,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from flmm import geometry
 from flmm.masks import SAMRefiner, UNetHead
-from flmm.masks.refiners import sam_weights
+from flmm.masks.refiners import segment_anything
 from flmm.records import Grid
 
 ODD_SIZES = [
@@ -31,7 +31,7 @@ sizes = st.tuples(sides, sides)
 @pytest.fixture(scope="module")
 def refiner():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sam_weights, "TINY_WEIGHTS", sam_weights.TINY_WEIGHTS / "absent")
+        patch.setattr(segment_anything, "TINY_WEIGHTS", segment_anything.TINY_WEIGHTS / "absent")
         return SAMRefiner("tiny", use_text=False)
 
 

@@ -23,8 +23,8 @@ from flmm.benchmarks.harness import (
 from flmm.meters import PeakMemory
 from flmm.readers import FrozenVLM
 from flmm.readers.check import build_model_inputs
-from flmm.readers.context import ContextFullError
 from flmm.readers.dialogue import Dialogue
+from flmm.readers.prompts import ContextFullError
 
 QUESTIONS = ("What is in the image?", "Where is the red circle?", "And the blue square?")
 TURNS = 50

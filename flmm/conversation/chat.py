@@ -25,9 +25,9 @@ from flmm.conversation.writing import TextDecoder
 from flmm.grounder import Grounder, ground_parts
 from flmm.masks import ImageEncoding
 from flmm.readers import Prefix
-from flmm.readers.context import ContextFullError
 from flmm.readers.dialogue import Dialogue
 from flmm.readers.guard import ConversationLock
+from flmm.readers.prompts import ContextFullError
 from flmm.records import ImageInput, PhraseAttention, Span
 from flmm.results import GroundingResult, ResultPicture, collect_result
 from flmm.selectors import Answer, PhraseSelector, build_selector, parse_brackets

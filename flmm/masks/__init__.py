@@ -4,8 +4,7 @@ from flmm.masks.mask_head import compute_coarse_logits
 from flmm.masks.refiners.base import ImageEncoding, Refiner
 from flmm.masks.refiners.sam2 import Sam2Refiner
 from flmm.masks.refiners.sam_hq import SamHQRefiner
-from flmm.masks.refiners.segment_anything import SAMRefiner
-from flmm.masks.refiners.tiny_sam import build_tiny_sam
+from flmm.masks.refiners.segment_anything import SAMRefiner, build_tiny_sam
 from flmm.masks.unet import UNetHead
 
 __all__ = [

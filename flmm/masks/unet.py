@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import kaiming_init
 from torch import Tensor, nn
 
 from flmm.registry import MODELS
@@ -273,14 +274,9 @@ def _build_step(
 
 
 def _initialise(module: nn.Module) -> None:
-    """Kaiming normal (fan out) for convolutions, identity for norms: mmengine's defaults."""
+    """Kaiming normal (fan out) for convolutions, as mmseg; norms begin as the identity anyway."""
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.GroupNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
+        kaiming_init(module)
 
 
 def _check_lengths(settings: dict[str, Sequence[Any]], length: int, meaning: str) -> None:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, TypeVar, overload
 import torch
 from transformers import PreTrainedModel
 
-from flmm.readers.context import Context, ContextFullError
 from flmm.readers.decoding import PackedTexts
 from flmm.readers.dialogue import Dialogue
 from flmm.readers.families import find_family
@@ -28,8 +27,13 @@ from flmm.readers.loading import (
 )
 from flmm.readers.packing import attend_prefixes, split_into_packs
 from flmm.readers.prefixes import PADDING_SIDES, Prefix, PrefixInput, pad_inputs, plan_batches
-from flmm.readers.prompts import EncodedContinuation, PlainTextTokenizer
-from flmm.readers.turns import TurnEncoder
+from flmm.readers.prompts import (
+    Context,
+    ContextFullError,
+    EncodedContinuation,
+    PlainTextTokenizer,
+    TurnEncoder,
+)
 from flmm.records import Continuation, ImageInput, PhraseAttention, as_continuations
 from flmm.registry import MODELS
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from flmm.geometry import Size, scale_boxes
+from flmm.readers.prompts import quote_text
 
 GRID_SIDE = 1000
 QUOTED_CHARACTERS = 80
@@ -100,20 +101,14 @@ def parse_box(reply: str, model_type: str, input_size: Size, original_size: Size
     ``original_size`` (H, W) the picture as given.
     """
     in_input_pixels = get_box_format(model_type).in_input_pixels
-    found = _BOX.search(reply)
+    found, said = _BOX.search(reply), quote_text(reply, QUOTED_CHARACTERS)
     if found is None:
-        return BoxReading(None, f"the reply holds no readable box: {_quote(reply)}")
+        return BoxReading(None, f"the reply holds no readable box: {said}")
     box = torch.tensor([float(number) for number in found.groups()])
     frame = input_size if in_input_pixels else (GRID_SIDE, GRID_SIDE)
     corners = scale_boxes(box[None], frame, original_size).reshape(2, 2)
     far_corner = torch.tensor([original_size[1], original_size[0]], dtype=torch.float32)
     corners = corners.sort(0).values.clamp(min=0).minimum(far_corner)
     if not (corners[1] > corners[0]).all():
-        return BoxReading(None, f"the box covers nothing of the picture: {_quote(reply)}")
+        return BoxReading(None, f"the box covers nothing of the picture: {said}")
     return BoxReading(corners.flatten(), None)
-
-
-def _quote(reply: str) -> str:
-    """The reply's beginning, as one line in quotes."""
-    text = " ".join(reply.split())
-    return repr(text if len(text) <= QUOTED_CHARACTERS else text[:QUOTED_CHARACTERS] + "…")

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from flmm.readers.attention import RowReader, build_continuation_mask
-from flmm.readers.context import Context
 from flmm.readers.decoding import write_tokens
 from flmm.readers.frozen_model import FrozenModel
 from flmm.readers.guard import ConversationLock
 from flmm.readers.prefixes import Prefix, gather_grids, view_cache
-from flmm.readers.turns import TurnEncoder
+from flmm.readers.prompts import Context, TurnEncoder
 from flmm.records import ImageInput, PhraseAttention, Span
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from transformers import (
     AutoConfig,
@@ -13,9 +17,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from flmm.readers.hub import is_out_of_reach
-
 _MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
+# The hub's client tries a connection that does not exist six times, and waits 23 seconds in
+# between: whoever loads by a name asks once, and tells the client to look into its cache alone.
+PATIENCE_S = 3.0
+_ANSWER_LASTS_S = 60.0
 TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "tiny_vlm"
 TOY_NOTICE = (
     "This is the toy embedded in flmm: it knows drawn shapes and their colours alone, and its "
@@ -133,3 +139,21 @@ def build_random_model(
             dtype=parsed,
             attn_implementation=attn_implementation,
         )
+
+
+def is_out_of_reach(name: str | os.PathLike[str]) -> bool:
+    """Whether a name can only be found on this machine: a folder, or a hub that does not answer."""
+    if os.path.isdir(name) or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return True
+    minute = int(time.monotonic() / _ANSWER_LASTS_S)
+    return not _answers(huggingface_hub.constants.ENDPOINT, minute)
+
+
+@lru_cache(maxsize=4)
+def _answers(endpoint: str, minute: int) -> bool:
+    """Whether a server answers, whatever it says; ``minute`` makes the answer grow old."""
+    try:
+        huggingface_hub.get_session().head(endpoint, timeout=PATIENCE_S)
+    except Exception:  # of many kinds, as the client's transport has them
+        return False
+    return True

@@ -73,14 +73,6 @@ class Prefix:
         return self.batch.positions[:, self.row, self.batch.spans[self.row]]
 
     @property
-    def image_token_mask(self) -> Tensor:
-        """``[S]`` bool, true on the image tokens."""
-        mask = torch.zeros(len(self), dtype=torch.bool)
-        for grid in self.grids:
-            mask[grid.columns] = True
-        return mask.to(self.input_ids.device)
-
-    @property
     def grid_hw(self) -> tuple[int, int]:
         """(h, w) of the finest grid."""
         return self.grids[0].size

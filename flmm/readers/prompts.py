@@ -1,4 +1,4 @@
-"""Text to token ids, where only the chat template may give orders.
+"""Text to token ids, where only the chat template may give orders; turns; what fits.
 
 What a person wrote is always read as plain text, also when it spells a control token:
 transformers' ``split_special_tokens`` covers the special ones only (``<tool_call>`` and
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import Metaspace
 
-from flmm.records import Continuation, Span
+from flmm.readers.families import Family
+from flmm.records import Continuation, ImageInput, Span
 
 
 @dataclass(frozen=True)
@@ -163,3 +166,104 @@ def find_token_span(continuation: Continuation, span: Span, offsets: list[Span])
             f"the tokenizer gives the phrase {phrase!r} no token: use words of its vocabulary"
         )
     return inside[0], inside[-1] + 1
+
+
+@dataclass(frozen=True)
+class EncodedTurn:
+    """A user turn as the model is fed it, up to where the answer begins.
+
+    Attributes:
+        input_ids: pictures expanded.
+        image_columns: of each picture from its first to its last image token.
+        question: of each token of the question its place in the ids and its characters.
+    """
+
+    input_ids: list[int]
+    image_columns: list[slice]
+    question: list[tuple[int, Span]]
+
+
+class TurnEncoder:
+    """Encodes turns for a model of a family."""
+
+    def __init__(self, family: Family, tokenizer: PlainTextTokenizer) -> None:
+        self._family, self.tokenizer = family, tokenizer
+
+    def encode(
+        self, question: str, images: Sequence[ImageInput], is_first: bool = True
+    ) -> EncodedTurn:
+        """A turn: its pictures, then a question in plain text.
+
+        With ``is_first`` nothing stands before; else the turn begins behind the last token of an
+        answer, and closes it.
+        """
+        before, after = self._family.render(len(images), is_first)
+        ids, words = self.tokenizer.encode_template(before, question, after, is_first)
+        placeholder = self._family.config.image_token_id
+        if ids.count(placeholder) != len(images):
+            raise ValueError(
+                f"the rendered turn holds {ids.count(placeholder)} image placeholders for "
+                f"{len(images)} pictures: the chat template must write exactly one for each"
+            )
+        expanded: list[int] = []
+        columns: list[slice] = []
+        moved: list[int] = []
+        for index in ids:
+            moved.append(len(expanded))
+            if index != placeholder:
+                expanded.append(index)
+                continue
+            own, inside = _place_image(images[len(columns)], placeholder)
+            columns.append(slice(len(expanded) + inside.start, len(expanded) + inside.stop))
+            expanded += own
+        return EncodedTurn(expanded, columns, [(moved[place], span) for place, span in words])
+
+
+def _place_image(image: ImageInput, placeholder: int) -> tuple[list[int], slice]:
+    """A picture's token ids, and where among them its image tokens begin and end."""
+    ids = torch.where(image.token_ids < 0, placeholder, image.token_ids)
+    places = (ids == placeholder).nonzero()[:, 0].tolist()
+    if not places:
+        raise ValueError(
+            f"the picture holds no token {placeholder}, which stands for a part of a picture: "
+            "encode it with this model's own processor"
+        )
+    return ids.tolist(), slice(places[0], places[-1] + 1)
+
+
+class ContextFullError(ValueError):
+    """The model's context has no room for a text; nothing was read, and nothing has changed."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Room in a model's context.
+
+    Attributes:
+        limit: tokens that the model reads.
+        held: tokens that are there already.
+        holder: what holds them, in words.
+        way_out: what a person can do.
+    """
+
+    limit: int
+    held: int
+    holder: str
+    way_out: str
+
+    def check(self, what: str, text: str, tokens: int, room: int = 0) -> None:
+        """Refuse a ``text`` of so many ``tokens`` that does not fit with ``room`` behind it."""
+        if self.held + tokens + room > self.limit:
+            raise ContextFullError(
+                f"{what} {quote_text(text)} has {tokens} tokens, {self.holder} holds "
+                f"{self.held}, and the model reads {self.limit} (max_position_embeddings): "
+                f"{self.way_out}"
+            )
+
+
+def quote_text(text: str, characters: int = 40) -> str:
+    """The beginning of a text, as one line in quotes."""
+    start = " ".join(text[: 4 * characters].split())
+    if len(start) > characters or len(text) > 4 * characters:
+        start = start[:characters] + "…"
+    return repr(start)

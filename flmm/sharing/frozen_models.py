@@ -15,8 +15,7 @@ from huggingface_hub.errors import HFValidationError
 
 from flmm.config.reading import is_repository
 from flmm.fingerprints import hash_json, list_weight_files, sample_files_hash
-from flmm.readers.hub import is_out_of_reach
-from flmm.readers.loading import TINY_FOLDER, is_embedded
+from flmm.readers.loading import TINY_FOLDER, is_embedded, is_out_of_reach
 from flmm.sharing.settings import show
 
 PLACE = Path("checkpoints")  # where what has no address is looked for by its name

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 import flmm
 from flmm.checkpoints.checkpoint import describe_error
 from flmm.fingerprints import hash_file
-from flmm.readers.hub import is_out_of_reach
+from flmm.readers.loading import is_out_of_reach
 from flmm.selectors import SELECTORS
 from flmm.sharing.guard import check_grounder, check_size
 from flmm.sharing.part_records import check_reader_record, check_refiner_record

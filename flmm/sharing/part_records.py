@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flmm.fingerprints import hash_file
-from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
+from flmm.masks.refiners.segment_anything import TINY_WEIGHTS
 from flmm.readers.families import find_family
 from flmm.readers.loading import load_config
 from flmm.sharing.frozen_models import (

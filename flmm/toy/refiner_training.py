@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from flmm.geometry import compute_boxes_xyxy, compute_sam_input_size, resize_maps
-from flmm.masks.refiners.tiny_sam import build_tiny_sam
+from flmm.masks.refiners.segment_anything import build_tiny_sam
 from flmm.toy.shapes import draw_in_processes, render_scene
 from flmm.toy.training_loop import Progress, set_rate, update
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from flmm.data.grounding_dataset import list_datasets
 from flmm.features import FeatureCache
-from flmm.features.budget import format_gb, measure_files
+from flmm.features.entries import format_gb, measure_files
 from flmm.files import measure_free
 from flmm.registry import HOOKS
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flmm.features import budget as budget_module
-from flmm.features.budget import DiskBudget
-from flmm.features.entries import EntryFolder
+from flmm.features import entries as budget_module
+from flmm.features.entries import DiskBudget, EntryFolder
 from flmm.files import measure_free
 from tests.forks import Fork
 
@@ -20,7 +19,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import torch
-from flmm.features.budget import DiskBudget
+from flmm.features.entries import DiskBudget
 from flmm.features.entries import EntryFolder
 root, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 folder = EntryFolder(root / "part", DiskBudget(root, 1))

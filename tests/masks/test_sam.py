@@ -13,7 +13,7 @@ from segment_anything import SamPredictor
 from torch import nn
 
 from flmm.masks import ImageEncoding, SAMRefiner, build_tiny_sam
-from flmm.masks.refiners import sam_weights
+from flmm.masks.refiners import segment_anything
 
 SIZE = (75, 118)
 
@@ -21,7 +21,7 @@ SIZE = (75, 118)
 @pytest.fixture(autouse=True)
 def no_embedded_weights(monkeypatch, tmp_path):
     """Random weights, whatever the package ships."""
-    monkeypatch.setattr(sam_weights, "TINY_WEIGHTS", tmp_path / "absent.safetensors")
+    monkeypatch.setattr(segment_anything, "TINY_WEIGHTS", tmp_path / "absent.safetensors")
     torch.manual_seed(0)
 
 
@@ -292,7 +292,7 @@ def test_checkpoint_is_loaded(tmp_path, suffix):
 def test_embedded_weights_are_the_default_of_tiny(tmp_path, monkeypatch):
     weights = build_tiny_sam().state_dict()
     save_file(weights, tmp_path / "tiny_sam.safetensors")
-    monkeypatch.setattr(sam_weights, "TINY_WEIGHTS", tmp_path / "tiny_sam.safetensors")
+    monkeypatch.setattr(segment_anything, "TINY_WEIGHTS", tmp_path / "tiny_sam.safetensors")
     loaded = SAMRefiner("tiny").sam.state_dict()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 

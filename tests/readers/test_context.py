@@ -5,7 +5,7 @@ import time
 import pytest
 
 from flmm import Continuation, GroundingInferencer
-from flmm.readers.context import ContextFullError
+from flmm.readers.prompts import ContextFullError
 from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flmm.readers.context import ContextFullError
+from flmm.readers.prompts import ContextFullError
 from flmm.records import Continuation
 from tests.readers.conftest import FEW, find_vision_tower
 

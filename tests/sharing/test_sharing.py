@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from flmm import GroundingInferencer
 from flmm.config import load_config
 from flmm.fingerprints import sample_files_hash
-from flmm.masks.refiners.sam_weights import TINY_WEIGHTS
+from flmm.masks.refiners.segment_anything import TINY_WEIGHTS
 from flmm.readers.loading import TINY_FOLDER
 from flmm.registry import MODELS
 from flmm.sharing.exporting import build_without_reader_weights

@@ -41,7 +41,7 @@ from flmm.fingerprints import hash_file, hash_json
 from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
 from flmm.provenance import describe_device, describe_model, list_versions
-from flmm.readers.context import ContextFullError
+from flmm.readers.prompts import ContextFullError
 from flmm.tables import format_markdown, format_text, tabulate
 
 Record = dict[str, Any]
