@@ -3,11 +3,4 @@
 from flmm.grounder.grounder import FrozenQwenSAM, Grounder
 from flmm.grounder.readings import Reading, ground_parts, ground_readings, read_images
 
-__all__ = [
-    "FrozenQwenSAM",
-    "Grounder",
-    "Reading",
-    "ground_parts",
-    "ground_readings",
-    "read_images",
-]
+__all__ = ["FrozenQwenSAM", "Grounder", "Reading", "ground_parts", "ground_readings", "read_images"]

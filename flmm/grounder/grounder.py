@@ -13,11 +13,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from flmm.features import FeatureCache, split_phrases
-from flmm.geometry import (
-    fit_to_picture,
-    join_grid_maps,
-    resize_maps,
-)
+from flmm.geometry import fit_to_picture, join_grid_maps, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
 from flmm.masks import ImageEncoding, Refiner, compute_coarse_logits
 from flmm.records import (

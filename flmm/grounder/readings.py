@@ -26,12 +26,7 @@ _FRAME_PIXELS = 2**20  # a refiner's own frame, for a picture that is smaller
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A picture as the frozen models have seen it; phrases cost little after that.
-
-    Attributes:
-        prefix: the reader's.
-        encoding: the refiner's; ``None`` without a refiner.
-    """
+    """A picture as reader and refiner (if any) have seen it; phrases cost little after that."""
 
     prefix: Prefix
     encoding: ImageEncoding | None
@@ -46,9 +41,7 @@ def read_images(grounder: Grounder, images: Sequence[ImageInput]) -> list[Readin
 
 @torch.no_grad()
 def ground_readings(
-    grounder: Grounder,
-    readings: Sequence[Reading],
-    continuations: Sequence[list[Continuation]],
+    grounder: Grounder, readings: Sequence[Reading], continuations: Sequence[list[Continuation]]
 ) -> Iterator[Iterator[GroundingOutput]]:
     """Ground any number of phrases of pictures that were read; those read together, together.
 

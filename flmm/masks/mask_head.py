@@ -8,14 +8,10 @@ from flmm.weights import check_finite
 
 
 def compute_coarse_logits(mask_head: nn.Module, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Coarse mask logits of P phrases.
+    """Float32 logits ``[P, h', w']`` of P phrases, and the maps on the head's device.
 
-    Args:
-        mask_head: any; outside of training what it gives must be finite.
-        maps: ``[P, L*A, h, w]`` in [0, 1], of any dtype and device.
-
-    Returns:
-        the maps on the head's device, in their dtype, and float32 logits ``[P, h', w']``.
+    The maps are ``[P, L*A, h, w]`` in [0, 1], of any dtype and device; outside of training
+    they and what the head gives must be finite.
 
     Raises:
         TypeError: the head gives no tensor.

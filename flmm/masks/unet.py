@@ -8,6 +8,7 @@ keys, so that F-LMM's published heads load. The attribute names ``convs``, ``con
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -234,24 +235,15 @@ class UpConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_block = block
-        reduce = ConvNormAct(channels, 1, num_groups)
-        self.upsample = InterpConv(reduce) if doubles else reduce
+        reduce: nn.Module = ConvNormAct(channels, 1, num_groups)
+        if doubles:  # mmseg's InterpConv
+            steps = nn.Sequential(BilinearDouble(), reduce)
+            reduce = nn.Sequential(OrderedDict(interp_upsample=steps))
+        self.upsample = reduce
 
     def forward(self, skip: Tensor, deep: Tensor) -> Tensor:
         """``skip [N, c, h, w]`` and ``deep`` (at half size) to ``[N, c, h, w]``."""
         return self.conv_block(torch.cat([skip, self.upsample(deep)], dim=1))
-
-
-class InterpConv(nn.Module):
-    """Bilinear doubling, then a 1x1 convolution; mmseg's ``InterpConv``."""
-
-    def __init__(self, conv: ConvNormAct) -> None:
-        super().__init__()
-        self.interp_upsample = nn.Sequential(BilinearDouble(), conv)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[N, in, h, w]`` to ``[N, out, 2h, 2w]``."""
-        return self.interp_upsample(features)
 
 
 class BilinearDouble(nn.Module):

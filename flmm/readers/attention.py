@@ -28,12 +28,8 @@ HARMLESS = {
 class RowReader:
     """Takes each layer's weights as they come and keeps the phrases' merged image columns.
 
-    Args:
-        token_spans: per image the half-open row range of each of its P phrases.
-        image_columns: per image the columns of its image tokens.
-        rows: R, the same for all images.
-        token_merge: ``"mean"`` or ``"max"`` over the rows of a phrase.
-        device: where the maps are kept.
+    ``token_spans`` are per image the half-open row ranges of its P phrases, of R ``rows``;
+    ``image_columns`` the columns of its image tokens. The maps are kept on ``device``.
     """
 
     def __init__(
@@ -191,10 +187,7 @@ AttentionInterface.register(ROW_ATTENTION, row_attention_forward)
 
 
 def build_continuation_mask(
-    sequence_index: Tensor,
-    prefix_mask: Tensor,
-    dtype: torch.dtype,
-    rows: int | None = None,
+    sequence_index: Tensor, prefix_mask: Tensor, dtype: torch.dtype, rows: int | None = None
 ) -> Tensor:
     """Additive mask of continuations packed behind prefixes.
 

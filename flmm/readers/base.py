@@ -156,7 +156,6 @@ class FrozenVLM(FrozenModel):
             prompt: plain text of the user turn, behind the image; ``None``: the default prompt.
 
         Raises:
-            ValueError: the image tokens of the rendered prompt do not fit the grid.
             ContextFullError: picture and prompt do not fit into the model's context.
         """
         if isinstance(image, (list, tuple)):

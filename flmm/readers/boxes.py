@@ -29,12 +29,9 @@ _BOX = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|[\])]\s*,?\s*[\[(]){_NUMBER},{
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How a family is asked and answers.
+    """How a family is asked, with ``{phrase}`` where the phrase stands, and answers.
 
-    Attributes:
-        question: with ``{phrase}`` where the phrase stands.
-        in_input_pixels: coordinates are pixels of the resized picture; otherwise they count
-            thousandths of its sides.
+    Coordinates are pixels of the resized picture, or else thousandths of its sides.
     """
 
     question: str

@@ -65,15 +65,9 @@ def _exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
 class Dialogue:
     """Questions and answers behind one picture or more.
 
-    Args:
-        model: that reads and speaks.
-        encoder: of its turns.
-        prefix: the first picture, read with whatever prompt: only the part that ends with the
-            picture is used, and it serves others afterwards.
-
-    Attributes:
-        lock: held by every method, and by :meth:`write` for each token; hold it around several
-            steps that belong together.
+    Of ``prefix``, whatever its prompt, only the part that ends with the picture is used, and it
+    serves others afterwards. ``lock`` is held by every method, and by :meth:`write` for each token;
+    hold it around several steps that belong together.
     """
 
     def __init__(self, model: FrozenModel, encoder: TurnEncoder, prefix: Prefix) -> None:
@@ -97,11 +91,7 @@ class Dialogue:
 
     @_exclusive
     def ask(self, question: str, images: Sequence[ImageInput] = ()) -> DialogueTurn:
-        """Feed a question; :meth:`write` goes on with the answer.
-
-        Args:
-            question: plain text of the user turn (control tokens are not obeyed).
-            images: further pictures, which stand before the question.
+        """Feed a question in plain text, behind further pictures; :meth:`write` answers.
 
         Raises:
             ContextFullError: it does not fit; the conversation stays as it was.
@@ -191,8 +181,8 @@ class Dialogue:
         """Where tokens of the conversation looked, and what was thought at them.
 
         Args:
-            spans: half-open token ranges of the conversation, each behind the first picture and
-                within one run of text; the rows of a range are merged.
+            spans: half-open token ranges, each behind the first picture and within one run of text;
+                the rows of a range are merged.
 
         Returns:
             per picture the attention of all P ranges, in the order given: all zero where the

@@ -185,11 +185,10 @@ class FrozenModel(nn.Module):
         images: Sequence[ImageInput],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Feed tokens that hold pictures, through the model's own attention.
+        """Feed tokens ``[B, R]`` that hold pictures, through the model's own attention.
 
         Args:
             cache: keys and values of what stands before; grows.
-            input_ids: ``[B, R]``, pictures expanded.
             positions: ``[axes, B, R]``.
             images: the pictures of these tokens, in order.
             attention_mask: bool ``[B, R]``, false on padding; ``None``: there is none to be seen.
@@ -227,12 +226,9 @@ class FrozenModel(nn.Module):
         attention_mask: Tensor | None = None,
         row_reader: RowReader | None = None,
     ) -> Sequence[Tensor]:
-        """Feed text after what the cache holds.
+        """Feed text ``[B, R]`` at positions ``[axes, B, R]`` after the S tokens in the cache.
 
         Args:
-            cache: keys and values of S tokens, of B rows.
-            input_ids: ``[B, R]``.
-            positions: ``[axes, B, R]``.
             attention_mask: additive ``[B, 1, R, S + R]``; ``None``: causal, through the model's
                 fastest attention.
             row_reader: where every layer's weights go; ``None``: no weights are computed.

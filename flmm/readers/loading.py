@@ -10,12 +10,7 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 _MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
 # The hub's client tries a connection that does not exist six times, and waits 23 seconds in
@@ -134,10 +129,7 @@ def build_random_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForImageTextToText.from_config(
-            config,
-            trust_remote_code=False,
-            dtype=parsed,
-            attn_implementation=attn_implementation,
+            config, trust_remote_code=False, dtype=parsed, attn_implementation=attn_implementation
         )
 
 

@@ -24,12 +24,9 @@ _PADDING = -1  # the continuation that padding belongs to
 def attend_prefixes(
     model: FrozenModel, prefixes: Sequence[Prefix], packs: Sequence[Sequence[Pack]]
 ) -> list[PhraseAttention]:
-    """What the continuations of several prefixes see; those read together are asked together.
+    """What the continuations of any prefixes see; those read together are asked together.
 
-    Args:
-        model: that read them.
-        prefixes: of any batches.
-        packs: of each, one pass after the other.
+    ``packs`` are those of each prefix, one pass after the other.
     """
     together: dict[int, list[int]] = {}
     for place, prefix in enumerate(prefixes):

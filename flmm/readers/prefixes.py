@@ -22,12 +22,10 @@ PADDING_SIDES = ("right", "left")
 
 @dataclass
 class PrefixInput:
-    """One image and prompt as the model is fed them.
+    """One image and prompt as the model is fed them: S token ids, placeholders expanded.
 
-    Attributes:
-        input_ids: its S token ids, image placeholders expanded.
-        positions: int64 ``[axes, S]`` on the CPU, of the position encoding.
-        image_columns: from the first to the last image token, within [0, S).
+    ``positions`` are int64 ``[axes, S]`` on the CPU, ``image_columns`` reach from the first to the
+    last image token.
     """
 
     input_ids: list[int]
@@ -86,8 +84,7 @@ class PrefixBatch:
         input_ids: ``[B, S]`` int64.
         positions: ``[axes, B, S]`` int64.
         token_mask: ``[B, S]`` bool, false on padding.
-        spans: per image the half-open range of its tokens within [0, S).
-        cache: a ``DynamicCache`` of B rows.
+        spans: per image where its tokens stand within [0, S).
     """
 
     input_ids: Tensor

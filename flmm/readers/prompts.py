@@ -33,9 +33,6 @@ class EncodedContinuation:
 class PlainTextTokenizer:
     """Tokenises a person's text as text, and a template's control tokens as control tokens.
 
-    Args:
-        tokenizer: a fast transformers tokenizer.
-
     Raises:
         TypeError: the tokenizer has no fast (``tokenizers``) backend.
         ValueError: a control token cannot be kept out of plain text, or the tokenizer writes
@@ -73,14 +70,10 @@ class PlainTextTokenizer:
     def encode_template(
         self, before: str, prompt: str, after: str, is_first: bool = True
     ) -> tuple[list[int], list[tuple[int, Span]]]:
-        """Token ids of a rendered template around a prompt.
+        """Token ids of a plain prompt between a template's texts, whose control tokens are obeyed.
 
-        Args:
-            before: the template's text up to the prompt, control tokens obeyed.
-            prompt: plain text.
-            after: the template's text behind the prompt, control tokens obeyed.
-            is_first: the sequence begins here, with the beginning token where the tokenizer
-                writes one; otherwise it goes on.
+        With ``is_first`` the sequence begins here, with the beginning token where the tokenizer
+        writes one; otherwise it goes on.
 
         Returns:
             the ids; of each token that holds characters of the prompt its place among them and
@@ -237,13 +230,9 @@ class ContextFullError(ValueError):
 
 @dataclass(frozen=True)
 class Context:
-    """Room in a model's context.
+    """Room in a model's context that reads ``limit`` tokens, of which a ``holder`` has ``held``.
 
-    Attributes:
-        limit: tokens that the model reads.
-        held: tokens that are there already.
-        holder: what holds them, in words.
-        way_out: what a person can do.
+    ``way_out`` says what a person can do.
     """
 
     limit: int

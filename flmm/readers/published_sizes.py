@@ -46,10 +46,6 @@ def write_published_model(
         processor: folder or hub id of the model's own; ``None``: one with the embedded tokenizer,
             which keeps the size of any picture up to 16 megapixels where its kind can.
         context: tokens that the model says it reads; ``None``: as published.
-
-    Raises:
-        ValueError: there is no such model.
-        OSError: there is no processor at ``processor``.
     """
     if name not in PUBLISHED_SIZES:
         raise ValueError(f"no published size {name!r}: choose of {', '.join(PUBLISHED_SIZES)}")

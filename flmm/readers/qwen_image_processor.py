@@ -33,8 +33,7 @@ class QwenImageProcessorWrapper:
     Args:
         processor: unified processor of Qwen2-VL, Qwen2.5-VL or Qwen3-VL, its bare image
             processor, or the folder or hub id to load one from (``"tiny"``: the embedded one).
-        min_pixels: least H'*W' in pixels; ``None`` keeps the processor's.
-        max_pixels: greatest H'*W' in pixels; ``None`` keeps the processor's.
+        min_pixels, max_pixels: limits of H'*W' in pixels; ``None`` keeps the processor's.
 
     Attributes:
         image_processor: the processor at work, a copy with the pixel limits set.
@@ -162,12 +161,8 @@ class QwenImageProcessorWrapper:
     def patchify(self, pixel_values: Tensor | Sequence[Tensor] | np.ndarray) -> Tensor:
         """Cut pictures into the patches of the unified processor, in its order.
 
-        Args:
-            pixel_values: ``[C, H', W']``, a batch ``[B, C, H', W']``, or a list of pictures of
-                any sizes; any device and dtype.
-
-        Returns:
-            ``[n_patches, C*T*p*p]`` on the same device, pictures one after the other.
+        ``[C, H', W']``, a batch ``[B, C, H', W']``, or a list of pictures of any sizes become
+        ``[n_patches, C*T*p*p]`` on the same device, pictures one after the other.
         """
         if isinstance(pixel_values, (list, tuple)):
             return torch.cat([self.patchify(picture) for picture in pixel_values])
@@ -192,11 +187,8 @@ class QwenImageProcessorWrapper:
 def patchify(pixel_values: Tensor, patch: int, merge: int, frames: int) -> Tensor:
     """Patches of one still picture ``[C, H', W']``, token by token: ``[n_patches, C*T*p*p]``.
 
-    Args:
-        pixel_values: on any device, of any dtype.
-        patch: side p in pixels.
-        merge: patches per side of one image token.
-        frames: T, the picture so often.
+    ``patch`` is the side p in pixels, ``merge`` patches are the side of one image token, and the
+    picture is taken ``frames`` times, T.
     """
     factor = patch * merge
     channels, height, width = pixel_values.shape

@@ -174,9 +174,6 @@ class Refiner(PartlyFrozen, ABC):
         Returns:
             float32 logits ``[P, H, W]``, original pixels. Gradients reach the coarse logits
             (through the mask prompt, not the box) and the words.
-
-        Raises:
-            ValueError: the words are too few or too wide, or, in use, the logits are not finite.
         """
         self._check_words(words, len(coarse_mask_logits))
         if len(coarse_mask_logits) == 0:

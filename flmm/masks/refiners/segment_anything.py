@@ -106,8 +106,7 @@ def build_sam(model_name: str, checkpoint: str | Path | None = None) -> Sam:
     """A ``Sam`` in eval mode; arguments as of :class:`SAMRefiner`.
 
     Raises:
-        ValueError: the name is unknown, or the file holds no weights of that architecture, or
-            whole numbers or NaN in their place.
+        ValueError: the name is unknown, or the file holds no weights of that architecture.
         FileNotFoundError: the file does not exist.
     """
     builders = {**sam_model_registry, "tiny": build_tiny_sam}
