@@ -46,10 +46,8 @@ def write_tokens(
         if going:
             scores = model.score(read_last(going))
             if processors:
-                rows = [
-                    processors(_as_row(texts[index], scores.device), row[None])
-                    for index, row in zip(going, scores)
-                ]
+                ids: list[Any] = [torch.tensor([texts[i]], device=scores.device) for i in going]
+                rows = [processors(*pair) for pair in zip(ids, scores.split(1))]
                 scores = torch.cat(rows)
             tokens = zip(going, scores.argmax(-1).tolist())
             step |= {index: END if token in stop_ids else token for index, token in tokens}
@@ -59,10 +57,6 @@ def write_tokens(
         if not going:
             return
     yield dict.fromkeys(going, MAX_NEW_TOKENS)
-
-
-def _as_row(ids: list[int], device: torch.device) -> Any:
-    return torch.tensor([ids], device=device)
 
 
 def _find_stop_ids(model: FrozenModel) -> set[int]:

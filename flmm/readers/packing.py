@@ -34,10 +34,8 @@ def attend_prefixes(
     seen: dict[int, PhraseAttention] = {}
     for places in together.values():
         if all(len(packs[place]) == 1 for place in places):
-            group, own = (
-                [prefixes[place] for place in places],
-                [packs[place][0] for place in places],
-            )
+            group = [prefixes[place] for place in places]
+            own = [packs[place][0] for place in places]
             seen.update(zip(places, attend_packs(model, group, own)))
             continue
         for place in places:

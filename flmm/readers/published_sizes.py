@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor, CLIPImageProcessor, LlavaProcessor
+from transformers import AutoConfig, CLIPImageProcessor, LlavaProcessor
 
 from flmm.readers.loading import TINY_FOLDER, load_processor
 
@@ -80,7 +80,7 @@ def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> No
 
 def _make_processor(values: dict[str, Any]) -> Any:
     """A processor of the model's kind around the embedded tokenizer."""
-    tiny = AutoProcessor.from_pretrained(TINY_FOLDER, trust_remote_code=False)
+    tiny = load_processor("tiny")
     vision = values["vision_config"]
     if values["model_type"] == "llava":
         side = vision["image_size"]
