@@ -1,5 +1,4 @@
-"""Cost of what comes after reading: many masks, a second question, many phrases, an epoch, a split;
-and how far half precision strays.
+"""Cost of what comes after reading: masks, questions, phrases, an epoch, a split; half precision.
 
 Reader and refiner have random weights but for "tiny".
 """
@@ -228,14 +227,10 @@ def _measure_toy(device: torch.device, images: int) -> list[Row]:
             refined.append([score.refined for score in scores])
             changed = sum(one != other for one, other in zip(refined[-1], refined[0]))
             coarse = [score.coarse for score in scores if score.coarse is not None]
-            row = {
-                "what": "tiny model",
-                "dtype": dtype,
-                "expressions": len(scores),
-                "cIoU": compute_summary(*zip(*refined[-1]))["cIoU"],
-                "coarse_cIoU": compute_summary(*zip(*coarse))["cIoU"],
-                "changed": 100 * changed / len(scores),
-            }
+            row = {"what": "tiny model", "dtype": dtype, "expressions": len(scores)}
+            row["cIoU"] = compute_summary(*zip(*refined[-1]))["cIoU"]
+            row["coarse_cIoU"] = compute_summary(*zip(*coarse))["cIoU"]
+            row["changed"] = 100 * changed / len(scores)
             rows.append(row | compute_difference(maps[-1], maps[0]))
     return rows
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flmm.apps.explanation.explained_chat import ExplainedChat, TokenChoice
+from flmm.apps.explanation.reading import RegionBox, RegionMask
 from flmm.apps.explanation.tokens import group_words, join_text
 from flmm.visualization import get_color, overlay_heat, overlay_mask
 
@@ -75,10 +76,7 @@ def draw_words(explanation: ExplainedChat, words: Sequence[TokenChoice]) -> byte
 
 
 def draw_ranking(
-    explanation: ExplainedChat,
-    image: int = 0,
-    box: Sequence[float] | np.ndarray | None = None,
-    mask: np.ndarray | None = None,
+    explanation: ExplainedChat, image: int = 0, box: RegionBox = None, mask: RegionMask = None
 ) -> bytes:
     """A region of a picture and, beside it, the tokens that look there most, as bars."""
     ranked = explanation.rank_tokens(image, box, mask)[:_BARS]

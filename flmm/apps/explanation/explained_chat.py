@@ -13,6 +13,8 @@ import numpy as np
 from flmm.apps.explanation.reading import (
     Head,
     RankedToken,
+    RegionBox,
+    RegionMask,
     compute_region_coverage,
     merge_grids,
     rank_maps,
@@ -147,8 +149,8 @@ class ExplainedChat:
     def rank_tokens(
         self,
         image: int = 0,
-        box: Sequence[float] | np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        box: RegionBox = None,
+        mask: RegionMask = None,
         role: str | None = None,
     ) -> list[RankedToken]:
         """Which tokens look at a region, most of all first; see :mod:`.reading`.
@@ -156,12 +158,8 @@ class ExplainedChat:
         Args:
             image: which picture, from 0; tokens that cannot see it are left out.
             box: xyxy in pixels of the picture as given; what reaches outside is cut off.
-            mask: bool ``[H, W]`` in pixels of the picture as given; instead of a box.
+            mask: bool ``[H, W]`` of the picture as given, instead of a box.
             role: only tokens of questions or of answers; ``None``: both.
-
-        Raises:
-            TypeError: the mask is not bool.
-            ValueError: there is no such picture; the region is empty, outside or of another size.
         """
         self._check_image(image)
         coverage = self.compute_coverage(image, box, mask)
@@ -169,10 +167,7 @@ class ExplainedChat:
         return [item for item in ranked if role in (None, item.token.role)]
 
     def compute_coverage(
-        self,
-        image: int,
-        box: Sequence[float] | np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        self, image: int, box: RegionBox = None, mask: RegionMask = None
     ) -> np.ndarray:
         """Share of each grid cell of a picture that a region covers, float64 ``[h, w]``."""
         height, width = self.images[image].shape[:2]

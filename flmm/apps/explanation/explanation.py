@@ -18,7 +18,7 @@ import numpy as np
 from flmm.apps.explanation.drawing import draw_ranking, draw_sheet, draw_words
 from flmm.apps.explanation.explained_chat import ExplainedChat, TokenChoice
 from flmm.apps.explanation.page import build_page
-from flmm.apps.explanation.reading import Head, RankedToken
+from flmm.apps.explanation.reading import Head, RankedToken, RegionBox, RegionMask
 from flmm.conversation import Chat, PointedPhrase
 from flmm.files import replace_file
 from flmm.records import Span
@@ -68,11 +68,7 @@ class Explanation(ExplainedChat):
         return _write(path, draw_sheet(self) if words is None else draw_words(self, words))
 
     def save_ranking_png(
-        self,
-        path: str | Path,
-        image: int = 0,
-        box: Sequence[float] | np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        self, path: str | Path, image: int = 0, box: RegionBox = None, mask: RegionMask = None
     ) -> Path:
         """Draw a region and the tokens that look there; arguments as :meth:`rank_tokens`."""
         return _write(path, draw_ranking(self, image, box, mask))

@@ -1,14 +1,10 @@
 """Where all tokens of a conversation looked, and which of them look at a region of a picture.
 
-In: a chat and its tokens; a box or a mask in pixels of the picture as given. Out: per picture one
-map per token; the share of each grid cell that a region covers, exact for any size; ranked tokens.
 Each turn's rows are fed once, in portions: tokens x heads x cells of one portion exist at a time,
-tokens x cells are kept.
-
-A token that puts the weight ``m[i, j]`` on cell ``(i, j)`` looks at a region that covers
-``c[i, j]`` of each cell, in [0, 1], with the share ``sum(m * c) / sum(m)``. A token that looks
-everywhere alike has the share ``sum(c) / (h * w)``, what is expected of a token that knows nothing.
-Tokens are ranked by the difference.
+tokens x cells are kept. A token that puts the weight ``m[i, j]`` on cell ``(i, j)`` looks at a
+region that covers ``c[i, j]`` of each cell, in [0, 1], with the share ``sum(m * c) / sum(m)``. One
+that looks everywhere alike, as is expected of a token that knows nothing, has the share
+``sum(c) / (h * w)``. Tokens are ranked by the difference.
 """
 
 from __future__ import annotations
@@ -27,6 +23,9 @@ from flmm.geometry import Size, fit_to_picture, resample_area
 from flmm.records import Grid, ImageInput
 
 Head = tuple[int, int]
+# A region is one of both: xyxy in pixels of the picture as given, or bool ``[H, W]``.
+RegionBox = Sequence[float] | np.ndarray | None
+RegionMask = np.ndarray | None
 # Tokens x heads x cells that exist at once: 256 MiB in float32.
 MAX_WEIGHTS = 2**26
 
@@ -37,8 +36,8 @@ class RankedToken:
 
     Attributes:
         weight: its attention inside the region, of all it has (mean over the merged heads).
-        share: of its attention on the picture the part inside the region, in [0, 1].
-        expected: the region's share of the picture's grid cells, in [0, 1].
+        share: of its attention on the picture the part inside the region.
+        expected: the region's share of the picture's grid cells.
     """
 
     index: int
@@ -61,11 +60,8 @@ def read_merged_maps(
     Zero where a token cannot see the picture, because it came later.
     """
     channels = _list_channels(chat, heads)
-    parts: list[list[np.ndarray]] = [[] for _ in chat.images]
-    for portion in _split_portions(chat, tokens):
-        for own, merged in zip(parts, _read_portion(chat, portion, channels)):
-            own.append(merged)
-    return [np.concatenate(own) for own in parts]
+    portions = [_read_portion(chat, part, channels) for part in _split_portions(chat, tokens)]
+    return [np.concatenate(own) for own in zip(*portions)]
 
 
 def merge_grids(grid_maps: Sequence[Tensor], image: ImageInput) -> Tensor:
@@ -133,15 +129,11 @@ def _read_portion(
 
 
 def compute_region_coverage(
-    image_size: Size,
-    grid_size: Size,
-    box: Sequence[float] | np.ndarray | None = None,
-    mask: np.ndarray | None = None,
+    image_size: Size, grid_size: Size, box: RegionBox = None, mask: RegionMask = None
 ) -> np.ndarray:
     """Share of each cell of a grid (h, w) that a region of a picture (H, W) covers, float64.
 
-    The region is a box, xyxy in pixels, of which what reaches outside is cut off, or else a mask,
-    bool ``[H, W]``.
+    What of a box reaches outside is cut off.
     """
     if (box is None) == (mask is None):
         raise ValueError("give one region: a box (x0, y0, x1, y1 in pixels) or a mask")

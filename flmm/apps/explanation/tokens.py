@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flmm.conversation import ChatTurn, TurnToken
+from flmm.conversation import ChatTurn, TurnToken, find_places
 from flmm.records import Span
 
 
@@ -45,21 +45,16 @@ def find_text(
     Only in one ``turn`` or ``role`` where it is given. Gives per place the index range of the
     tokens that hold at least one of its characters.
     """
+    index = {token.place: number for number, token in enumerate(tokens)}
     found = []
     for number, item in enumerate(turns):
         for part, written in (("question", item.question), ("answer", item.text)):
             if turn not in (None, number) or role not in (None, part):
                 continue
-            for start, end in _find_words(written, text.strip()):
-                inside = [
-                    index
-                    for index, token in enumerate(tokens)
-                    if (token.turn, token.role) == (number, part)
-                    and token.span[0] < end
-                    and token.span[1] > start
-                ]
-                if inside:
-                    found.append(_widen(tokens, inside[0], inside[-1] + 1))
+            for span in _find_words(written, text.strip()):
+                places = find_places(item.tokens, part, span)
+                if places is not None:
+                    found.append(_widen(tokens, index[places[0]], index[places[1] - 1] + 1))
     return found
 
 

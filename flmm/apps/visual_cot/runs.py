@@ -1,10 +1,9 @@
 """What tools/visual_cot.py does: every question of some files, answered once, on any processes.
 
-Out: the result file and its scores, the same whatever the number of processes and interruptions:
-every answer is in a journal as soon as it is known. Records that cannot be asked are listed, and
-tried again by the next run. The result file has the keys of F-LMM's (scripts/visual_cot/
-visual_cot_inference.py), so that its judge (gpt_eval_cot_score_single.py, which adds ``score``)
-reads it, and further keys of ours.
+The results do not depend on the number of processes and interruptions: every answer is in a journal
+as soon as it is known. Records that cannot be asked are tried again by the next run. The result
+file has the keys of F-LMM's (scripts/visual_cot/visual_cot_inference.py), so that its judge
+(gpt_eval_cot_score_single.py, which adds ``score``) reads it, and further keys of ours.
 """
 
 from __future__ import annotations
@@ -100,14 +99,15 @@ def run_visual_cot(config: Config, options: VisualCotOptions) -> dict[str, Any]:
         "title": f"Visual chain of thought, {options.version}",
         "rows": build_rows(records),
         "bad": bad,
-        "run": {"config": str(config.filename), "limit": options.limit}
-        | run
+        "run": {"config": str(config.filename), "limit": options.limit, **run}
         | {"processes": dist.get_world_size()},
     }
     if dist.is_main_process():
         paths = write_results(Path(options.out), records, report)
         print(format_text(list_cells(report["rows"])))
-        print(*filter(None, [format_bad(bad)]), f"written: {', '.join(map(str, paths))}", sep="\n")
+        if bad:
+            print(_format_bad(bad, 5))
+        print(f"written: {', '.join(map(str, paths))}")
     dist.barrier()
     return report
 
@@ -195,9 +195,8 @@ def build_record(question: VisualCotQuestion, answer: VisualCotAnswer, version: 
     truth = question.gt_box_xyxy
     iou = None
     if truth is not None and version != "v3":
-        pointed = answer.pointed_box_xyxy
-        boxes = [torch.tensor([box], dtype=torch.float64) for box in (pointed or (0,) * 4, truth)]
-        iou = float(box_iou(*boxes))
+        boxes = (answer.pointed_box_xyxy or (0,) * 4, truth)
+        iou = float(box_iou(*(torch.tensor([box], dtype=torch.float64) for box in boxes)))
     return {
         "thought": answer.thought,
         "box": list(answer.box_xyxy),
@@ -256,25 +255,20 @@ def list_cells(rows: Sequence[Row]) -> list[list[Any]]:
     return tabulate(rows, _TITLES)
 
 
-def format_bad(reasons: Sequence[str], count: int | None = 5) -> str:
+def _format_bad(reasons: Sequence[str], count: int) -> str:
     """Records that could not be asked, as lines; only the first ``count`` are named."""
-    if not reasons:
-        return ""
     lines = [f"records that could not be asked, in no figure: {len(reasons)}"]
     lines += [f"  {reason}" for reason in reasons[:count]]
-    if count is not None and len(reasons) > count:
-        lines.append(f"  and {len(reasons) - count} more")
+    lines += [f"  and {len(reasons) - count} more"] if len(reasons) > count else []
     return "\n".join(lines)
 
 
 def write_results(out: Path, records: Sequence[Record], report: dict[str, Any]) -> list[Path]:
-    """Write the result file, and the report as JSON and Markdown beside it; gives the paths.
-
-    The report has ``title``, ``rows``, ``bad`` and, under ``run``, where the figures come from.
-    """
+    """Write the result file, and the report as JSON and Markdown beside it; gives the paths."""
     scores = out.with_name(f"{out.stem}_scores.json")
     table = format_markdown(list_cells(report["rows"]))
-    bad = [f"```\n{format_bad(report['bad'], None)}\n```"] if report["bad"] else []
+    reasons = report["bad"]
+    bad = [f"```\n{_format_bad(reasons, len(reasons))}\n```"] if reasons else []
     run = "\n".join(f"- {key}: {value}" for key, value in report["run"].items())
     page = "\n\n".join([f"# {report['title']}", "Percent.", table, *bad, run])
     texts = {
