@@ -27,6 +27,3 @@ def run_benchmarks(names: Sequence[str], settings: BenchmarkSettings) -> None:
         machine = describe_machine(settings.torch_device)
         write_rows(name, BENCHMARKS[name](settings), folder, machine)
     print(f"written: {folder}")
-
-
-__all__ = ["BENCHMARKS", "BenchmarkSettings", "run_benchmarks"]

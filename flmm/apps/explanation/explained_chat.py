@@ -65,8 +65,7 @@ class ExplainedChat:
     def find(self, text: str, turn: int | None = None, role: str | None = None) -> list[Span]:
         """Every place where words stand, as index ranges in ``tokens``; whole words, any case.
 
-        Only in one ``turn`` (from 0) or ``role`` where it is given; ValueError where they stand
-        nowhere.
+        Only in one ``turn`` (from 0) or ``role`` where it is given. Nowhere is a ValueError.
         """
         if not text.strip():
             raise ValueError(f"the words to find are {text!r}: give at least one letter")

@@ -40,11 +40,7 @@ def find_text(
     turn: int | None = None,
     role: str | None = None,
 ) -> list[Span]:
-    """Where words stand in a conversation: whole words, capitals and small letters alike.
-
-    Only in one ``turn`` or ``role`` where it is given. Gives per place the index range of the
-    tokens that hold at least one of its characters.
-    """
+    """Of each place where words stand the tokens of its characters; see ``ExplainedChat.find``."""
     index = {token.place: number for number, token in enumerate(tokens)}
     found = []
     for number, item in enumerate(turns):

@@ -74,11 +74,10 @@ class VisualCotOptions:
 
 
 def run_visual_cot(config: Config, options: VisualCotOptions) -> dict[str, Any]:
-    """Answer the questions, write the results, print the table.
+    """Answer the questions, write the results, print the table; gives the report.
 
-    Returns:
-        the report: ``title``, ``rows`` in percent, ``bad`` (a sentence per record that could not
-        be asked), ``run``.
+    It has ``title``, ``rows`` in percent, ``bad`` (a sentence per record that could not be asked)
+    and, under ``run``, where the figures come from.
     """
     _check(options)
     files = read_question_files(options.questions)
