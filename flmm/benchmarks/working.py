@@ -110,7 +110,7 @@ def many(settings: BenchmarkSettings, size: tuple[int, int] = (3000, 4000)) -> l
             result = inferencer(picture, phrases)
             seconds = time.perf_counter() - began
         extra = memory.extra_bytes
-        row = {"phrases": count, "picture": f"{size[1]} x {size[0]}", "time_s": seconds}
+        row: Row = {"phrases": count, "picture": f"{size[1]} x {size[0]}", "time_s": seconds}
         row["peak MiB"] = None if extra is None else round(extra / 2**20)
         row["masks MiB"] = sum(len(own["counts"]) for own in result.segmentations) / 2**20
         rows.append(row)
@@ -227,7 +227,7 @@ def _measure_toy(device: torch.device, images: int) -> list[Row]:
             refined.append([score.refined for score in scores])
             changed = sum(one != other for one, other in zip(refined[-1], refined[0]))
             coarse = [score.coarse for score in scores if score.coarse is not None]
-            row = {"what": "tiny model", "dtype": dtype, "expressions": len(scores)}
+            row: Row = {"what": "tiny model", "dtype": dtype, "expressions": len(scores)}
             row["cIoU"] = compute_summary(*zip(*refined[-1]))["cIoU"]
             row["coarse_cIoU"] = compute_summary(*zip(*coarse))["cIoU"]
             row["changed"] = 100 * changed / len(scores)

@@ -123,7 +123,11 @@ class ExplainedChat:
         ]
 
     def ground(self, choice: TokenChoice, image: int | None = None) -> PointedPhrase:
-        """The mask of a token, a range of them or words, in the picture that they look at most."""
+        """The mask of a token, a range of them or words, in the picture that they look at most.
+
+        Raises:
+            ValueError: as :meth:`resolve`; or there is no such ``image``, or it came later.
+        """
         start, end = self.resolve(choice)
         if image is None:
             image = self.choose_image((start, end))
@@ -159,6 +163,10 @@ class ExplainedChat:
             box: xyxy in pixels of the picture as given; what reaches outside is cut off.
             mask: bool ``[H, W]`` of the picture as given, instead of a box.
             role: only tokens of questions or of answers; ``None``: both.
+
+        Raises:
+            TypeError: the mask is not bool.
+            ValueError: there is no such picture; the region is empty, outside or of another size.
         """
         self._check_image(image)
         coverage = self.compute_coverage(image, box, mask)

@@ -34,6 +34,9 @@ def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
         chat: with at least one turn; no picture is read again.
         heads: (layer, head) of those whose mean is taken, such as
             ``rank_heads(...).best(8)``; ``None``: all.
+
+    Raises:
+        ValueError: there is no turn, or no such head.
     """
     if not chat.turns:
         raise ValueError("there is no turn to explain yet: ask a question first")

@@ -134,6 +134,10 @@ def compute_region_coverage(
     """Share of each cell of a grid (h, w) that a region of a picture (H, W) covers, float64.
 
     What of a box reaches outside is cut off.
+
+    Raises:
+        TypeError: the mask is not bool.
+        ValueError: not exactly one region is given; it is empty, outside, or of another size.
     """
     if (box is None) == (mask is None):
         raise ValueError("give one region: a box (x0, y0, x1, y1 in pixels) or a mask")

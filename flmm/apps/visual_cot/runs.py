@@ -78,6 +78,10 @@ def run_visual_cot(config: Config, options: VisualCotOptions) -> dict[str, Any]:
 
     It has ``title``, ``rows`` in percent, ``bad`` (a sentence per record that could not be asked)
     and, under ``run``, where the figures come from.
+
+    Raises:
+        FileNotFoundError: there are no questions, or no folder of pictures.
+        ValueError: a file or a setting cannot be used, or not one question could be asked.
     """
     _check(options)
     files = read_question_files(options.questions)
