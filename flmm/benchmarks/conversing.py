@@ -7,7 +7,6 @@ again for every answer.
 from __future__ import annotations
 
 import gc
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,9 @@ def measure_third_turn(
         raise ValueError(f"{name} answers nothing to {QUESTIONS[2]!r}: there is nothing to time")
     inputs = build_model_inputs(reader, image, said.input_ids[:start])
 
-    start_afresh = partial(generate, reader, inputs, end - start)
+    def start_afresh() -> list[int]:
+        return generate(reader, inputs, end - start)
+
     calls = {"fresh start": start_afresh, "third turn": go_on, "third turn, looked at": look}
     rows = compare_calls(f"third turn, {name}", calls, reader.device, repeats)
     pairs = zip(said.input_ids[start:end], start_afresh())
