@@ -1,8 +1,7 @@
 """Files that are complete under their name, or not there.
 
-In: bytes and a path. Out: the file. It is written beside its place, flushed to the disk and then
-renamed, so that a process that dies, or a disk that fills up, leaves what was there before.
-Not its duty: what is in a file, and what to do where there is no room.
+They are written beside their place, flushed to the disk and then renamed, so that a process that
+dies, or a disk that fills up, leaves what was there before.
 """
 
 from __future__ import annotations
@@ -34,11 +33,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def replace_file(path: str | Path, content: bytes | memoryview, is_shared: bool = False) -> None:
-    """Write a file so that it is complete under its name, or not there.
+    """Write a file so that it is complete under its name, or not there; folders are made.
 
     Args:
-        path: of the file; folders are made.
-        content: all of it.
         is_shared: several processes may write this name at once, and the last one stays; nothing is
             lost if a machine without power leaves it cut off (an entry of a cache), so that nobody
             waits for the disk. Else two processes must not write one name at once.
@@ -88,16 +85,12 @@ def measure_free(folder: str | Path) -> int:
 
 
 def remove_leftovers(folder: str | Path, pattern: str, min_age_s: float = 0.0) -> list[Path]:
-    """Delete what processes that were killed while they wrote have left.
+    """Delete, and list, what processes that were killed while they wrote have left.
 
     Args:
-        folder: that they wrote into.
         pattern: of the files' own names, such as "*.pth".
         min_age_s: seconds since the last byte; where others may be writing now, longer than any
             write takes.
-
-    Returns:
-        what was deleted.
     """
     deleted = []
     for path in sorted(Path(folder).glob(pattern + TEMPORARY_SUFFIX)):

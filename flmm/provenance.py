@@ -1,7 +1,6 @@
 """Where a figure comes from: hashes of weights, versions of libraries, device.
 
-Two uses: a report says under what its figures were made, and a journal's name changes with
-whatever could change them.
+A report says it, and a journal's name changes with it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,8 @@ import flmm
 from flmm.fingerprints import hash_json, sample_weights_hash
 
 LIBRARIES = (
-    "torch",
-    "transformers",
-    "mmengine",
-    "mmdet",
-    "segment-anything",
-    "pycocotools",
-    "numpy",
-    "pillow",
+    *("torch", "transformers", "mmengine", "mmdet", "segment-anything", "pycocotools"),
+    *("numpy", "pillow"),
 )
 
 

@@ -25,7 +25,7 @@ HOOKS = _build_child(
     "hook",
     mmengine.HOOKS,
     "training.checkpoint_hook training.example_images training.feature_caching "
-    "training.skipped_records",
+    "evaluation.grounding_metrics",
 )
 
 

@@ -1,6 +1,5 @@
-"""Tables as people read them: aligned text, and Markdown.
+"""Tables as people read them, of any values: aligned text, and Markdown.
 
-In: a header and rows of cells, any values; :func:`tabulate` makes them of records. Out: a string.
 One way of writing for every report: floats with two digits, what is not known as a dash, columns of
 numbers to the right. Colours and tables that fold are rich's.
 """
@@ -25,8 +24,7 @@ def tabulate(
     """Records as a header and one row each; no rows at all for no records.
 
     Args:
-        records: the first one's keys are the columns.
-        titles: key -> title, instead of all keys by their own names; ``{}`` is no column.
+        titles: key -> title; None: the first record's keys. ``{}`` is no column.
     """
     if not records:
         return []
@@ -35,11 +33,7 @@ def tabulate(
 
 
 def format_text(rows: Rows) -> str:
-    """Aligned columns under a ruled header; wide East Asian characters count twice.
-
-    Args:
-        rows: the header and the body, equally many cells each; without any the text is empty.
-    """
+    """Aligned columns under a ruled header, the first row; wide characters count twice."""
     if not rows:
         return ""
     cells, are_numbers = _format_cells(rows)
@@ -49,11 +43,7 @@ def format_text(rows: Rows) -> str:
 
 
 def format_markdown(rows: Rows) -> str:
-    """A Markdown table; ``|`` in a cell is escaped.
-
-    Args:
-        rows: as :func:`format_text` takes them.
-    """
+    """A Markdown table, whose header is the first row; ``|`` in a cell is escaped."""
     if not rows:
         return ""
     cells, are_numbers = _format_cells(rows)

@@ -28,7 +28,7 @@ PRELOADED = [
     "flmm.data",
     "flmm.evaluation",
     "flmm.evaluation.evaluation_runs",
-    "flmm.training.feature_filling",
+    "flmm.training.feature_caching",
     "flmm.toy.reader_training",
     "flmm.toy.refiner_training",
     "flmm.apps.visual_cot",

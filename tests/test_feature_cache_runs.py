@@ -16,8 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from flmm.config import load_config
 from flmm.registry import DATASETS, HOOKS
 from flmm.toy.shape_files import write_dataset
-from flmm.training.feature_caching import open_cache, warn_of_redraws
-from flmm.training.feature_filling import fill_cache
+from flmm.training.feature_caching import fill_cache, open_cache, warn_of_redraws
 from tests.features.conftest import listening
 from tests.forks import Fork, finish_ranks, start_ranks
 from tests.test_training_runs import read_losses

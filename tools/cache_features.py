@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
         config.merge_from_dict({"optim_wrapper.type": "AmpOptimWrapper"})
         config.optim_wrapper.setdefault("dtype", "bfloat16")
 
-    from flmm.training.feature_filling import fill_cache  # after the check: this loads torch
+    from flmm.training.feature_caching import fill_cache  # after the check: this loads torch
 
     fill_cache(config, args.splits)
 

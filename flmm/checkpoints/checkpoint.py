@@ -1,17 +1,16 @@
-"""Trained weights on disk: saving, safe reading, and loading that names what does not fit.
+"""Trained weights on disk: saving, safe reading, loading that names what does not fit.
 
-Data in: a model whose ``state_dict`` holds its trainable weights, and a file (``.safetensors``, a
-bare state dict, or a checkpoint of mmengine). Data out: the model with these weights, or one error
-that lists every missing key, unexpected key, wrong shape, wrong dtype and tensor with NaN. A
-``.pth`` file is only ever read with ``weights_only=True``, so that it carries weights and no code.
+A ``.pth`` file is only ever read with ``weights_only=True``: it carries weights and no code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import io
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,10 @@ from flmm.weights import describe_mismatch
 # Weights that come with the package, by the name a config gives them.
 EMBEDDED_WEIGHTS = {"tiny": "tiny_head/model.safetensors"}
 HISTORY_METHODS = ("min", "max", "mean", "current")
+TRAINING_STATE = "training_state"
+RESUMABLE_KEYS = ("meta", "state_dict", "message_hub", "optimizer", TRAINING_STATE)
+# Names the checkpoint that was written last, which may lie in another folder (``out_dir``).
+POINTER = "last_checkpoint"
 
 
 def register_safe_globals() -> None:
@@ -103,10 +106,7 @@ def load_checkpoint(name_or_path: str | Path, device: str | torch.device = "cpu"
 
 
 def load_trainable(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load trainable weights, all that the model's ``state_dict()`` names and no others.
-
-    Args:
-        source: where they come from, for the message.
+    """Load trainable weights from ``source``: all that ``model.state_dict()`` names, no others.
 
     Raises:
         ValueError: a key is missing or unexpected, has another shape, whole numbers for floats, or
@@ -150,3 +150,63 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
 def describe_error(error: BaseException) -> str:
     """The first line of an error that says anything, else its kind."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def find_latest_checkpoint(work_dir: str | Path, warn: Callable[[str], object]) -> Path | None:
+    """The checkpoint that was written last, among those that a training can go on from.
+
+    ``best_*.pth`` hold weights alone and are not looked at. Where the folder has none, the one that
+    its pointer names is looked at.
+
+    Args:
+        warn: told, for each file that is passed over, its name and the reason.
+    """
+    folder, pointer = Path(work_dir), Path(work_dir) / POINTER
+    found = _find_in(folder, warn)
+    if found is None and pointer.is_file():
+        elsewhere = Path(pointer.read_text().strip()).parent
+        found = None if elsewhere == folder.absolute() else _find_in(elsewhere, warn)
+    return found
+
+
+def _find_in(folder: Path, warn: Callable[[str], object]) -> Path | None:
+    written: dict[Path, int] = {}
+    for path in sorted(folder.glob("*.pth")):
+        if not path.name.startswith("best_"):
+            with _passing_over(path, warn):
+                written[path] = read_training_state(path)["saved_at"]
+    for path in sorted(written, key=written.__getitem__, reverse=True):
+        with _passing_over(path, warn):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # compares every byte with its checksums
+            if damaged is None:
+                return path
+            warn(f"checkpoint {path} is passed over: it is damaged (checksum of {damaged})")
+    return None
+
+
+@contextlib.contextmanager
+def _passing_over(path: Path, warn: Callable[[str], object]) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        warn(f"checkpoint {path} is passed over: {error}")
+
+
+def read_training_state(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's training state and ``config_text``; its tensors are not read.
+
+    Raises:
+        ValueError: the file is broken, or no training can go on from it.
+    """
+    register_safe_globals()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise ValueError(f"it is cut off or damaged ({describe_error(error)})") from error
+    content = content if isinstance(content, dict) else {}
+    missing = [key for key in RESUMABLE_KEYS if key not in content]
+    if missing:
+        raise ValueError(f"no training can go on from it: it lacks {', '.join(missing)}")
+    text = content.get("meta", {}).get("cfg", "")
+    return {**content[TRAINING_STATE], "config_text": text}

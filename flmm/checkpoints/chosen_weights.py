@@ -1,7 +1,6 @@
 """Which trained weights are measured or used: one order for every tool, said in one line.
 
-In: a config and what the user named. Out: the file, its hash and words for it. Training has its own
-start (``--load-from``) and never asks here; loading is :mod:`flmm.checkpoints.checkpoint`'s duty.
+Training has its own start (``--load-from``) and never asks here.
 """
 
 from __future__ import annotations
@@ -21,21 +20,13 @@ SHOWN_DIGITS = 12
 
 @dataclass(frozen=True)
 class ChosenWeights:
-    """Trained weights, and why these.
+    """Trained weights, and why these."""
 
-    Attributes:
-        name: as the user or the config named them: a path, or embedded weights ("tiny").
-        path: of their file.
-        sha256: of the file, hexadecimal.
-        chosen_by: "the user", or the key of the config.
-        remarks: sentences about other weights that are not taken.
-    """
-
-    name: str
+    name: str  # as the user or the config named them: a path, or embedded weights ("tiny")
     path: str
-    sha256: str
-    chosen_by: str
-    remarks: tuple[str, ...] = ()
+    sha256: str  # of the file, hexadecimal
+    chosen_by: str  # "the user", or the key of the config
+    remarks: tuple[str, ...] = ()  # sentences about other weights that are not taken
 
     def describe(self) -> str:
         """One line: what the weights are."""
@@ -50,9 +41,7 @@ class ChosenWeights:
 
 
 def choose_weights(config: Config, checkpoint: str | Path | None = None) -> ChosenWeights:
-    """The weights to measure or use: those that are named, else those of the config.
-
-    Of the config ``weights``, else ``load_from``, which is where a training begins.
+    """The weights that are named, else the config's ``weights``, else where its training begins.
 
     Raises:
         ValueError: nobody names any.
@@ -78,7 +67,6 @@ def tell_weights(weights: ChosenWeights | None) -> None:
 
 
 def _list_remarks(config: Config, name: str) -> list[str]:
-    """What else a user may have meant who named nothing."""
     start, trained = config.get("load_from"), _find_trained(config.get("work_dir"))
     remarks = []
     if start is not None and str(start) != name:
@@ -91,7 +79,6 @@ def _list_remarks(config: Config, name: str) -> list[str]:
 
 
 def _find_trained(work_dir: str | None) -> Path | None:
-    """The best checkpoint of a work folder, else the latest; ``None``: there is none."""
     for pattern in ("best_*.pth", "*.pth") if work_dir else ():
         found = sorted(Path(str(work_dir)).glob(pattern), key=lambda path: path.stat().st_mtime)
         if found:

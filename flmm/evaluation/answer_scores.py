@@ -1,9 +1,7 @@
-"""How close an answer in words is to the true one, without a judge: pure functions.
+"""How close an answer in words is to the true one, without a judge: pure functions, in [0, 1].
 
-In: the answer as written and the true answers, at least one, of which the best one counts. Out:
-fractions in [0, 1]; without a true answer ValueError. Exact match and word F1 forgive case,
-punctuation and articles, ANLS misread letters. Not their duty: whether another wording means the
-same; that takes a judge.
+Of several true answers the best one counts. Exact match and word F1 forgive case, punctuation and
+articles, ANLS misread letters. Whether another wording means the same takes a judge.
 """
 
 from __future__ import annotations

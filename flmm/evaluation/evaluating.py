@@ -1,9 +1,7 @@
 """The loop of the evaluation tools: every image of a split once, under any number of protocols.
 
-In: a model with ``predict_images`` (:class:`flmm.grounder.Grounder`, the box baseline), a data
-set and protocols. Out: counted pixels per expression, gathered from all processes. An image is
-read and encoded once for all protocols. Work that a journal holds already is not done again, and
-what is computed does not depend on the number of processes. Not its duty: configs, tables.
+Pixels are counted per expression and gathered from all processes. Work that a journal holds is not
+done again, and what is computed does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -32,20 +30,13 @@ Record = dict[str, Any]
 
 @dataclass
 class EvaluationSplit:
-    """One split to be evaluated.
-
-    Attributes:
-        dataset_name, split: what the table prints.
-        dataset: items are ``dict(inputs=ImageInput | None, data_samples=GroundingSample)``.
-        protocols: by name.
-        limit: only the first so many images; ``None``: all.
-    """
+    """One split to be evaluated."""
 
     dataset_name: str
     split: str
-    dataset: Any
+    dataset: Any  # of ``dict(inputs=ImageInput | None, data_samples=GroundingSample)``
     protocols: dict[str, Protocol]
-    limit: int | None = None
+    limit: int | None = None  # only the first so many images
 
     @property
     def num_images(self) -> int:
@@ -55,27 +46,19 @@ class EvaluationSplit:
 
 @dataclass
 class SplitResult:
-    """What came out of one split.
-
-    Attributes:
-        images: that were scored.
-        scores: protocol -> one score per expression, in the order of the data set.
-        problems: protocol -> (expression id, reason) of masks that are empty for a reason.
-        skipped: expressions that could not be used, those of every sentence.
-        predictions: protocol -> one COCO-style record per expression; empty unless asked for.
-        seconds: wall time of this run in the loop; the journal's images cost none.
-        computed: expressions that this run computed, of all protocols.
-    """
+    """What came out of one split, by protocol, in the order of the data set."""
 
     dataset_name: str
     split: str
-    images: int = 0
+    images: int = 0  # that were scored
     scores: dict[str, list[ExpressionScore]] = field(default_factory=dict)
+    # (expression id, reason) of masks that are empty for a reason.
     problems: dict[str, list[tuple[int | str, str]]] = field(default_factory=dict)
-    skipped: list[SkippedExpression] = field(default_factory=list)
+    skipped: list[SkippedExpression] = field(default_factory=list)  # those of every sentence
+    # One COCO-style record per expression, where asked for.
     predictions: dict[str, list[Record]] = field(default_factory=dict)
-    seconds: float = 0.0
-    computed: int = 0
+    seconds: float = 0.0  # wall time of this run in the loop; the journal's images cost none
+    computed: int = 0  # expressions that this run computed, of all protocols
 
 
 def evaluate_split(
@@ -90,7 +73,7 @@ def evaluate_split(
     """Evaluate one split on all processes; every process returns the same result.
 
     Args:
-        model: in eval mode, on its device.
+        model: with ``predict_images``, in eval mode, on its device.
         journal_folder: of the split; see :class:`Journal`.
         save_predictions: keep every refined mask as COCO RLE.
         num_workers: of the loader, per process.
@@ -178,7 +161,6 @@ def _evaluate_images(
 def _predict_one_by_one(
     model: Any, images: list[ImageInput], questions: list[list[list[Continuation]]]
 ) -> list[list[GroundingResult]]:
-    """What ``predict_images`` gives, with a reading of the picture for every text."""
     return [
         [
             join_results([model.predict_images([image], [[[text]]])[0][0] for text in texts])
@@ -191,7 +173,6 @@ def _predict_one_by_one(
 def _score_question(
     sample: GroundingSample, question: Question, result: GroundingResult, save_predictions: bool
 ) -> Record:
-    """The scores of one protocol's expressions and, if asked, their masks."""
     rows = question.rows
     ids = [sample.expression_ids[row] for row in rows]
     asked: Record = {"expression_ids": ids, "gt_masks": sample.gt_masks[rows]}
@@ -223,10 +204,7 @@ def _build_predictions(
 
 
 def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
-    """The records of all images, in the data set's order, as one result.
-
-    Those of this run and those that a journal gave back as JSON alike.
-    """
+    """The records of all images, of this run and of a journal, in the data set's order."""
     result = SplitResult(split.dataset_name, split.split)
     result.skipped += list(getattr(split.dataset, "skipped", []))
     for name in split.protocols:

@@ -10,13 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What the evaluation tools are told beside the config; ``--help`` says what each is.
-
-    Attributes:
-        baseline: "box": no head, SAM masks of the boxes that the frozen model names.
-        protocols: names in ``REFER_PROTOCOLS``.
-        bad_records: "skip" (and count) or "stop".
-    """
+    """What the evaluation tools are told beside the config; ``--help`` says what each is."""
 
     checkpoint: str | None = None
     baseline: str | None = None

@@ -1,8 +1,6 @@
-"""What tools/eval_refcoco.py and tools/eval_png.py do with a config.
+"""What tools/eval_refcoco.py and tools/eval_png.py do with a config: a report in its work folder.
 
-In: a config and what was said on the command line. Out: a report in the work folder, the same
-whatever the number of processes and interruptions. Loop: :mod:`flmm.evaluation.evaluating`,
-the table in :mod:`flmm.evaluation.evaluation_report`.
+It is the same whatever the number of processes and interruptions.
 """
 
 from __future__ import annotations
@@ -10,7 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,8 @@ from flmm.data.samples import REFER_PROTOCOLS, Protocol, ask_as_given
 from flmm.distributed import init_processes
 from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
-from flmm.evaluation.evaluation_report import (
-    build_rows,
-    format_rows,
-    list_left_out,
-    write_report,
-)
 from flmm.evaluation.grounding_metrics import GroundingMetric, PngMetric, RefSegMetric
+from flmm.evaluation.scores import name_columns
 from flmm.evaluation.splits import (
     SplitCfgs,
     check_files,
@@ -43,7 +37,12 @@ from flmm.files import replace_file
 from flmm.fingerprints import hash_file, hash_json
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
-from flmm.tables import format_text
+from flmm.tables import Rows, format_markdown, format_text, tabulate
+
+Row = dict[str, Any]
+NAMED_REASONS = 20
+# Columns that the table leaves out where they are zero in every row.
+RARE = ("empty_truths", "no_box")
 
 
 def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[s
 
     Raises:
         ValueError: a name is unknown, or no weights are named.
-        FileNotFoundError: a data set's file is missing; all missing ones are listed.
+        FileNotFoundError: a data set's file is missing.
     """
     cfgs = list_referring_splits(config, options.datasets, options.splits)
     protocols = {name: REFER_PROTOCOLS[name] for name in options.protocols}
@@ -62,10 +61,7 @@ def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[s
 
 
 def run_png_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
-    """Evaluate Panoptic Narrative Grounding on the data sets in ``config.eval_png_datasets``.
-
-    Returns, Raises: as :func:`run_refcoco_evaluation`.
-    """
+    """The same for Panoptic Narrative Grounding, on those in ``config.eval_png_datasets``."""
     cfgs = list_narrative_splits(config, options.datasets, options.splits)
     return _run(config, options, PngMetric, "eval_png", cfgs, {"narrative": ask_as_given})
 
@@ -78,11 +74,7 @@ def _run(
     cfgs: SplitCfgs,
     protocols: dict[str, Protocol],
 ) -> dict[str, Any]:
-    """Build the model, evaluate every split, write and print the report.
-
-    Args:
-        name: of the report, and of its folder in the work folder.
-    """
+    """Build the model, evaluate every split, write and print the report ``name``."""
     check_files(cfgs)
     init_processes(config.launcher)
     init_default_scope("flmm")
@@ -170,3 +162,82 @@ def _write_predictions(folder: Path, results: Sequence[SplitResult]) -> None:
         for protocol, records in result.predictions.items():
             path = folder / f"{result.dataset_name}_{result.split}_{protocol}.json"
             replace_file(path, f"{json.dumps(records)}\n".encode())
+
+
+def build_rows(
+    results: Sequence[SplitResult], metric: type[GroundingMetric], refined: str
+) -> list[Row]:
+    """One row per split, protocol, group of expressions and stage of the mask, in percent.
+
+    Args:
+        refined: what the table calls the final masks ("refined", "box + SAM").
+    """
+    rows = []
+    for result in results:
+        named = {"dataset": result.dataset_name, "split": result.split}
+        speed = result.computed / result.seconds if result.computed and result.seconds else None
+        for protocol, scores in result.scores.items():
+            if scores or result.skipped:
+                report = metric.report([*scores, *result.skipped])
+                counts = {
+                    "images": result.images,
+                    "skipped": len(report.skipped),
+                    "empty_truths": report.empty_truths,
+                    "no_box": len(result.problems[protocol]),
+                    "expressions_per_second": speed,
+                }
+                for row in report.list_rows(refined):
+                    rows.append({**named, "protocol": protocol, **row, **counts})
+    return rows
+
+
+def list_left_out(results: Sequence[SplitResult]) -> dict[str, list[Row]]:
+    """``skipped``: every expression in no figure; ``problems``: masks empty for a reason."""
+    left_out: dict[str, list[Row]] = {"skipped": [], "problems": []}
+    for result in results:
+        named = {"dataset": result.dataset_name, "split": result.split}
+        left_out["skipped"] += [named | asdict(item) for item in result.skipped]
+        for protocol, problems in result.problems.items():
+            left_out["problems"] += [
+                {**named, "protocol": protocol, "expression_id": key, "reason": reason}
+                for key, reason in problems
+            ]
+    return left_out
+
+
+def format_rows(rows: Sequence[Row], show_groups: bool, write: Callable[[Rows], str]) -> str:
+    """The rows as a table of :mod:`flmm.tables`; without groups those of all expressions alone."""
+    rows = [row for row in rows if show_groups or row["group"] == "all"]
+    if not rows:
+        return "(nothing was evaluated)"
+    hidden = {name for name in RARE if not any(row[name] for row in rows)}
+    hidden |= set() if show_groups else {"group"}
+    return write(tabulate(rows, name_columns(name for name in rows[0] if name not in hidden)))
+
+
+def write_report(path: Path, content: Row, show_groups: bool) -> None:
+    """Write ``path`` (JSON) and the same as Markdown beside it.
+
+    Args:
+        content: ``title``, ``rows``, ``skipped``, ``problems`` and ``run`` (the figures' origin).
+    """
+    table = format_rows(content["rows"], show_groups, format_markdown)
+    parts = [f"# {content['title']}", "Percent.", table]
+    parts += _format_reasons("Skipped expressions, in no figure above:", content["skipped"])
+    parts += _format_reasons("Counted as empty masks:", content["problems"])
+    run = content["run"]
+    lines = [f"- {key}: {value}" for key, value in run.items() if key != "versions"]
+    lines += [f"- {name} {version}" for name, version in run["versions"].items()]
+    replace_file(path, f"{json.dumps(content, indent=2)}\n".encode())
+    text = "\n\n".join([*parts, "\n".join(lines)])
+    replace_file(path.with_suffix(".md"), f"{text}\n".encode())
+
+
+def _format_reasons(words: str, items: Sequence[Row]) -> list[str]:
+    lines = [
+        f"- {item['dataset']} {item['split']}, {item['expression_id']}: {item['reason']}"
+        for item in items[:NAMED_REASONS]
+    ]
+    if len(items) > NAMED_REASONS:
+        lines.append(f"- and {len(items) - NAMED_REASONS} more, all in the JSON file")
+    return [words, "\n".join(lines)] if items else []

@@ -1,8 +1,7 @@
 """The metrics that mmengine's loops call: scoring, gathering, the log's table, the JSON file.
 
-Data in: predicted samples as dicts (``pred_masks``, ``coarse_masks``, ``gt_masks``). Data out:
-figures in percent. Only integers are kept per expression, each known by its id: what is reported
-does not depend on the order, on the number of processes, or on samples that a sampler repeats.
+Only integers are kept per expression, each known by its id: what is reported does not depend on the
+order, on the number of processes, or on samples that a sampler repeats.
 """
 
 from __future__ import annotations
@@ -12,10 +11,13 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
+from flmm.data.grounding_dataset import list_datasets
+from flmm.distributed import call_in_main
 from flmm.evaluation.metrics import compute_png_summary, compute_summary
 from flmm.evaluation.scores import (
     COARSE_PREFIX,
@@ -26,7 +28,8 @@ from flmm.evaluation.scores import (
     score_sample,
 )
 from flmm.files import replace_file
-from flmm.registry import METRICS
+from flmm.records import SkippedExpression
+from flmm.registry import HOOKS, METRICS
 from flmm.tables import format_text, tabulate
 
 
@@ -36,13 +39,11 @@ class GroundingMetric(BaseMetric):
     Figures of the refined masks have plain names (``cIoU``, as mmdet's ``RefSegMetric``), those of
     the coarse masks begin with ``coarse/``. Where samples carry ``expression_kinds`` or
     ``expression_groups``, the log's table and the JSON file also have a row per kind. Samples whose
-    record was skipped (meta field ``skipped``) are in no figure; their number is in the table, the
-    first reasons in the log, and all of them in the JSON file.
+    record was skipped (meta field ``skipped``) are in no figure, but are counted and listed.
 
     Args:
-        out_file: JSON file to be written with metrics, rows per group and counts; None: none.
+        out_file: JSON file to be written with metrics, rows per group and counts.
         about: what that file says of the run, under ``run``.
-        **kwargs: of mmengine's ``BaseMetric``.
     """
 
     default_prefix = ""  # plain names; None would have mmengine warn
@@ -77,14 +78,10 @@ class GroundingMetric(BaseMetric):
         told apart by their ids.
         """
         gathered = [score for part in all_gather_object(self.results) for score in part]
-        metrics: list[Any] = [None]
-        if is_main_process():
-            figures = self.compute_metrics(gathered)
-            prefix = f"{self.prefix}/" if self.prefix else ""
-            metrics = [{prefix + name: value for name, value in figures.items()}]
-        broadcast_object_list(metrics)
+        figures = call_in_main(lambda: self.compute_metrics(gathered))
         self.results.clear()
-        return metrics[0]
+        prefix = f"{self.prefix}/" if self.prefix else ""
+        return {prefix + name: value for name, value in figures.items()}
 
     def compute_metrics(self, results: list[Outcome]) -> dict[str, float]:
         """The metrics of all expressions; also logs the table and writes ``out_file``."""
@@ -129,3 +126,32 @@ class PngMetric(GroundingMetric):
                 if name in figures:
                     metrics[f"{name}/{group}"] = figures[name]
         return metrics
+
+
+@HOOKS.register_module()
+class SkippedRecordsHook(Hook):
+    """Hands what the data set left out at load to every metric that counts expressions.
+
+    No figure is told without what it leaves out.
+    """
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Before a validation."""
+        _tell_metrics(runner.val_loop)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Before a test."""
+        _tell_metrics(runner.test_loop)
+
+
+def list_left_out(dataset: Any) -> list[SkippedExpression]:
+    """Expressions that a data set, or those that mmengine's wrappers hold, left out at load."""
+    return [note for item in list_datasets(dataset) for note in getattr(item, "skipped", [])]
+
+
+def _tell_metrics(loop: Any) -> None:
+    """Every process has loaded the same records: one of them tells."""
+    if is_main_process():
+        for metric in loop.evaluator.metrics:
+            if isinstance(metric, GroundingMetric):
+                metric.results += list_left_out(loop.dataloader.dataset)

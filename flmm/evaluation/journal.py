@@ -1,10 +1,8 @@
 """What an evaluation has done so far: one JSON line per image, on disk as soon as it is known.
 
-An evaluation that is interrupted, even by kill -9, reads its journal and goes on with the images
-that are not in it. Every process appends to a file of its own and reads all of them. A last line
-that was cut off is dropped, so that its image is computed again: nothing counts twice, nothing is
-lost. Every line ends with a checksum over itself and the run it is of, so that a damaged, edited or
-foreign line is told and never becomes part of a figure.
+Every process appends to a file of its own and reads all of them. A last line that was cut off, even
+by kill -9, is dropped, so that its image is computed again. Every line ends with a checksum over
+itself and the run it is of: a damaged, edited or foreign line is told and is in no figure.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ class Journal:
     Args:
         folder: of this split's files. Its name holds a hash of all that decides the results, so
             that a changed setting starts a journal of its own, and is part of every checksum.
-        rank: of this process.
 
     Raises:
         ValueError: a whole line is not as it was written, or was written for another run.

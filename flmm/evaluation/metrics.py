@@ -1,8 +1,8 @@
 """The field's measures of grounded masks, as pure functions of counted pixels.
 
-Data in: bool masks, then intersections and unions in pixels. Data out: fractions in [0, 1].
-Conventions for empty masks are those of mmdet's ``RefSegMetric``: where prediction and truth are
-both empty, the IoU of the expression is 0 and it adds nothing to cIoU's sums.
+Fractions in [0, 1]. Conventions for empty masks are those of mmdet's ``RefSegMetric``: where
+prediction and truth are both empty, the IoU of the expression is 0 and it adds nothing to cIoU's
+sums.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What an evaluation keeps of a prediction: counted pixels per expression, and their summary.
 
-Data in: bool masks of one image, or the reasons why it was skipped. Data out: small records of
-integers that travel between processes and files as plain lists, and a :class:`Report` of any
-number of them, in percent. Formulas are in :mod:`flmm.evaluation.metrics`; no file is written.
+Small records of integers travel between processes and files as plain lists; formulas are in
+:mod:`flmm.evaluation.metrics`.
 """
 
 from __future__ import annotations
@@ -24,21 +23,13 @@ Measure = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
 
 
 class ExpressionScore(NamedTuple):
-    """Counted pixels of one expression; in JSON a list, which :meth:`from_json` reads.
+    """Counted pixels of one expression; in JSON a list, which :meth:`from_json` reads."""
 
-    Attributes:
-        expression_id: unique in the data set.
-        groups: names of the groups (kinds, things or stuff, ...) that it belongs to.
-        refined: (intersection, union) of the refined mask with the true one, px.
-        coarse: the same before the refiner; None where there is no such stage.
-        gt_pixels: of the true mask, px.
-    """
-
-    expression_id: int | str
-    groups: tuple[str, ...]
-    refined: tuple[int, int]
-    coarse: tuple[int, int] | None
-    gt_pixels: int
+    expression_id: int | str  # unique in the data set
+    groups: tuple[str, ...]  # that it belongs to: kinds, things or stuff, ...
+    refined: tuple[int, int]  # intersection and union of the refined mask with the true one, px
+    coarse: tuple[int, int] | None  # the same before the refiner; None: there is no such stage
+    gt_pixels: int  # of the true mask
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> ExpressionScore:
@@ -53,22 +44,13 @@ Outcome = ExpressionScore | SkippedExpression
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of an evaluation.
+    """The figures of an evaluation."""
 
-    Attributes:
-        metrics: in percent, over all expressions that were scored; names of the coarse masks'
-            figures begin with ``coarse/``.
-        groups: the same per group of expressions.
-        counts: scored expressions under "all" and under each group's name.
-        skipped: the expressions that could not be used; they are in no figure.
-        empty_truths: scored expressions whose true mask has no pixel.
-    """
-
-    metrics: dict[str, float]
-    groups: dict[str, dict[str, float]]
-    counts: dict[str, int]
-    skipped: tuple[SkippedExpression, ...]
-    empty_truths: int
+    metrics: dict[str, float]  # percent, of all that were scored; of coarse masks with ``coarse/``
+    groups: dict[str, dict[str, float]]  # the same per group of expressions
+    counts: dict[str, int]  # scored expressions under "all" and under each group's name
+    skipped: tuple[SkippedExpression, ...]  # that could not be used; in no figure
+    empty_truths: int  # scored expressions whose true mask has no pixel
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -116,9 +98,9 @@ def score_sample(sample: Mapping[str, Any]) -> list[Outcome]:
     """Scores of a predicted sample, or, where its record was skipped, the reason per expression.
 
     Args:
-        sample: a ``GroundingSample`` as a dict: ``expression_ids`` and either ``skipped``, or
-            ``pred_masks`` and ``gt_masks``, bool ``[P, H, W]``; optionally ``coarse_masks``, and
-            per expression a kind (``expression_kinds``) and groups (``expression_groups``).
+        sample: ``expression_ids`` and either ``skipped``, or ``pred_masks`` and ``gt_masks``, bool
+            ``[P, H, W]``; optionally ``coarse_masks``, and per expression a kind
+            (``expression_kinds``) and groups (``expression_groups``).
 
     Raises:
         ValueError: counts or shapes differ.

@@ -1,8 +1,4 @@
-"""Which data sets and splits an evaluation has: what a config lists, as configs of data sets.
-
-In: a config and the names that the user keeps. Out: (data set, split) -> config of the data set.
-Not its duty: reading the data.
-"""
+"""Which data sets and splits an evaluation has: what a config lists, as configs of data sets."""
 
 from __future__ import annotations
 
@@ -85,10 +81,10 @@ def list_files(cfg: Cfg) -> list[Path]:
 
 
 def check_files(cfgs: SplitCfgs) -> None:
-    """Everything must be there before hours are spent.
+    """Refuse to begin where a data set's file is missing.
 
     Raises:
-        FileNotFoundError: a data set's file is missing; all missing ones are listed.
+        FileNotFoundError: with all that are missing.
     """
     missing = {
         str(path): f"  {path} ({name})"

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from flmm.checkpoints.checkpoint import (
     describe_error,
+    find_latest_checkpoint,
     load_checkpoint,
     load_trainable,
     save_trainable,
 )
-from flmm.checkpoints.checkpoint_files import find_latest_checkpoint
 from flmm.config.text import flatten, read_literals
 from flmm.grounder import Grounder
 from flmm.registry import MODELS

@@ -5,9 +5,8 @@ from flmm.lazy_exports import export_lazily
 _NAMES = {
     "flmm.checkpoints.checkpoint": (
         *("load_checkpoint", "load_weights", "register_safe_globals", "resolve_weights"),
-        "save_trainable",
+        *("save_trainable", "find_latest_checkpoint"),
     ),
-    "flmm.checkpoints.checkpoint_files": ("find_latest_checkpoint",),
     "flmm.config": ("load_config",),
     "flmm.files": ("DiskFullError",),
     "flmm.training.acceleration": ("CpuAmpOptimWrapper",),

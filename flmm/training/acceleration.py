@@ -33,7 +33,7 @@ def adapt_amp_to_cpu(optim_wrapper: dict[str, Any]) -> dict[str, Any]:
     """The config of ``AmpOptimWrapper``, which needs a GPU, as one of :class:`CpuAmpOptimWrapper`.
 
     Raises:
-        ValueError: it asks for another dtype than bfloat16, the only one there.
+        ValueError: it asks for another dtype than bfloat16.
     """
     adapted = {key: value for key, value in optim_wrapper.items() if key != "loss_scale"}
     dtype = str(adapted.pop("dtype", None) or "bfloat16").removeprefix("torch.")
@@ -48,13 +48,12 @@ def adapt_amp_to_cpu(optim_wrapper: dict[str, Any]) -> dict[str, Any]:
 def compile_mask_head(model: nn.Module, settings: bool | dict[str, Any]) -> None:
     """Compile the convolutions of a grounder's mask head, in place, when each is first called.
 
-    The config key ``compile_mask_head``; mmengine's own ``compile`` would compile the whole step,
-    frozen reader and losses included. Block by block and with dynamic shapes: pictures differ in
-    their number of phrases and in the sides of their maps. Parameters, their names and checkpoints
-    stay what they are; copies of the model are not compiled.
+    mmengine's own ``compile`` would compile the whole step, frozen reader and losses included.
+    Block by block and with dynamic shapes: pictures differ in their number of phrases and in the
+    sides of their maps. Parameters, their names and checkpoints stay what they are.
 
     Args:
-        settings: false: nothing is done; true, or arguments of ``torch.compile``.
+        settings: the config's ``compile_mask_head``: false, true, or ``torch.compile``'s arguments.
 
     Raises:
         TypeError: the model has no mask head of flmm's, or the settings are neither.

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from flmm.checkpoints.checkpoint_files import POINTER
+from flmm.checkpoints.checkpoint import POINTER
 from flmm.files import remove_leftovers, replace_file
 from flmm.registry import HOOKS
 

@@ -1,14 +1,12 @@
-"""The worst and the best masks of a validation or a test, as pictures.
+"""The worst and the best masks of a validation or a test, as rows of pictures.
 
-In: batches and their predictions, as mmengine's loops hand them to hooks. Out: rows of picture,
-true, coarse and refined mask, for the visualizer (TensorBoard, files) and, where a folder is
-named, as a file each. What is kept meanwhile is small: as many scaled pictures as are shown.
+What is kept meanwhile is small: as many scaled pictures as are shown.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -34,21 +32,14 @@ Rank = tuple[float, str]
 
 @dataclass(frozen=True)
 class Example:
-    """An expression with its masks, at the size at which it is drawn.
+    """An expression with its masks, at the size at which it is drawn."""
 
-    Attributes:
-        value: what examples are ranked by, such as an IoU in [0, 1].
-        note: stands beside the phrase.
-        image: uint8 RGB ``[h, w, 3]``.
-        masks: caption -> bool ``[h, w]``.
-    """
-
-    value: float
+    value: float  # what examples are ranked by, such as an IoU in [0, 1]
     expression_id: int | str
     phrase: str
-    note: str
-    image: np.ndarray
-    masks: dict[str, np.ndarray]
+    note: str  # stands beside the phrase
+    image: np.ndarray  # uint8 RGB ``[h, w, 3]``
+    masks: dict[str, np.ndarray]  # caption -> bool ``[h, w]``
 
     def draw(self) -> Image.Image:
         """One row: the picture, then the picture under each mask."""
@@ -56,12 +47,9 @@ class Example:
 
 
 class ExtremeExamples:
-    """The expressions with the least and with the greatest value among all that are shown.
+    """The ``count`` expressions with the least and with the greatest value among all.
 
     Which they are does not depend on the order: of equal values the lesser id wins.
-
-    Args:
-        count: of each kind.
     """
 
     def __init__(self, count: int) -> None:
@@ -98,27 +86,19 @@ class ExtremeExamples:
 
 
 def _rank(kind: str, value: float, expression_id: int | str) -> Rank:
-    """The lesser, the more extreme."""
     return (value if kind == WORST else -value), f"{expression_id:>20}"
 
 
 def add_sample(examples: ExtremeExamples, image: np.ndarray, sample: GroundingSample) -> None:
-    """Rank the expressions of a picture (uint8 RGB ``[H, W, 3]``) by the IoU of their masks.
-
-    Those without a true pixel are left out.
-    """
+    """Rank a picture's (uint8 RGB ``[H, W, 3]``) expressions with a true pixel by their IoU."""
     ious = compute_ious(*compute_intersections_unions(sample.pred_masks, sample.gt_masks))
+    masks = {"true mask": sample.gt_masks, "coarse mask": sample.get("coarse_masks")}
+    masks["refined mask"] = sample.pred_masks
     for row, (key, iou) in enumerate(zip(sample.expression_ids, ious)):
         if sample.gt_masks[row].any() and examples.wants(iou, key):
             words = sample.phrases[row], f"IoU {iou:.2f}   image {sample.image_id}"
-            examples.add(Example(iou, key, *words, *scale_example(image, _list_masks(sample, row))))
-
-
-def _list_masks(sample: GroundingSample, row: int) -> Iterator[tuple[str, Tensor]]:
-    yield "true mask", sample.gt_masks[row]
-    if sample.get("coarse_masks") is not None:
-        yield "coarse mask", sample.coarse_masks[row]
-    yield "refined mask", sample.pred_masks[row]
+            own = [(name, found[row]) for name, found in masks.items() if found is not None]
+            examples.add(Example(iou, key, *words, *scale_example(image, own)))
 
 
 def scale_example(
@@ -155,7 +135,7 @@ class ExampleImagesHook(Hook):
 
     Args:
         count: how many of the worst and how many of the best; 0: none.
-        folder: where each of them is also written as a file of its own; ``None``: nowhere.
+        folder: where each of them is also written as a file of its own.
     """
 
     def __init__(self, count: int = 4, folder: str | Path | None = None) -> None:

@@ -1,26 +1,31 @@
-"""A training that computes frozen features once: opens the cache and tells its size.
+"""A training that computes frozen features once, and the tool that fills the cache before it.
 
-In: the config key ``feature_cache`` and a runner. Out: the runner's grounder asks the cache before
-it lets a frozen model work. What is kept and how is the features room's duty.
+What is kept and how is the features room's duty.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from mmengine import dist
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
+from mmengine.registry import init_default_scope
 from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
 from flmm.data.grounding_dataset import list_datasets
+from flmm.distributed import init_processes
 from flmm.features import FeatureCache
 from flmm.features.entries import format_gb, measure_files
 from flmm.files import measure_free
-from flmm.registry import HOOKS
+from flmm.registry import DATASETS, HOOKS, MODELS
 
 SETTINGS = ("dir", "dtype", "max_gb", "image_embedding")
 
@@ -29,10 +34,7 @@ SETTINGS = ("dir", "dtype", "max_gb", "image_embedding")
 class FeatureCacheHook(Hook):
     """Keeps the frozen models' features on disk; a config asks for it with ``feature_cache``.
 
-    Training and validation both read and write; what is computed is there at once, also for others.
-
-    Args:
-        **settings: of :func:`open_cache`.
+    Training and validation both read and write; settings are those of :func:`open_cache`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -42,7 +44,7 @@ class FeatureCacheHook(Hook):
         """Open the cache and say what is in it."""
         self.cache = open_cache(runner.model, **self.settings)
         self._epoch = runner.train_loop.stream.epoch
-        if is_main_process():
+        if dist.is_main_process():
             tell_room(self.cache)
             warn_of_redraws(runner.train_dataloader.dataset)
 
@@ -75,10 +77,9 @@ def read_settings(config: Config) -> dict[str, Any] | None:
 def open_cache(
     model: nn.Module, dir: str, image_embedding: bool = True, **settings: Any
 ) -> FeatureCache:
-    """Open a cache for a grounder, which asks it from now on.
+    """Open a cache for a grounder (maybe in DDP), which asks it from now on.
 
     Args:
-        model: a grounder, maybe wrapped for several processes.
         dir: folder of the cache, shared by processes and trainings.
         image_embedding: keep the refiner's image encodings, where there is a refiner.
         **settings: ``dtype`` ("float16", or "float32": exact) and ``max_gb``, the folder's limit
@@ -131,3 +132,76 @@ def warn_of_redraws(dataset: Any) -> None:
                 logger="current",
                 level=logging.WARNING,
             )
+
+
+def fill_cache(config: Config, splits: Sequence[str] = ("train",)) -> FeatureCache:
+    """Compute and keep what a training with this config will ask for; no checkpoint is needed.
+
+    Each process does its share of the pictures. What is there already is read and checked, not
+    computed again: an interrupted run goes on where it stopped.
+
+    Args:
+        splits: "train", "val", "test": the data sets of the config's loaders of these names.
+
+    Raises:
+        ValueError: the config has no ``feature_cache``, or no such data.
+    """
+    settings = read_settings(config)
+    if settings is None:
+        raise ValueError(
+            f"{config.filename} has no feature_cache: add feature_cache=dict(dir='cache/features'),"
+            " or give --cfg-options feature_cache.dir=cache/features"
+        )
+    missing = [split for split in splits if config.get(f"{split}_dataloader") is None]
+    if missing:
+        raise ValueError(f"{config.filename} has no {missing[0]}_dataloader to fill the cache from")
+    init_processes(config.launcher)
+    MMLogger.get_instance("flmm", logger_name="flmm")
+    init_default_scope("flmm")
+    datasets = {split: DATASETS.build(config[f"{split}_dataloader"].dataset) for split in splits}
+    model = MODELS.build(config.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    cache = open_cache(model, **settings)
+    if dist.is_main_process():
+        tell_room(cache)
+        for dataset in datasets.values():
+            warn_of_redraws(dataset)
+    for split, dataset in datasets.items():
+        _fill_split(model, split, dataset, config)
+    dist.barrier()
+    tell_room(cache)
+    return cache
+
+
+def _fill_split(model: Any, split: str, dataset: Any, config: Config) -> None:
+    """This process's share of a data set; records that were skipped have no picture."""
+    rank, world_size = dist.get_dist_info()
+    share = range(rank, len(dataset), world_size)
+    loader = config[f"{split}_dataloader"]
+    batches = DataLoader(
+        Subset(dataset, share),
+        batch_size=loader.get("batch_size", 1),
+        num_workers=loader.get("num_workers", 0),
+        collate_fn=list,
+    )
+    bar = tqdm(total=len(share), desc=split, unit="image", disable=rank != 0)
+    device = next(model.parameters()).device
+    with bar, _build_autocast(config, split, device):
+        for items in batches:
+            usable = [item for item in items if item["inputs"] is not None]
+            if usable:
+                images = [item["inputs"] for item in usable]
+                model.read_phrases(images, [item["data_samples"].continuations for item in usable])
+                if model.feature_cache.encodings is not None:
+                    model.encode_images(images)
+            bar.update(len(items))
+
+
+def _build_autocast(config: Config, split: str, device: torch.device) -> torch.autocast:
+    """The mixed precision that a training has and a validation has not."""
+    wrapper = config.get("optim_wrapper") or {}
+    is_mixed = split == "train" and "AmpOptimWrapper" in str(wrapper.get("type"))
+    dtype = getattr(torch, str(wrapper.get("dtype", "")).removeprefix("torch."), None)
+    if device.type == "cpu":
+        dtype = torch.bfloat16  # as the runner does without a GPU
+    return torch.autocast(device.type, dtype=dtype, enabled=is_mixed)

@@ -1,9 +1,4 @@
-"""mmengine's runner with strict and safe checkpoints, an exact resume, and processes without GPUs.
-
-In: a config. Out: a run whose checkpoints hold all that it needs to go on as if nothing had
-happened. How a file is written whole is the duty of :mod:`flmm.files`, where in the data a training
-stands that of :mod:`flmm.training.loops`.
-"""
+"""mmengine's runner with strict and safe checkpoints, an exact resume, and CPU processes."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ from typing import Any
 import torch
 from mmengine import registry
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import MessageHub, MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -25,22 +20,25 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from flmm.checkpoints.checkpoint import (
+    find_latest_checkpoint,
     load_checkpoint,
     load_trainable,
+    read_training_state,
     resolve_weights,
     write_checkpoint,
 )
-from flmm.checkpoints.checkpoint_files import find_latest_checkpoint, read_training_state
-from flmm.distributed import init_processes
+from flmm.distributed import call_in_main, init_processes
 from flmm.training.acceleration import adapt_amp_to_cpu
 from flmm.training.loops import ResumableEpochLoop, ResumableLoop
 from flmm.training.resume_changes import (
+    drop_short_schedules,
     format_resume_changes,
     format_resume_sizes,
     is_other_schedule,
     list_resume_changes,
+    read_settings,
+    replay_schedulers,
 )
-from flmm.training.schedules import drop_short_schedules, read_settings, replay_schedulers
 from flmm.training.terminal_log import arrange_handlers, describe_run
 from flmm.training.training_state import (
     capture_gradients,
@@ -151,11 +149,7 @@ class GroundingRunner(Runner):
         return super().build_optim_wrapper(optim_wrapper)
 
     def load_checkpoint(
-        self,
-        filename: str,
-        map_location: Any = "cpu",
-        strict: bool = True,
-        revise_keys: Any = (),
+        self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = ()
     ) -> dict[str, Any]:
         """Load a checkpoint's weights, always all of them, and return its content."""
         checkpoint = load_checkpoint(filename, map_location)
@@ -177,7 +171,7 @@ class GroundingRunner(Runner):
         return super().build_param_scheduler(scheduler)
 
     def load_or_resume(self) -> None:
-        """Load or resume; with nothing named, resume from the latest complete checkpoint.
+        """Load or resume, from the latest complete checkpoint where none is named.
 
         The last thing before the first iteration, which is told what it will run on.
         """
@@ -185,12 +179,13 @@ class GroundingRunner(Runner):
         for line in (*self.announcements, *describe_run(self, loops | {"test": self._test_loop})):
             self.logger.info(line)
         if self._resume and self._load_from is None and not self._has_loaded:
-            self._load_from = self._find_latest_checkpoint()
-            if self._load_from is None:
+            path = call_in_main(lambda: find_latest_checkpoint(self.work_dir, self.logger.warning))
+            if path is None:
                 self.logger.warning(
                     f"{self.work_dir} holds no checkpoint to resume from: training begins anew"
                 )
                 return
+            self._load_from = str(path)
         super().load_or_resume()
 
     def resume(
@@ -248,7 +243,6 @@ class GroundingRunner(Runner):
         """Write a checkpoint, whole or not at all; every process calls it.
 
         Args:
-            out_dir, filename: a local folder, and the name in it.
             save_optimizer: with the optimiser and all else that a resume needs.
             by_epoch: what ``meta`` does not say is counted at the end of an epoch, else within it.
             file_client_args, backend_args: of mmengine's signature, not used.
@@ -256,10 +250,7 @@ class GroundingRunner(Runner):
         Raises:
             DiskFullError: there is no room; the checkpoint before it is whole.
         """
-        own = {
-            "random": capture_random_state(),
-            "gradients": capture_gradients(self.optim_wrapper),
-        }
+        own = {"random": capture_random_state(), "gradients": capture_gradients(self.optim_wrapper)}
         processes = all_gather_object(own) if save_optimizer else []
         problem: OSError | None = None
         if is_main_process():
@@ -273,11 +264,10 @@ class GroundingRunner(Runner):
                 write_checkpoint(Path(out_dir) / filename, content)
             except OSError as error:
                 problem = error
-        has_failed = [problem is not None]
-        broadcast_object_list(has_failed)
+        has_failed = call_in_main(lambda: problem is not None)
         if problem is not None:
             raise problem
-        if has_failed[0]:
+        if has_failed:
             sys.exit(1)  # the main process says why
 
     @cached_property
@@ -289,12 +279,3 @@ class GroundingRunner(Runner):
     def trained_model(self) -> nn.Module:
         """The model without DDP around it."""
         return self.model.module if is_model_wrapper(self.model) else self.model
-
-    def _find_latest_checkpoint(self) -> str | None:
-        """The latest complete checkpoint; found by the main process, the same in all."""
-        found: list[str | None] = [None]
-        if is_main_process():
-            path = find_latest_checkpoint(self.work_dir, self.logger.warning)
-            found = [None if path is None else str(path)]
-        broadcast_object_list(found)
-        return found[0]

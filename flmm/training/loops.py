@@ -1,8 +1,7 @@
 """mmengine's two training loops, able to go on at any sample.
 
-In: a data loader and, after a resume, what :meth:`ResumableLoop.load_state_dict` is given. Out: the
-iterations that a run without interruption would have done next, in the same order. Pictures that
-were trained on before are not read again. Saving and loading files is the runner's duty.
+After a resume come the iterations that a run without interruption would have done next, in the same
+order; pictures that were trained on before are not read again.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ LOOPS = Registry(MMENGINE_LOOPS.name, parent=MMENGINE_LOOPS, scope="flmm")
 class TrainingStream:
     """The batches of training, epoch after epoch, from any sample on.
 
-    Args:
-        dataloader: with a sampler that has ``skip`` (``EpochSampler``) nothing is read twice;
-            with another one the first batches are read and dropped.
+    With a sampler that has ``skip`` (``EpochSampler``) nothing is read twice; with another one the
+    first batches are read and dropped.
 
     Attributes:
         epoch: of the data.

@@ -1,16 +1,17 @@
-"""A training that goes on with other settings than its checkpoint's: what is taken, what is not.
+"""Settings where mmengine's own way does not fit: another config at a resume, very short trainings.
 
-In: the config that a checkpoint holds, as text, and the present one. Out: what differs, words for
-it, and whether the learning rate must be computed anew. Settings of now are taken, with two
-exceptions: random states are the checkpoint's, and another optimiser is refused.
+Settings of now are taken, with two exceptions: random states are the checkpoint's, and another
+optimiser is refused. Where a schedule changed it is replayed from its first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapper
 
 from flmm.config.checks import list_top_level_keys
 from flmm.config.text import list_changes
@@ -28,6 +29,7 @@ _OPTIMISER = tuple(
 )
 
 Changes = dict[str, tuple[Any, Any]]
+Settings = list[dict[str, Any]]
 
 
 def list_resume_changes(before: str, now: str) -> Changes:
@@ -77,3 +79,55 @@ def format_resume_sizes(state: Mapping[str, Any], samples: int) -> str:
         "are counted in the new steps; random states are kept only with the same number of "
         "processes. The results will differ from those of the run as it was begun"
     )
+
+
+def read_settings(optim_wrapper: OptimWrapper) -> Settings:
+    """Learning rate and whatever else a scheduler may set, per group of parameters."""
+    return [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optim_wrapper.param_groups
+    ]
+
+
+def drop_short_schedules(cfgs: Sequence[Any], epoch_length: int) -> tuple[list[Any], list[Any]]:
+    """Schedulers that have steps to do, and those that have none or, of a ramp, one.
+
+    On a few pictures 3 % of the training are no whole step. mmengine refuses a schedule without
+    steps, and a ramp of one step never arrives: the learning rate would stay at its first value.
+    """
+    kept: list[Any] = []
+    dropped: list[Any] = []
+    for cfg in cfgs:
+        unit = epoch_length if cfg.get("convert_to_iter_based") else 1
+        least = 2 if str(cfg["type"]).startswith("Linear") else 1
+        end = cfg.get("end")
+        is_short = end is not None and int(end * unit) - int(cfg.get("begin", 0) * unit) < least
+        (dropped if is_short else kept).append(cfg)
+    return kept, dropped
+
+
+def replay_schedulers(
+    schedulers: list[Any],
+    optim_wrapper: OptimWrapper,
+    settings: Settings,
+    iterations: int,
+    epoch_length: int,
+) -> None:
+    """Step schedulers that were just built as often as the training would have done.
+
+    Args:
+        settings: what :func:`read_settings` gave when the schedulers were just built.
+        epoch_length: iterations after which schedulers by epoch step; 0: they never do.
+    """
+    for group, values in zip(optim_wrapper.param_groups, settings):
+        group.update(values)
+    by_epoch = [
+        item for item in schedulers if item.by_epoch and not getattr(item, "need_val_args", False)
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
+        for iteration in range(1, iterations + 1):
+            has_ended = epoch_length > 0 and iteration % epoch_length == 0
+            steps = [item for item in schedulers if not item.by_epoch]
+            for scheduler in [*steps, *(by_epoch if has_ended else [])]:
+                scheduler.step()

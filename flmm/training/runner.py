@@ -1,29 +1,24 @@
-"""What the tools share: training or testing a config under mmengine.
-
-Data in: a config, as :func:`flmm.config.load_config` gives it, and what was said on the command
-line. Data out: a finished run, its logs and checkpoints in ``work_dir``.
-"""
+"""What the tools share: training or testing a config under mmengine."""
 
 from __future__ import annotations
 
 from mmengine.config import Config
 
-from flmm.checkpoints.checkpoint_files import find_latest_checkpoint
+from flmm.checkpoints.checkpoint import find_latest_checkpoint
 from flmm.checkpoints.chosen_weights import choose_weights
+from flmm.evaluation.grounding_metrics import SkippedRecordsHook
 from flmm.files import DiskFullError, is_disk_full, measure_free
 from flmm.training.acceleration import compile_mask_head
 from flmm.training.feature_caching import FeatureCacheHook, read_settings
 from flmm.training.grounding_runner import GroundingRunner
-from flmm.training.skipped_records import SkippedRecordsHook
 
 
 def run_training(
     config: Config, resume: str | None = None, load_from: str | None = None, amp: bool = False
 ) -> GroundingRunner:
-    """Train a config.
+    """Train a config, afresh: its ``weights`` are for inference.
 
     Args:
-        config: its key ``weights`` (what inference uses) is not read: training starts afresh.
         resume: None: do not resume; "auto": from the latest checkpoint of the work folder (or from
             ``load_from``, where given); else the path of a checkpoint.
         load_from: weights to begin with.
@@ -65,8 +60,7 @@ def run_test(
     """Test a config and give its metrics, in percent.
 
     Args:
-        checkpoint: path or name of embedded weights; None: the config's, see
-            :func:`flmm.checkpoints.chosen_weights.choose_weights`.
+        checkpoint: path or embedded weights; None: the config's (see :func:`choose_weights`).
         out: JSON file for metrics, rows per kind of expression, counts, and the expressions that
             were skipped with their reasons.
         show: so many of the worst and of the best expressions are drawn, into ``shown`` in the
@@ -92,10 +86,6 @@ def run_test(
 
 
 def _describe_full_disk(error: OSError, work_dir: str) -> str:
-    """Which file, and that a training goes on from what is whole.
-
-    Of a file that is no checkpoint, such as a log, nobody knows how much it needs.
-    """
     free = f"{measure_free(work_dir):,}"
     what = f"no room for the logs in {work_dir}, which has {free} bytes free; training has stopped"
     if isinstance(error, DiskFullError):

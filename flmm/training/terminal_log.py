@@ -1,14 +1,11 @@
-"""What a person sees of a run before its first iteration: a few lines; the log file has all.
-
-In: mmengine's logger, and the runner. Out: environment, config and hooks in the file alone, lines
-that say config, data, device and where the file is, and a full disk told like any other.
-"""
+"""What a person sees of a run before its first iteration: a few lines; the log file has all."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sized
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -32,25 +29,18 @@ def arrange_handlers(logger: logging.Logger) -> None:
     """Keep details from the terminal, and let a log file that finds no room stop the run."""
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
-            vars(handler)["handleError"] = _stop_at_full_disk(handler.handleError)
+            vars(handler)["handleError"] = partial(_handle_error, handler.handleError)
         else:
             handler.addFilter(
                 lambda record: not record.getMessage().lstrip("-\n ").startswith(_DETAILS)
             )
 
 
-def _stop_at_full_disk(
-    handle: Callable[[logging.LogRecord], None],
-) -> Callable[[logging.LogRecord], None]:
-    """What a log handler does with an error of its own: a full disk is not only printed."""
-
-    def handle_error(record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if error is not None and is_disk_full(error):
-            raise error
-        handle(record)
-
-    return handle_error
+def _handle_error(handle: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
+    """An error of a log handler's own is only printed; a full disk stops the run."""
+    if is_disk_full(sys.exc_info()[1]):
+        raise
+    handle(record)
 
 
 def describe_run(runner: Runner, loops: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,7 @@
 """What a checkpoint holds: weights for everybody, and all that a training needs to go on.
 
-In: a runner in the middle of its training, and the running process. Out: tensors and plain values,
-laid out as mmengine does it, which ``torch.load(weights_only=True)`` gives back; and the way in
-again of random states and unfinished gradients. Where in the data a training stands is the loops'
-knowledge; who calls, and when, is the runner's part.
+Tensors and plain values, laid out as mmengine does it, which ``torch.load(weights_only=True)``
+gives back. Where in the data a training stands is the loops' knowledge.
 """
 
 from __future__ import annotations
@@ -20,18 +18,13 @@ from mmengine.runner import Runner, weights_to_cpu
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from flmm.checkpoints.checkpoint_files import TRAINING_STATE
+from flmm.checkpoints.checkpoint import TRAINING_STATE
 
 
 def collect_weights(
     runner: Runner, model: nn.Module, config_text: str, meta: dict[str, Any]
 ) -> dict[str, Any]:
-    """What every checkpoint holds: ``meta``, ``state_dict`` and ``message_hub``.
-
-    Args:
-        model: whose weights are kept, without DDP around it.
-        meta: ``epoch`` and ``iter``, and whatever else the caller knows.
-    """
+    """What every checkpoint holds: ``meta``, ``state_dict`` and ``message_hub``."""
     written = {
         "cfg": config_text,
         "seed": runner.seed,

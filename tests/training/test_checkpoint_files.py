@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop
 
-from flmm.checkpoints.checkpoint_files import RESUMABLE_KEYS, find_latest_checkpoint
+from flmm.checkpoints.checkpoint import RESUMABLE_KEYS, find_latest_checkpoint
 from flmm.files import DiskFullError
 from tests.training.toy_training import read_logs, train
 

@@ -7,8 +7,8 @@ from mmengine.config import Config
 
 from flmm.config import load_config
 from flmm.toy.shape_files import write_dataset
+from flmm.training.resume_changes import drop_short_schedules
 from flmm.training.runner import run_training
-from flmm.training.schedules import drop_short_schedules
 from tests.training.toy_training import read_logs
 
 ROOT = Path(__file__).parents[2]

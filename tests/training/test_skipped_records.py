@@ -12,9 +12,9 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from torch import nn
 
 from flmm.config import load_config
+from flmm.evaluation.grounding_metrics import list_left_out
 from flmm.registry import DATASETS
 from flmm.training.runner import run_test, run_training
-from flmm.training.skipped_records import list_left_out
 from tests.training.toy_training import read_logs
 
 TINY = Path(__file__).parents[2] / "configs/tiny/tiny_unet_sam_shapes.py"
