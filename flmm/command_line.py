@@ -7,6 +7,7 @@ so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -66,6 +67,7 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         main(args)
         torch_dist = sys.modules.get("torch.distributed")
         if torch_dist is not None and torch_dist.is_initialized():
+            gc.collect()  # what still talks through the group, such as DDP, goes before it
             torch_dist.destroy_process_group()
     except USER_ERRORS as error:
         if args.debug:
