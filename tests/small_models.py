@@ -21,6 +21,7 @@ from transformers import (
     CLIPImageProcessor,
     GenerationConfig,
     GotOcr2ImageProcessor,
+    Idefics3ImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
     PreTrainedModel,
@@ -37,6 +38,7 @@ OTHER_FOLDERS = {
     "llava_cropped": "llava",
     "llava_next": "llava_next",
     "internvl": "internvl",
+    "idefics3": "idefics3",
 }
 ALL_FAMILIES = (*FAMILY_FOLDERS, *OTHER_FOLDERS)
 _TEXT = {
@@ -80,6 +82,11 @@ def load_processor(data_dir: Path, family: str) -> Any:
         processor.image_processor = LlavaNextImageProcessor(
             **sizes, image_grid_pinpoints=_PINPOINTS
         )
+    elif family == "idefics3":
+        # 150: no whole tiles, where transformers' own count of tiles is at times wrong
+        sizes = {"size": {"longest_edge": 150}, "max_image_size": {"longest_edge": TILE_PX}}
+        processor.image_processor = Idefics3ImageProcessor(**sizes)
+        processor.image_seq_len = 4
     else:
         processor.image_processor = GotOcr2ImageProcessor(size=square, max_patches=6)
         processor.image_seq_length = 4
@@ -119,6 +126,8 @@ def _build_other_config(data_dir: Path, family: str, text_overrides: dict[str, A
     if family == "internvl":
         vision |= {"model_type": "internvl_vision", "patch_size": [14, 14]}
         vision["image_size"] = [TILE_PX, TILE_PX]
+    elif family == "idefics3":
+        vision |= {"model_type": "idefics3_vision", "patch_size": 14, "image_size": TILE_PX}
     else:
         vision |= {"model_type": "clip_vision_model", "patch_size": 14, "image_size": TILE_PX}
         vision |= {"projection_dim": 32, "initializer_factor": 3.0}

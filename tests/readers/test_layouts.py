@@ -20,6 +20,7 @@ CONFIGS = {
     "llava": {"vision_config": {"model_type": "clip_vision_model", **TILE}},
     "llava_next": {"vision_config": {"model_type": "clip_vision_model", **TILE}},
     "internvl": {},
+    "idefics3": {"vision_config": {"patch_size": 16}, "scale_factor": 4},
 }
 ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
 SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]
@@ -38,10 +39,13 @@ def published(request, data_dir):
 
 
 def see(family, size):
-    """What a layout is shown of a picture."""
-    picture = np.zeros((*size, 3), np.uint8)
+    """What a layout is shown of a picture; no test looks at these pixels."""
+    options = {**family.image_options, "do_rescale": False, "do_normalize": False}
     inputs = family.processor(
-        images=[picture], text=[f"x {family.processor.image_token} y"], return_tensors="pt"
+        images=[np.zeros((*size, 3), np.uint8)],
+        text=[f"x {family.processor.image_token} y"],
+        return_tensors="pt",
+        **options,
     )
     columns = (inputs["input_ids"][0] == family.processor.image_token_id).nonzero()[:, 0]
     return Seen(columns, size, inputs)
@@ -73,7 +77,7 @@ def embed(model, inputs):
         fed.update(kwargs)
         raise _Stop
 
-    hook = model.model.language_model.register_forward_pre_hook(keep, with_kwargs=True)
+    hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
     try:
         model.model(**inputs)
     except _Stop:
@@ -213,6 +217,14 @@ def test_a_picture_that_is_hardly_a_line_has_its_thumbnail_alone(data_dir):
     assert grid.size == (4, 4) and grid.box == (0, 0, 900, 2)
 
 
+def test_a_picture_that_is_not_split_has_its_thumbnail_alone(data_dir):
+    config = build_small_config(data_dir, "idefics3")
+    family = find_family(config)(config, load_processor(data_dir, "idefics3"))
+    family.image_options = {"do_image_splitting": False}
+    (grid,) = family.layout(see(family, (90, 160)))
+    assert grid.size == (2, 2) and grid.box == (0, 0, 160, 90)
+
+
 @pytest.mark.parametrize(
     "name, change, message",
     [
@@ -229,6 +241,11 @@ def test_a_picture_that_is_hardly_a_line_has_its_thumbnail_alone(data_dir):
         (
             "internvl",
             lambda config, _: setattr(config, "downsample_ratio", 1.0),
+            "makes 4 x 4 tokens of a tile, the processor writes 4: load both",
+        ),
+        (
+            "idefics3",
+            lambda config, _: setattr(config, "scale_factor", 1),
             "makes 4 x 4 tokens of a tile, the processor writes 4: load both",
         ),
         (

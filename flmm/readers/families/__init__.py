@@ -21,6 +21,8 @@ FAMILIES: dict[str, str] = {
     "llava": "llava:Llava",
     "llava_next": "llava_next:LlavaNext",
     "internvl": "internvl:InternVL",
+    "idefics3": "idefics3:Idefics3",
+    "smolvlm": "idefics3:Idefics3",
 }
 
 
