@@ -22,7 +22,6 @@ FAMILIES: dict[str, str] = {
     "llava_next": "llava_next:LlavaNext",
     "internvl": "internvl:InternVL",
     "idefics3": "idefics3:Idefics3",
-    "smolvlm": "idefics3:Idefics3",
 }
 
 

@@ -14,9 +14,9 @@ from flmm.records import Grid
 
 
 class Idefics3(Family):
-    """Idefics3 and SmolVLM."""
+    """Idefics3; what its processor writes between tiles belongs to no grid."""
 
-    model_types = ("idefics3", "smolvlm")
+    model_types = ("idefics3",)
     num_grids = 2
     # Tiles are of one size: the mask would be all ones.
     image_options: ClassVar[Mapping[str, Any]] = {"do_pad": False}
