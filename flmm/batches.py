@@ -1,7 +1,6 @@
 """Batches of pictures: which phrases are whose, which pictures are read together, whose error.
 
-In: what a person called pictures and phrases. Out: tasks in windows, results in their order. What
-is meant is told by type alone and never guessed. Computes no mask itself.
+What is meant is told by type alone and never guessed.
 """
 
 from __future__ import annotations
@@ -31,17 +30,11 @@ def is_stream(pictures: Any) -> bool:
 
 
 def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, Any]]:
-    """Each picture with its phrases.
+    """Each picture of a list, a tuple or an iterator with its phrases.
 
-    Args:
-        pictures: a list, a tuple or an iterator.
-        phrases: a ``str`` or :class:`Continuation`, or a list of them: for every picture; a list
-            of lists or an iterator of lists: one per picture.
-
-    Raises:
-        TypeError: ``phrases`` is something else, or a list of both kinds.
-        ValueError: no picture or no phrase is given; a phrase for all is blank; there is not one
-            list per picture (for iterators at the end, when it shows).
+    ``phrases``: a ``str`` or :class:`Continuation`, or a list of them: for every picture; a list
+    of lists or an iterator of lists: one per picture. That an iterator's count does not fit shows
+    at its end.
     """
     count = len(pictures) if isinstance(pictures, (list, tuple)) else None
     if count == 0:

@@ -4,8 +4,7 @@
     result = grounder("photo.jpg", ["the red circle", "the small blue square"])
     result.masks  # bool [P, H, W]
 
-In: pictures and phrases as people have them; out: :class:`flmm.results.GroundingResult`. Imports
-neither mmdet nor mmcv, so that it starts fast.
+Imports neither mmdet nor mmcv, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -52,10 +51,6 @@ class GroundingInferencer:
         device: for example "cpu", "cuda:1"; ``None``: a GPU where there is one.
         cfg_options: dotted keys that override the config, for example
             ``{"reader": "checkpoints/Qwen2.5-VL-3B-Instruct"}``.
-
-    Raises:
-        FileNotFoundError: the config or the checkpoint does not exist.
-        ValueError: no weights are named anywhere, or they do not fit the model.
     """
 
     # The picture that was read last, and what it is known by.
@@ -103,7 +98,6 @@ class GroundingInferencer:
 
         Args:
             folder_or_hub_id: what :meth:`save_pretrained` wrote, here or on the hub.
-            device: as in the constructor.
             revision: branch, tag or commit of a hub repository.
             cfg_options: as in the constructor; ``{"reader": FOLDER}`` is where the reader is,
                 ``{"model.sam.checkpoint": PATH}`` where SAM's weights are.
@@ -120,7 +114,6 @@ class GroundingInferencer:
         """Write all that was trained and every setting, for :meth:`from_pretrained`.
 
         Args:
-            folder: made if need be.
             results: JSON reports of the evaluation tools, for the model card.
             overwrite: replace a head that lies there.
             card: ``repo_id``, ``license`` and ``base_model``, for the model card.
@@ -158,8 +151,7 @@ class GroundingInferencer:
     ) -> Any:
         """Ground phrases in one picture, or in a list or an iterator of pictures.
 
-        Pictures of a batch are read together, up to 16 at a time; the results are those of one
-        picture after the other.
+        Pictures of a batch are read together, up to 16 at a time.
 
         Args:
             image: path, http(s) or ``data:`` address, bytes, binary stream, PIL image, array
@@ -178,10 +170,6 @@ class GroundingInferencer:
         Returns:
             one result; of a list a list of them; of an iterator a generator, which takes at most
             17 pictures more than it has given results of.
-
-        Raises:
-            TypeError, ValueError, OSError: a picture cannot be read, a phrase is blank, or pictures
-                and phrases do not fit together; the message says which.
         """
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}: give 'raise' or 'return'")
@@ -209,10 +197,8 @@ class GroundingInferencer:
     def chat(self, image: Any, selectors: Sequence[Any] | None = None) -> Chat:
         """A conversation about a picture, read and encoded once also if it was grounded before.
 
-        Args:
-            image: as in a call; further pictures can be shown with a question.
-            selectors: which words point, see :class:`flmm.conversation.Chat`; ``None``: those of
-                the config, else the words in brackets and those that the reader names.
+        ``selectors``: which words point, see :class:`flmm.conversation.Chat`; ``None``: those of
+        the config, else the words in brackets and those that the reader names.
         """
         seen = self._read(image)
         chosen = self.selectors if selectors is None else selectors

@@ -1,8 +1,4 @@
-"""Draws masks, attention maps and rows of captioned panels.
-
-In: pictures, masks and maps as arrays; out: arrays and PIL images. Nothing here reads or writes a
-file, and nothing computes a mask.
-"""
+"""Draws masks, attention maps and rows of captioned panels; reads and writes no file."""
 
 from __future__ import annotations
 
@@ -43,11 +39,7 @@ def get_color(index: int) -> Color:
 
 
 def overlay_mask(image: np.ndarray, mask: np.ndarray, color: Color) -> np.ndarray:
-    """A uint8 picture ``[H, W, 3]`` with a mask ``[H, W]`` half tinted, its rim opaque.
-
-    Raises:
-        ValueError: mask and image differ in size.
-    """
+    """A uint8 picture ``[H, W, 3]`` with a mask ``[H, W]`` half tinted, its rim opaque."""
     if mask.shape != image.shape[:2]:
         raise ValueError(
             f"mask of size {mask.shape} does not fit the image of size {image.shape[:2]} "
@@ -93,15 +85,10 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
 
 
 def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = BEST_CHANNELS) -> np.ndarray:
-    """The mean of the attention channels that favour a mask most.
+    """The mean of the ``best`` attention channels that favour a mask most.
 
-    Every channel is divided by its sum first. A channel favours the mask by the share of its
-    attention that lies inside; for an empty mask all channels count alike.
-
-    Args:
-        maps: float ``[C, h, w]``, not negative.
-        mask: bool ``[H, W]`` on any grid over the same frame.
-        best: how many channels are merged.
+    Every channel of ``[C, h, w]`` is divided by its sum first. It favours the mask, ``[H, W]`` on
+    any grid over the frame, by the share of its attention inside; an empty one all favour alike.
     """
     maps = maps / np.maximum(maps.sum((1, 2), keepdims=True), 1e-12)
     if not mask.any():
@@ -114,12 +101,9 @@ def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = BEST_CHANNELS
 def draw_masks(
     image: np.ndarray, masks: dict[str, np.ndarray], phrase: str, note: str, color: Color
 ) -> Image.Image:
-    """One row: the picture, then the picture under each mask.
+    """One row, see :func:`compose_row`: uint8 RGB ``[H, W, 3]``, then it under each mask.
 
-    Args:
-        image: uint8 RGB ``[H, W, 3]``.
-        masks: caption -> bool mask, on any grid over the picture's frame.
-        phrase, note, color: as in :func:`compose_row`.
+    ``masks``: caption -> bool mask, on any grid over the picture's frame.
     """
     size = compute_panel_size((image.shape[0], image.shape[1]))
     scaled = np.array(Image.fromarray(image).resize(size[::-1]))
@@ -130,13 +114,9 @@ def draw_masks(
 
 
 def compose_row(panels: dict[str, np.ndarray], phrase: str, note: str, color: Color) -> Image.Image:
-    """Captioned panels beside each other, under a title.
+    """Captioned panels beside each other, under a title: a square in ``color``, phrase, note.
 
-    Args:
-        panels: caption -> uint8 RGB, all of one size.
-        phrase: the title, to the left, behind a square in ``color``.
-        note: to the right of it.
-        color: RGB.
+    ``panels``: caption -> uint8 RGB, all of one size.
     """
     height, width = next(iter(panels.values())).shape[:2]
     cell = max(width, _MIN_CELL_WIDTH)

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from flmm import Continuation, FrozenQwen, GroundingInferencer
 from flmm.conversation import Chat, find_places
-from flmm.conversation.writing import TextDecoder
+from flmm.conversation.turns import TextDecoder
 from flmm.grounder import Grounder
 from flmm.masks import UNetHead
 from flmm.toy.shape_sentences import render_samples

@@ -1,8 +1,4 @@
-"""What ``tools/demo.py`` does: ground samples, print a table, save what was seen step by step.
-
-In: an inferencer and samples (a user's picture, or drawn scenes whose truth is known). Out: text
-on the screen and PNG files. It computes no mask.
-"""
+"""What ``tools/demo.py`` does: ground samples, print a table, save what was seen step by step."""
 
 from __future__ import annotations
 
@@ -34,11 +30,7 @@ class DemoSample:
 
 
 def load_user_sample(path: str, phrases: list[str]) -> DemoSample:
-    """A user's picture, upright; ``path`` is a file's or an address.
-
-    Raises:
-        OSError, ValueError: as :func:`flmm.images.load_any_image`.
-    """
+    """A user's picture, upright; ``path`` is a file's or an address."""
     return DemoSample(name_image(path), load_any_image(path), phrases)
 
 
@@ -90,16 +82,8 @@ def draw_panels(
 ) -> Image.Image:
     """One row per phrase: picture and box, attention, coarse mask, refined mask.
 
-    Panels are 224 to 480 px high, lower only where the picture is very wide.
-
-    Args:
-        image: the picture as given, uint8 RGB ``[H, W, 3]`` or PIL.
-        result: with its maps.
-        ious: per phrase, IoU with the true mask in [0, 1], where it is known.
-
-    Raises:
-        ValueError: the result was made without its maps, holds no phrase, or has another number
-            of phrases than ``ious``.
+    Panels are 224 to 480 px high, lower only where the picture is very wide. ``image`` is the
+    picture as given, ``ious`` are in [0, 1], one per phrase.
     """
     maps, coarse = result.attention_maps, result.coarse_mask_logits
     if maps is None or coarse is None:

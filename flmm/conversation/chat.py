@@ -5,9 +5,9 @@
     turn.text  # the frozen model's own answer, as without flmm
     turn.phrases  # its words with a mask each
 
-In: a grounder, pictures, questions. Out: turns. The answer is the reader's (its dialogue's), the
-choice of words the selectors', the masks the grounder's; this file joins them. Every picture and
-every token is read once; masks come from the rows of the words that were said.
+The answer is the reader's (its dialogue's), the choice of words the selectors', the masks the
+grounder's. Every picture and every token is read once; masks come from the rows of the words that
+were said.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from flmm.conversation.turns import ChatTurn, PointedPhrase, TurnToken, find_places
-from flmm.conversation.writing import TextDecoder
+from flmm.conversation.turns import ChatTurn, PointedPhrase, TextDecoder, TurnToken, find_places
 from flmm.grounder import Grounder, ground_parts
 from flmm.masks import ImageEncoding
 from flmm.readers import Prefix
@@ -42,7 +41,6 @@ class Chat:
     stream only for each piece.
 
     Args:
-        grounder: the model.
         prefix: the first picture, read.
         encoding: the refiner's of it, if there is one already.
         selectors: which words of a turn are pointed at, see ``flmm.selectors.build_selector``;
@@ -69,7 +67,7 @@ class Chat:
 
     @property
     def lock(self) -> ConversationLock:
-        """Of the conversation; hold it around several steps that belong together."""
+        """Hold it around several steps that belong together."""
         return self.dialogue.lock
 
     @property
@@ -92,14 +90,12 @@ class Chat:
             question: plain text; the reader does not see the brackets of ``"brackets"``.
             images: further pictures, shown before the question.
             select: selectors of this turn; ``None``: the conversation's.
-            max_new_tokens: the longest answer.
             on_text: called with each new piece of the answer.
             begin: words that the answer begins with, whatever the reader would have said.
 
         Raises:
-            TypeError, FileNotFoundError, ValueError: the question is blank or a bracket is not
-                closed; a picture cannot be read; or the model's context is full. The
-                conversation stays as it was.
+            TypeError, FileNotFoundError, ValueError: the question or a picture cannot be read, or
+                the context is full; the conversation stays as it was.
         """
         with self.lock:
             pieces = self.stream(question, images, select, max_new_tokens, begin)
@@ -195,11 +191,7 @@ class Chat:
             yield rest
 
     def undo(self) -> ChatTurn:
-        """Take back the last turn, with the pictures it showed.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """Take back the last turn, with the pictures it showed."""
         with self.lock:
             self._end_stream()
             self._forget_turn()
@@ -222,8 +214,7 @@ class Chat:
         """Masks of P phrases in a picture: ``seen`` is that picture's entry of :meth:`look`."""
         picture = self.images[image]
         outputs = ground_parts(self.grounder, picture, seen, self._encode(image))
-        kept = ResultPicture(picture.image)
-        return collect_result(texts, outputs, kept)
+        return collect_result(texts, outputs, ResultPicture(picture.image))
 
     def _encode(self, image: int) -> ImageEncoding | None:
         """What the refiner sees of a picture; computed once."""
@@ -303,5 +294,5 @@ class Chat:
             places = [pointed[row][1:] for row in rows]
             words = [texts[role][slice(*span)] for role, span in places]
             for row, (role, span), item in zip(rows, places, self.ground(part, image, words)):
-                phrases[row] = PointedPhrase(**vars(item), span=span, role=role, image=image)
+                phrases[row] = PointedPhrase.from_phrase(item, span, role, image)
         return [phrases[row] for row in range(len(pointed))]

@@ -1,16 +1,21 @@
 """What people are handed: phrases with their masks, and everything one does with them.
 
-In: a grounder's logits, or masks of one's own. Out: records, arrays, pictures, files, and the
-field's formats (COCO, supervision, pandas). Computes no attention and loads no model. Every answer
-of flmm, in a call, a conversation or an evaluation, is made here. Masks are kept as COCO's run
-lengths: two thousand of a 12-megapixel picture would be 24 GB as arrays.
+Every answer of flmm, in a call, a conversation or an evaluation, is made here, of a grounder's
+logits or masks of one's own. Masks are kept as COCO's run lengths: two thousand of a 12-megapixel
+picture would be 24 GB as arrays.
 """
 
-from flmm.results.drawing import draw_phrases
-from flmm.results.formats import build_coco_image, build_mask_name, encode_mask_file, join_coco
+from flmm.results.formats import (
+    build_coco_image,
+    build_mask_name,
+    encode_data_uri,
+    encode_mask_file,
+    encode_page_picture,
+    join_coco,
+)
 from flmm.results.making import collect_result, compute_scores, make_result
 from flmm.results.phrase import GroundedObject, GroundedPhrase
-from flmm.results.picture import ResultPicture
+from flmm.results.pictures import ResultPicture, draw_phrases
 from flmm.results.result import GroundingResult, build_coco_dataset, join_results
 
 __all__ = [
@@ -24,7 +29,9 @@ __all__ = [
     "collect_result",
     "compute_scores",
     "draw_phrases",
+    "encode_data_uri",
     "encode_mask_file",
+    "encode_page_picture",
     "join_coco",
     "join_results",
     "make_result",

@@ -1,12 +1,12 @@
 """Phrases in the field's formats: COCO, pandas, supervision, mask files; pictures as files.
 
-In: records. Out: JSON-ready dicts, other libraries' objects (each imported when it is asked for),
-bytes of files. In a COCO data set, which ``pycocotools.coco.COCO`` loads, every phrase is an
-annotation of the one category "phrase"; the words stand in ``phrase``.
+In a COCO data set, which ``pycocotools.coco.COCO`` loads, every phrase is an annotation of the one
+category "phrase"; the words stand in ``phrase``.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import io
 import re
@@ -26,6 +26,7 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ".webp": ("WEBP", {"quality": 92}),
 }
 _NAME_LETTERS = 40  # of a phrase, in a file's name
+_SMALL_PIXELS = 600 * 600  # up to here a page gets a picture without loss
 
 
 def build_coco_image(image_id: int | str, name: str, size: Size) -> dict[str, Any]:
@@ -36,17 +37,9 @@ def build_coco_image(image_id: int | str, name: str, size: Size) -> dict[str, An
 def join_coco(
     images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A data set, JSON ready.
-
-    Args:
-        images: of :func:`build_coco_image`.
-        annotations: of ``to_coco(image_id=...)``, their ids unique.
-    """
-    return {
-        "images": list(images),
-        "categories": [{"id": 1, "name": "phrase"}],
-        "annotations": list(annotations),
-    }
+    """A data set, JSON ready, of annotations with unique ids (``to_coco(image_id=...)``)."""
+    categories = [{"id": 1, "name": "phrase"}]
+    return {"images": list(images), "categories": categories, "annotations": list(annotations)}
 
 
 def build_data_frame(phrases: Sequence[GroundedPhrase]) -> Any:
@@ -94,9 +87,21 @@ def encode_mask_file(mask: np.ndarray) -> bytes:
     return encode_picture(Image.fromarray(mask.astype(np.uint8) * 255), ".png")
 
 
-def encode_picture(image: Image.Image, ending: str) -> bytes:
+def encode_picture(image: Image.Image, ending: str, **options: Any) -> bytes:
     """A picture as the file that ``ending``, one of ``PICTURES``, names."""
-    kind, options = PICTURES[ending]
+    kind, usual = PICTURES[ending]
     stream = io.BytesIO()
-    image.save(stream, kind, **options)
+    image.save(stream, kind, **(usual | options))
     return stream.getvalue()
+
+
+def encode_data_uri(image: Image.Image, ending: str = ".png", **options: Any) -> str:
+    """The same as a data URI, which a page shows without a request."""
+    content = base64.b64encode(encode_picture(image, ending, **options)).decode("ascii")
+    return f"data:image/{PICTURES[ending][0].lower()};base64,{content}"
+
+
+def encode_page_picture(image: Image.Image) -> str:
+    """An RGB picture as a data URI: a small one without loss, a large one as JPEG."""
+    is_small = image.width * image.height <= _SMALL_PIXELS
+    return encode_data_uri(image, ".png" if is_small else ".jpg")

@@ -1,8 +1,4 @@
-"""From logits to a result: thresholds, scores, run lengths. Every result of a model is made here.
-
-In: logits of the phrases of one picture, a part after the other. Out: one result. Only one part's
-logits are in memory at a time.
-"""
+"""From logits to a result: thresholds, scores, run lengths."""
 
 from __future__ import annotations
 
@@ -13,18 +9,14 @@ from torch import Tensor
 
 from flmm.records import GroundingOutput
 from flmm.results.phrase import GroundedPhrase
-from flmm.results.picture import ResultPicture
+from flmm.results.pictures import ResultPicture
 from flmm.results.result import GroundingResult, join_results
 
 
 def compute_scores(mask_logits: Tensor) -> Tensor:
-    """Mean foreground probability inside each mask, where the logit is positive.
+    """Mean foreground probability where the logit is positive; 0 where none is.
 
-    Args:
-        mask_logits: ``[P, H, W]``.
-
-    Returns:
-        float32 ``[P]`` in [0, 1]; 0 where no pixel is foreground.
+    ``[P, H, W]`` to float32 ``[P]`` in [0, 1].
     """
     masks = mask_logits > 0
     inside = (mask_logits.float().sigmoid() * masks).flatten(1).sum(1)
@@ -42,11 +34,9 @@ def make_result(
     """Threshold logits at probability one half, and keep coarse logits and maps that are given.
 
     Args:
-        phrases: P of them.
         mask_logits: ``[P, H, W]``, pixels of the picture as given.
         coarse_mask_logits: ``[P, h', w']``.
         attention_maps: ``[P, C, h, w]``.
-        return_probs: keep ``probs``.
         problems: per phrase why its mask is empty, or ``None``.
     """
     logits = mask_logits.detach()
@@ -73,14 +63,9 @@ def collect_result(
     return_maps: bool = False,
     return_probs: bool = False,
 ) -> GroundingResult:
-    """One result of a grounder's outputs, in order, each of some of the phrases.
+    """One result of a grounder's outputs, in order, each of some of the phrases (at least one).
 
-    Args:
-        phrases: P of them, at least one.
-        outputs: together of all P.
-        picture: for drawing.
-        return_maps: keep ``coarse_mask_logits`` and ``attention_maps``.
-        return_probs: keep ``probs``.
+    Only one output's logits are in memory at a time.
     """
     parts: list[GroundingResult] = []
     for output in outputs:

@@ -33,11 +33,9 @@ class GroundedPhrase:
     """A phrase and its mask, which is that of all its objects together.
 
     Attributes:
-        text: the words.
         size: (H, W) of the picture.
         objects: what the words mean; none where the mask is empty.
-        presence: the highest foreground probability of any pixel, in [0, 1]: at most one half
-            where the mask is empty.
+        presence: the highest foreground probability of any pixel, in [0, 1].
         problem: why the mask is empty whatever the picture shows (a reader's reply without a
             readable box); ``None``: nothing went wrong.
     """
@@ -89,10 +87,7 @@ class GroundedPhrase:
 
     @property
     def box_xyxy(self) -> np.ndarray:
-        """Float32 ``[4]``, pixels of the picture as given, right and bottom edge exclusive.
-
-        NaN where the mask is empty. Read off the run lengths, as the area is.
-        """
+        """Float32 ``[4]``, pixels, right and bottom edge exclusive; NaN where the mask is empty."""
         edges, height = np.cumsum(read_runs(self.segmentation)), self.size[0]
         starts, ends = edges[:-1:2], edges[1::2] - 1  # first and last pixel of each run, downwards
         is_run = starts <= ends
@@ -120,11 +115,9 @@ class GroundedPhrase:
     ) -> dict[str, Any]:
         """A COCO-style record, JSON ready.
 
-        Returns:
-            ``phrase``, ``segmentation`` (compressed RLE), ``bbox`` (``[x, y, w, h]`` in pixels, all
-            zero where the mask is empty) and ``score``; in a data set, which numbers its pictures
-            and annotations, also ``id``, ``image_id``, ``category_id`` (1), ``area`` (pixels) and
-            ``iscrowd`` (0).
+        ``phrase``, ``segmentation`` (compressed RLE), ``bbox`` (``[x, y, w, h]`` in pixels, all
+        zero where the mask is empty) and ``score``; in a data set, which numbers its pictures and
+        annotations, also ``id``, ``image_id``, ``category_id``, ``area`` (pixels) and ``iscrowd``.
         """
         x0, y0, x1, y1 = np.nan_to_num(self.box_xyxy).tolist()
         record: dict[str, Any] = {} if annotation_id is None else {"id": annotation_id}
@@ -138,13 +131,10 @@ class GroundedPhrase:
         }
 
     def to_polygons(self) -> list[np.ndarray]:
-        """The outer rims of the mask's parts.
+        """Per connected part of the mask int32 ``[N, 2]``: (x, y) of its outer rim's corner pixels.
 
-        Returns:
-            per connected part int32 ``[N, 2]``: (x, y) of the rim's corner pixels, in OpenCV's
-            convention (``cv2.fillPoly`` with all of them draws the mask, but without its holes,
-            which polygons cannot hold: ``segmentation`` has them). A part of one or two pixels has
-            as many points; an empty mask has no polygon.
+        ``cv2.fillPoly`` with all of them draws the mask without its holes, which polygons cannot
+        hold. A part of one or two pixels has as many points; an empty mask has no polygon.
         """
         import cv2
 

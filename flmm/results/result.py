@@ -4,8 +4,7 @@
     result["a dog"].mask  # one of them
     result.save("masks.png")
 
-In: records. Out: arrays, pictures, files, other libraries' formats. What only some need (pandas,
-supervision, matplotlib, OpenCV) is imported when it is asked for.
+What only some need (pandas, supervision, matplotlib, OpenCV) is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from flmm.files import replace_file
 from flmm.geometry import Size, resize_maps
 from flmm.images import load_image
 from flmm.results import formats
-from flmm.results.drawing import draw_phrases
 from flmm.results.phrase import GroundedPhrase
-from flmm.results.picture import ResultPicture
+from flmm.results.pictures import ResultPicture, draw_phrases
 from flmm.visualization import get_color
 
 if TYPE_CHECKING:
@@ -45,13 +43,12 @@ class GroundingResult:
     """The P phrases of one picture and their masks, as handed to people.
 
     ``result[0]``, ``result["a dog"]`` and a loop give :class:`GroundedPhrase`, ``result[:3]`` a
-    result. Two results are equal where all they hold is equal (pictures are not compared). Arrays
-    are read-only: a change in one would be missing from every file and format.
+    result. Two are equal where all but the pictures is equal. Arrays are read-only: a change in
+    one would be missing from every file and format.
 
     Attributes:
-        found: the phrases and what they mean.
         size: (H, W) pixels of the picture as given.
-        picture: where its pixels are; ``None``: nobody kept them.
+        picture: ``None``: nobody kept it.
         probs: float32 ``[P, H, W]`` in [0, 1], foreground probability of every pixel, only with
             ``return_probs=True``.
         coarse_mask_logits: ``[P, h', w']``, only with ``return_maps=True``.
@@ -76,13 +73,8 @@ class GroundingResult:
         """A result of masks, bool ``[P, H, W]``, that come from elsewhere or were changed.
 
         Args:
-            phrases, masks: P of each.
             scores: P of them, in [0, 1]; that of an empty mask becomes 0.
             image: the picture: a path, a PIL image or uint8 RGB ``[H, W, 3]``.
-
-        Raises:
-            TypeError: the masks are not bool.
-            ValueError: the counts differ, or the picture is of another size.
         """
         masks = np.asarray(masks)
         if masks.dtype != bool or masks.ndim != 3:
@@ -127,10 +119,7 @@ class GroundingResult:
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
-        """Float32 ``[P, 4]``, pixels of the picture as given, right and bottom edge exclusive.
-
-        NaN where a mask is empty.
-        """
+        """Float32 ``[P, 4]``, pixels, right and bottom edge exclusive; NaN where one is empty."""
         boxes = np.array([item.box_xyxy for item in self.found], np.float32)
         return _freeze(boxes.reshape(-1, 4))
 
@@ -157,8 +146,7 @@ class GroundingResult:
         """Uint8 RGB ``[H, W, 3]``, the picture as given; a file is opened once more.
 
         Raises:
-            ValueError: nobody kept the picture, or the file holds another one now.
-            OSError: the file is gone.
+            ValueError, OSError: nobody kept it, the file holds another one now, or is gone.
         """
         if self.picture is None:
             raise ValueError(
@@ -219,32 +207,20 @@ class GroundingResult:
         raise KeyError(f"{phrase!r} is no phrase of this result: {hint}")
 
     def draw(self) -> Image.Image:
-        """The picture with every mask, its phrase and its score, in the picture's own size.
-
-        Raises:
-            ValueError, OSError: see :attr:`image`.
-        """
+        """The picture with every mask, its phrase and its score, in the picture's own size."""
         labels = [f"{item.score:.2f} {item.text}" for item in self.found]
         colors = [get_color(index) for index in range(len(self))]
         return draw_phrases(self.image, self.found, labels, colors)
 
     def show(self) -> None:
-        """Open :meth:`draw` in the system's picture viewer.
-
-        Raises:
-            RuntimeError: no viewer is installed here.
-        """
+        """Open :meth:`draw` in the system's picture viewer."""
         if not ImageShow.show(self.draw()):
             raise RuntimeError(
                 "no program here can show a picture: write it with result.save('masks.png')"
             )
 
     def plot(self, axes: Axes | None = None) -> Figure:
-        """The same as a matplotlib figure.
-
-        Args:
-            axes: to draw into; ``None``: a new figure, which pyplot does not keep.
-        """
+        """The same as a matplotlib figure; without ``axes`` a new one that pyplot does not keep."""
         from matplotlib.figure import Figure
 
         drawn = self.draw()
@@ -257,13 +233,8 @@ class GroundingResult:
     def save(self, path: str | Path) -> Path:
         """Write the result; folders are made.
 
-        Args:
-            path: ends with ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``: :meth:`draw`; ``.json``: a
-                COCO data set of this picture, which ``pycocotools.coco.COCO`` loads.
-
-        Raises:
-            ValueError: another ending.
-            OSError: it cannot be written.
+        By its ending: ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``: :meth:`draw`; ``.json``: a COCO
+        data set of this picture, which ``pycocotools.coco.COCO`` loads; another: ``ValueError``.
         """
         path = Path(path)
         ending = path.suffix.lower()
@@ -299,29 +270,21 @@ class GroundingResult:
     def to_coco(self, image_id: int | str | None = None, first_id: int = 1) -> list[dict[str, Any]]:
         """One COCO-style record per phrase, see :meth:`GroundedPhrase.to_coco`.
 
-        Args:
-            image_id: of the picture in a data set, whose annotations these are (``COCO.loadRes``
-                takes them, too); ``None``: records outside any.
-            first_id: of the first phrase there; they count up.
+        With an ``image_id`` they are annotations of a data set, numbered from ``first_id``, which
+        ``COCO.loadRes`` takes, too.
         """
         if image_id is None:
             return [item.to_coco() for item in self.found]
         return [item.to_coco(image_id, number) for number, item in enumerate(self.found, first_id)]
 
     def to_polygons(self) -> list[list[np.ndarray]]:
-        """Per phrase the outer rims of its mask, int32 ``[N, 2]`` px; holes are not kept.
-
-        See :meth:`GroundedPhrase.to_polygons`.
-        """
+        """Per phrase the outer rims of its mask, see :meth:`GroundedPhrase.to_polygons`."""
         return [item.to_polygons() for item in self.found]
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``: ``phrase``, ``score``, ``x0``, ``y0``, ``x1``, ``y1``, ``area``.
 
         In pixels; the edges are NaN where a mask is empty.
-
-        Raises:
-            ImportError: pandas is not installed.
         """
         return formats.build_data_frame(self.found)
 
@@ -330,9 +293,6 @@ class GroundingResult:
 
         ``class_id`` is the phrase's place in ``phrases`` (of equal ones the first's),
         ``data["class_name"]`` its words.
-
-        Raises:
-            ImportError: supervision is not installed.
         """
         return formats.build_detections(self.found, self.size)
 

@@ -131,8 +131,8 @@ def test_names_are_counted_by_what_they_fit():
     def point(words, mask, start=0):
         first = text.index(words, start)
         span = (first, first + len(words))
-        return PointedPhrase(
-            **vars(GroundedPhrase.from_mask(words, mask, 1.0)), span=span, role="answer", image=0
+        return PointedPhrase.from_phrase(
+            GroundedPhrase.from_mask(words, mask, 1.0), span, "answer", 0
         )
 
     nothing = np.zeros((90, 90), bool)

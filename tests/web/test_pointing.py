@@ -60,11 +60,11 @@ def test_words_are_ranked_as_by_hand(chat: Chat, maps: np.ndarray) -> None:
     words = rank_words(tokens, maps, coverage)
     scores = [word.excess for word in words]
     assert scores == sorted(scores, reverse=True)
-    assert {word.turn for word in words} == {0, 1}
-    assert {word.role for word in words} == {"question", "answer"}
+    assert {word.token.turn for word in words} == {0, 1}
+    assert {word.token.role for word in words} == {"question", "answer"}
     # A word of one token that stands once, counted pixel by pixel.
-    word = next(word for word in words if word.text == "description")
-    index = next(i for i, token in enumerate(tokens) if token.text.strip() == word.text)
+    word = next(word for word in words if word.token.text == "description")
+    index = next(i for i, token in enumerate(tokens) if token.text.strip() == word.token.text)
     pixels = np.kron(maps[index], np.ones((height, width)))  # every cell is height x width pixels
     rows, columns = maps.shape[1:]
     inside = pixels[: box[3] * rows, box[0] * columns :]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from flmm.apps.web.views import encode_heat, encode_picture, encode_spotlight, encode_tint
+from flmm.apps.web.views import encode_heat, encode_spotlight, encode_tint
+from flmm.results import encode_page_picture
 from tests.web.page_requests import decode_alpha, decode_image
 
 MASK = np.zeros((90, 140), bool)
@@ -46,6 +47,6 @@ def test_an_even_map_and_a_pixel_are_drawn() -> None:
 def test_small_pictures_are_sent_without_loss_and_large_ones_as_jpeg() -> None:
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8))
-    assert np.array_equal(np.asarray(decode_image(encode_picture(small))), np.asarray(small))
-    large = decode_image(encode_picture(Image.new("RGB", (1000, 800), (40, 90, 200))))
+    assert np.array_equal(np.asarray(decode_image(encode_page_picture(small))), np.asarray(small))
+    large = decode_image(encode_page_picture(Image.new("RGB", (1000, 800), (40, 90, 200))))
     assert large.format == "JPEG" and large.size == (1000, 800)

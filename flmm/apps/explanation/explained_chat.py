@@ -143,7 +143,7 @@ class ExplainedChat:
             (found,) = self._chat.ground(seen, image, [words])
         span = self.tokens[start].span[0], self.tokens[end - 1].span[1]
         role = self.tokens[start].role
-        return PointedPhrase(**vars(found), span=span, role=role, image=image)
+        return PointedPhrase.from_phrase(found, span, role, image)
 
     def choose_image(self, choice: TokenChoice) -> int:
         """The picture that tokens look at most."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -24,12 +23,12 @@ from flmm.apps.explanation.explained_chat import ExplainedChat
 from flmm.apps.explanation.tokens import group_characters
 from flmm.conversation import PointedPhrase
 from flmm.records import Span
+from flmm.results import encode_data_uri, encode_page_picture
 from flmm.visualization import colorize_map, get_color
 
 _FOLDER = Path(__file__).parent
 BOX_SCRIPT = (_FOLDER / "box.js").read_text(encoding="utf-8")
 _MAX_SIDE = 1600  # px of a picture in the page
-_LOSSLESS_AREA = 400_000  # px; smaller pictures are kept as PNG
 _MASK_OPACITY = 115  # of 255
 
 
@@ -77,7 +76,7 @@ def _build_data(
         "images": [
             {
                 "name": "the picture" if len(explanation.images) == 1 else f"picture {number}",
-                "source": encode_picture(image),
+                "source": encode_page_picture(_shrink(image)),
                 "height": image.shape[0],
                 "width": image.shape[1],
                 "grid": list(maps.shape[1:]),
@@ -128,14 +127,6 @@ def _build_region(
     }
 
 
-def encode_picture(image: np.ndarray) -> str:
-    """uint8 RGB ``[H, W, 3]`` as a data URI; large ones are shrunk and stored as JPEG."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    lossless = picture.width * picture.height <= _LOSSLESS_AREA
-    return _encode_uri(picture, "png" if lossless else "jpeg")
-
-
 def _encode_mask(mask: np.ndarray, color: tuple[int, int, int]) -> str:
     """A mask as a data URI to lay over the picture: a tint inside, an opaque rim."""
     pixels = np.zeros((*mask.shape, 4), np.uint8)
@@ -143,15 +134,13 @@ def _encode_mask(mask: np.ndarray, color: tuple[int, int, int]) -> str:
     width = max(1, round(max(mask.shape) / 300))
     inner = cv2.erode(np.pad(mask, 1).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width)
     pixels[mask & (inner[1:-1, 1:-1] == 0), 3] = 255
+    return encode_data_uri(_shrink(pixels))
+
+
+def _shrink(pixels: np.ndarray) -> Image.Image:
     picture = Image.fromarray(pixels)
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    return _encode_uri(picture, "png")
-
-
-def _encode_uri(picture: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=90)
-    return f"data:image/{kind};base64,{_encode_bytes(buffer.getvalue())}"
+    return picture
 
 
 def _encode_grid(values: np.ndarray) -> str:

@@ -1,7 +1,6 @@
 """Questions and commands, one line each: what is done about them, and what is shown.
 
-In: lines. Out: text, a picture of the masks per turn, a JSON file on demand. A mistake is one line,
-and the conversation goes on. It computes no mask.
+A mistake is one line, and the conversation goes on.
 """
 
 from __future__ import annotations
@@ -19,8 +18,16 @@ import torch
 from PIL import Image
 from rich.text import Text
 
-from flmm.apps.terminal.phrases import describe_chat, draw_turn, mark_phrases, tabulate_phrases
-from flmm.apps.terminal.terminal import PROMPT, Terminal, clean_controls, watch_interrupts
+from flmm.apps.terminal.terminal import (
+    PROMPT,
+    Terminal,
+    clean_controls,
+    describe_chat,
+    draw_turn,
+    mark_phrases,
+    tabulate_phrases,
+    watch_interrupts,
+)
 from flmm.command_line import USER_ERRORS, summarise_error
 from flmm.conversation import BRACKETS, Chat
 from flmm.files import replace_file
@@ -81,11 +88,7 @@ class TerminalChat:
         self._select(settings.select or inferencer.selectors)
 
     def open(self, path: str | Path) -> None:
-        """Begin a conversation about a picture; after an error the old one goes on.
-
-        Raises:
-            OSError, ValueError: it cannot be read.
-        """
+        """Begin a conversation about a picture; after an error the old one goes on."""
         picture = load_any_image(path)
         self.chat = self.inferencer.chat(picture)
         self._pictures = [(str(path), picture)]

@@ -36,11 +36,8 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 class Gate:
     """Refuses strange hosts and origins, adds headers.
 
-    Args:
-        app: what stands behind it.
-        host: address that the server listens on. Where it is every one of the machine, requests may
-            name any address: only a name can be made to point here.
-        names: further host names that the page is reached by.
+    Where ``host``, which the server listens on, is every address of the machine, requests may name
+    any address: only a name can be made to point here. ``names`` are further ones of the page.
     """
 
     def __init__(self, app: ASGIApp, host: str, names: Collection[str] = ()) -> None:

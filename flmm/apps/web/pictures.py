@@ -1,8 +1,7 @@
 """Pictures that visitors bring, and a few to begin with.
 
-In: the bytes of an upload, from anybody. Out: an upright RGB picture of bounded size, or a
-``ValueError`` whose message the visitor reads. The file's own header is believed only as far as its
-size, and only to refuse.
+What is wrong with an upload is a ``ValueError`` whose message the visitor reads. The file's own
+header is believed only as far as its size, and only to refuse.
 """
 
 from __future__ import annotations
@@ -35,11 +34,7 @@ class Picture:
 
 
 def read_upload(data: bytes, name: str, limits: Limits) -> Picture:
-    """The picture in an uploaded file; of several frames or pages the first.
-
-    Raises:
-        ValueError: it is no picture, damaged or too large.
-    """
+    """The picture in an uploaded file, upright; of several frames or pages the first."""
     quoted = f"“{clean_name(name)}”"
     if not data:
         raise ValueError(f"{quoted} is empty (0 bytes): {_WANTED}")

@@ -1,20 +1,19 @@
 """Which words point, and token -> region and region -> token: ``flmm.apps.explanation`` by words.
 
-In: a conversation. Out: heat maps of one token, or words ranked by how much they look into a
-region. Every figure is of the conversation's first picture, the only one that the page shows.
+Every figure is of the conversation's first picture, the only one that the page shows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from flmm.apps.explanation.reading import merge_grids, rank_maps, read_merged_maps
+from flmm.apps.explanation.reading import RankedToken, merge_grids, rank_maps, read_merged_maps
 from flmm.apps.explanation.tokens import ExplainedToken, group_words, join_text, list_tokens
 from flmm.conversation import BRACKETS, Chat, TurnToken
 from flmm.records import Span
@@ -49,11 +48,7 @@ CHOICES: dict[str, tuple[str, Sequence[Any] | None]] = {
 
 
 def find_selectors(name: str) -> Sequence[Any] | None:
-    """The selectors of a choice, for ``Chat.stream``.
-
-    Raises:
-        ValueError: there is no such choice.
-    """
+    """The selectors of a choice, for ``Chat.stream``."""
     if name not in CHOICES:
         raise ValueError(f"there is no choice of words {name!r}: choose of {', '.join(CHOICES)}")
     return CHOICES[name][1]
@@ -65,20 +60,6 @@ class TokenLook(NamedTuple):
     all_heads: np.ndarray  # float32 [h, w], mean weight over all layers and heads
     best_heads: np.ndarray  # float32 [h, w], of the heads that favour the mask most
     mask: np.ndarray  # bool [H, W], what the mask head makes of it, pixels of the picture
-
-
-@dataclass(frozen=True)
-class RankedWord:
-    """A word of the conversation and how much it looks into a region.
-
-    ``excess``: share of its attention on the picture that lies in the region, minus the region's
-    share of the picture's grid cells; in [-1, 1].
-    """
-
-    text: str
-    role: str
-    turn: int
-    excess: float
 
 
 @torch.inference_mode()
@@ -100,24 +81,17 @@ def read_turn_maps(chat: Chat, turn: int) -> np.ndarray:
 
 def rank_words(
     tokens: Sequence[ExplainedToken], maps: np.ndarray, coverage: np.ndarray
-) -> list[RankedWord]:
+) -> list[RankedToken]:
     """The words of a conversation, those first that look into a region most.
 
-    Args:
-        tokens: T tokens of it.
-        maps: ``[T, h, w]``, where they look; a word looks where its tokens do on average.
-        coverage: ``[h, w]`` in [0, 1], the region's share of each grid cell.
+    Of T tokens, their maps ``[T, h, w]``, and the region's share of each cell ``[h, w]``. A word
+    looks where its tokens do on average, and stands for its first one.
     """
-    words = group_words(tokens)
-    if not words:
+    spans = group_words(tokens)
+    if not spans:
         return []
-    merged = np.stack([maps[start:end].mean(0) for start, end in words])
-    ranked = rank_maps([tokens[start] for start, _ in words], merged, coverage)
-    texts = [join_text(tokens[start:end]) for start, end in words]
-    return [
-        RankedWord(texts[item.index], item.token.role, item.token.turn, item.excess)
-        for item in ranked
-    ]
+    words = [replace(tokens[start], text=join_text(tokens[start:end])) for start, end in spans]
+    return rank_maps(words, np.stack([maps[start:end].mean(0) for start, end in spans]), coverage)
 
 
 def compute_excess(

@@ -1,8 +1,7 @@
 """What a visitor may ask for: bounds, and requests checked before anybody acts on them.
 
-In: an action's name and the body of a request, from anybody. Out: its fields, of the right types
-and in range. What the page itself never sends is a ``RequestError``; what a visitor may well do,
-such as to choose a file that is no picture, is not: the service answers it with a message.
+What the page itself never sends is a ``RequestError``; what a visitor may well do, such as to
+choose a file that is no picture, is not: the service answers it with a message.
 """
 
 from __future__ import annotations
@@ -64,12 +63,7 @@ def read_key(text: str | None) -> str:
 
 
 def read_request(action: str, body: bytes) -> dict[str, Any]:
-    """The fields of a request, from its body in JSON.
-
-    Raises:
-        RequestError: it is no JSON object, or a field is missing, unknown, of another type or out
-            of range.
-    """
+    """The fields of a request from its body in JSON, all there, of the right types and in range."""
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:

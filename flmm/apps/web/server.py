@@ -1,15 +1,16 @@
 """The page's server: a dozen routes, everything else is 404, and nothing is stored.
 
-``page.html``, ``page.css`` and the scripts are what the browser loads; it then sends requests as
-JSON and gets changed properties of the page back. An answer is written whether or not somebody
-listens: the browser asks again and again what is new, so that a connection which breaks loses
-nothing.
+The browser sends requests as JSON and gets changed properties of the page back. An answer is
+written whether or not somebody listens: the browser asks again and again what is new, so that a
+connection which breaks loses nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import operator
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
@@ -41,10 +42,7 @@ _MAX_CONNECTIONS = 256
 def build_app(
     service: PageService, start: Update, host: str = "127.0.0.1", names: Collection[str] = ()
 ) -> Starlette:
-    """The application, served at ``host`` and reached by further ``names``, too.
-
-    ``start``: of :func:`build_start`.
-    """
+    """The application, served at ``host`` and reached by further ``names``, too."""
     desk = _Desk(service)
     html, css, *scripts = (
         (_FOLDER / name).read_text(encoding="utf-8")
@@ -72,11 +70,7 @@ def build_app(
 def build_start(
     service: PageService, question: str = "", begin: str = "", select: str = "config"
 ) -> Update:
-    """What the page shows at first; ``select`` is a name of ``flmm.apps.web.pointing.CHOICES``.
-
-    Raises:
-        ValueError: there is no such choice.
-    """
+    """What the page shows at first; ``select`` is a name of ``flmm.apps.web.pointing.CHOICES``."""
     find_selectors(select)
     limits, config = service.limits, service.inferencer.config
     return {
@@ -93,11 +87,7 @@ def build_start(
 
 
 def serve(app: Starlette, host: str, port: int) -> None:
-    """Show the page until the process is interrupted; port 0: any that is free.
-
-    Raises:
-        OSError: the port is taken, or the address is not this machine's.
-    """
+    """Show the page until the process is interrupted; port 0: any that is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)
@@ -142,7 +132,7 @@ class _Lane:
         self._count += 1
         try:
             async with self._turn:
-                return await run_in_threadpool(_merge, updates)
+                return await run_in_threadpool(functools.reduce, operator.or_, updates, {})
         finally:
             self._count -= 1
 
@@ -230,13 +220,6 @@ async def _read_body(request: Request, limit: int) -> bytes:
             return bytes(body)
     headers = {"connection": "close"}
     raise HTTPException(413, f"this request may hold up to {limit / 2**20:.3g} MiB", headers)
-
-
-def _merge(updates: Iterator[Update]) -> Update:
-    merged: Update = {}
-    for update in updates:
-        merged |= update
-    return merged
 
 
 async def _tell_fault(_: Request, error: Exception) -> Response:

@@ -1,8 +1,7 @@
 """The page without a browser: requests of visitors in, updates of what they see out.
 
-In: requests as ``flmm.apps.web.requests`` reads them. Whatever goes wrong becomes a message, and
-the conversation stays as it was. The model takes one step at a time; between two tokens of one
-visitor's answer another visitor's picture may be read.
+Whatever goes wrong becomes a message, and the conversation stays as it was. The model takes one
+step at a time; between two tokens of one visitor's answer another's picture may be read.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from flmm.apps.explanation.reading import compute_region_coverage
+from flmm.apps.explanation.reading import RankedToken, compute_region_coverage
 from flmm.apps.explanation.tokens import list_tokens
 from flmm.apps.web.pictures import Picture, describe_large_file, draw_samples, read_upload
 from flmm.apps.web.pointing import (
@@ -62,10 +60,8 @@ class PageService:
     def answer(self, key: str, action: str, request: Update) -> Iterator[Update]:
         """Changed properties of the page; an answer's as it grows. Never raises an ``Exception``.
 
-        Args:
-            key: the visitor's.
-            action, request: of ``flmm.apps.web.requests.FIELDS``; "read", "stop" and "leave", which
-                wait for nobody, are the server's.
+        Of the actions of ``flmm.apps.web.requests.FIELDS`` "read", "stop" and "leave", which wait
+        for nobody, are the server's.
         """
         try:
             if action == "ask":
@@ -208,7 +204,7 @@ class PageService:
         found = {
             "box": region,
             "share": float(coverage.mean()),
-            "words": [asdict(word) for word in words if word.excess > 0],
+            "words": [_show_word(word) for word in words if word.excess > 0],
             "excess": [[round(value, 4) for value in row] for row in excess],
         }
         return {"look": {"kind": "region", **found}}
@@ -249,6 +245,11 @@ def _explain(action: str, error: Exception) -> Update:
     _logger.error("the request %r failed", action, exc_info=error)
     text = "Something went wrong with this request; the page goes on. Try another one."
     return _tell(text, "error")
+
+
+def _show_word(word: RankedToken) -> Update:
+    token = word.token
+    return {"text": token.text, "role": token.role, "turn": token.turn, "excess": word.excess}
 
 
 def _cut_box(edges: list[float], height: int, width: int) -> list[int]:

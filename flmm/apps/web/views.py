@@ -1,14 +1,12 @@
 """What the browser gets: pictures, turns and looks as JSON, masks as files to take home.
 
-In: records and arrays. Out: JSON-ready dicts and bytes. Pictures are data URIs, which travel with
-the update they belong to, so that nothing of a visitor lies on the disk or behind an address that
-somebody else could ask for. Spans are half-open ranges of characters (code points, not the
-browser's UTF-16 units).
+Pictures are data URIs, which travel with the update they belong to, so that nothing of a visitor
+lies on the disk or behind an address that somebody else could ask for. Spans are half-open ranges
+of code points, not of the browser's UTF-16 units.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -24,11 +22,17 @@ from PIL import Image
 from flmm.apps.web.pictures import Picture
 from flmm.conversation import ChatTurn, PointedPhrase
 from flmm.geometry import Size
-from flmm.results import build_coco_image, build_mask_name, encode_mask_file, join_coco
+from flmm.results import (
+    build_coco_image,
+    build_mask_name,
+    encode_data_uri,
+    encode_mask_file,
+    encode_page_picture,
+    join_coco,
+)
 from flmm.visualization import Color, colorize_map, get_color, stretch_map
 
 LOOK_COLOR: Color = (250, 250, 255)
-_SMALL_PIXELS = 600 * 600  # up to here a picture is sent without loss
 _HEAT_SIDE_PX = 256  # the browser smooths what is larger
 _NIGHT: Color = (16, 18, 28)
 
@@ -37,7 +41,7 @@ def build_picture_view(picture: Picture, identity: Any) -> dict[str, Any]:
     """``id``, ``url``, ``width`` and ``height`` in pixels, ``name``."""
     width, height = picture.image.size
     size = {"width": width, "height": height}
-    return {"id": identity, "url": encode_picture(picture.image), **size, "name": picture.name}
+    return {"id": identity, "url": encode_page_picture(picture.image), **size, "name": picture.name}
 
 
 def build_turn_view(turn: ChatTurn, note: str = "") -> dict[str, Any]:
@@ -65,16 +69,6 @@ def _build_phrase_view(index: int, phrase: PointedPhrase) -> dict[str, Any]:
     }
 
 
-# -- pictures ------------------------------------------------------------------------------
-
-
-def encode_picture(image: Image.Image) -> str:
-    """An RGB picture as data URI."""
-    if image.width * image.height <= _SMALL_PIXELS:
-        return _encode(image, "PNG")
-    return _encode(image, "JPEG", quality=90, subsampling=0)
-
-
 def encode_tint(mask: np.ndarray, color: Color) -> str:
     """A mask ``[H, W]`` as a rim and a tint; the outside is clear."""
     return _encode_areas(mask, color, (0, 72))
@@ -86,16 +80,11 @@ def encode_spotlight(mask: np.ndarray, color: Color) -> str:
 
 
 def encode_heat(heat_map: np.ndarray, size: Size) -> str:
-    """A map ``[h, w]`` of any range as colours, clearer where it is low.
-
-    Args:
-        heat_map: float ``[h, w]``.
-        size: (H, W) of the picture below it.
-    """
+    """A map ``[h, w]`` of any range over a picture of ``size``, clearer where it is low."""
     scale = min(1.0, _HEAT_SIDE_PX / max(size))
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     alpha = np.rint(255 * (0.42 + 0.43 * stretch_map(heat_map, small))).astype(np.uint8)
-    return _encode(Image.fromarray(np.dstack([colorize_map(heat_map, small), alpha])), "PNG")
+    return encode_data_uri(Image.fromarray(np.dstack([colorize_map(heat_map, small), alpha])))
 
 
 def _encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> str:
@@ -106,31 +95,16 @@ def _encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> st
     # The frame's edge is no rim: a mask that runs out of the picture is open there.
     image = Image.fromarray(2 * inside - cv2.erode(inside, kernel))
     image.putpalette([*_NIGHT, *color, *color])
-    return _encode(image, "PNG", transparency=bytes([*alphas, 255]), bits=2)
-
-
-def _encode(image: Image.Image, kind: str, **options: Any) -> str:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{data}"
-
-
-# -- downloads -----------------------------------------------------------------------------
+    return encode_data_uri(image, transparency=bytes([*alphas, 255]), bits=2)
 
 
 def build_download(
     turns: Sequence[ChatTurn], picture: str, size: Size, kind: str
 ) -> tuple[str, bytes]:
-    """Name and content of a file with the phrases of a conversation.
+    """Name and content of a file with the phrases of a conversation about a picture of that name.
 
-    Args:
-        turns: of the conversation.
-        picture: name of the picture's file.
-        size: (H, W) of the picture that the masks lie on.
-        kind: ``"coco"``: a COCO data set of one picture that pycocotools reads, the words in fields
-            of their own; else a zip of one PNG per phrase (255 inside, 0 outside) and that data
-            set as ``masks.json``.
+    ``kind``: ``"coco"``: a COCO data set of one picture that pycocotools reads, the words in fields
+    of their own; else a zip of one PNG per phrase and that data set as ``masks.json``.
     """
     said = [(number, phrase) for number, turn in enumerate(turns) for phrase in turn.phrases]
     annotations = [

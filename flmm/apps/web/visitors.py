@@ -1,9 +1,8 @@
 """Who is on the page, and what belongs to whom.
 
-A visitor is known by a key that the browser tab made up and keeps while it is open; a picture and
-its conversation are reached through that key alone, also after a reload or a lost connection. They
-are dropped soon after the tab is closed, when the visitor is idle, or when there are too many. Safe
-to use from several threads.
+A visitor is known by a key that the browser tab made up and keeps while it is open; a conversation
+is reached through that key alone, also after a reload or a lost connection. It is dropped soon
+after the tab is closed, when the visitor is idle, or when there are too many. Thread-safe.
 """
 
 from __future__ import annotations
@@ -45,11 +44,7 @@ class Visitor:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """The conversation while it must not change: one request at a time.
-
-        Raises:
-            ValueError: another one is going on.
-        """
+        """The conversation while it must not change: one request at a time, else ``ValueError``."""
         if not self._busy.acquire(blocking=False):
             raise ValueError("an answer is being written: wait for its end, or stop it")
         try:
