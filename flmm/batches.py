@@ -96,12 +96,9 @@ def run_batch(
 ) -> Iterator[Result | Exception]:
     """What ``run`` makes of each picture, in order; it is given as many as are read together.
 
-    Args:
-        pairs: of :func:`pair_pictures`; one more than those of a window is taken at any time.
-        encode: opens a picture.
-        run: makes one result of each task. Where it fails for all together, each is tried alone,
-            so that none is lost for another.
-        raises: raise an error in its result's place, or give it. Both name the picture.
+    Where it fails for all together, each is tried alone, so that none is lost for another. One pair
+    more than those of a window is taken at any time. An error, raised in its result's place or
+    given, names the picture.
     """
     for window in _group_tasks(_prepare(pairs, encode)):
         for task, result in zip(window, _run_window(window, run)):

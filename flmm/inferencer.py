@@ -155,8 +155,8 @@ class GroundingInferencer:
 
         Args:
             image: path, http(s) or ``data:`` address, bytes, binary stream, PIL image, array
-                ``[H, W, 3]`` or tensor ``[3, H, W]``, see ``docs/pictures.md``; a list or tuple
-                of them is a batch, an iterator a batch whose results come as they are ready.
+                ``[H, W, 3]`` or tensor ``[3, H, W]``; a list or tuple of them is a batch, an
+                iterator a batch whose results come as they are ready.
             phrases: the phrases (or :class:`Continuation`). For a batch: one phrase or a list of
                 phrases is for every picture; a list of lists, or an iterator of lists, has one
                 list per picture.
@@ -241,10 +241,7 @@ class GroundingInferencer:
         return results
 
     def _read(self, image: Any) -> Reading:
-        """The picture, read and encoded; the last one is kept, known by its pixels.
-
-        A picture that changed on disk is another picture, and so is one for another resolution.
-        """
+        """The picture, read and encoded; the last one is kept, known by pixels and resolution."""
         picture = _load(image)
         if isinstance(picture, ImageInput):
             grids = tuple((item.size, item.box) for item in picture.grids)

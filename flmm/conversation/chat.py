@@ -115,9 +115,8 @@ class Chat:
     ) -> Generator[str, None, None]:
         """As :meth:`ask`, the answer token by token; the turn is the last of ``turns`` then.
 
-        A piece is empty where a token adds no text, so that a caller can stop at any token. One
-        that stops half-way (``close()``) keeps the answer so far as a turn; so does one that asks
-        again, or calls :meth:`undo`, before the end.
+        A piece is empty where a token adds no text. A caller that stops half-way (``close()``, a
+        further question, :meth:`undo`) keeps the answer so far as a turn.
         """
         with self.lock:
             self._end_stream()
@@ -253,8 +252,7 @@ class Chat:
     def _ask_aside(self, question: str) -> str:
         """The reader's reply to a question that the conversation forgets.
 
-        Empty where the model's context has no room for it: the answer stands without its phrases,
-        and a note says why.
+        Empty, with a note, where the model's context has no room for it.
         """
         aside = self.dialogue.fork()
         try:

@@ -100,7 +100,6 @@ class TextDecoder:
     A token costs the decoding of a few tokens before it, however long the text is.
 
     Attributes:
-        text: so far.
         offsets: per token the characters it has a part in, as the tokenizer's own offsets: several
             tokens of one character all have that character.
     """

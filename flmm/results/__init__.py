@@ -6,7 +6,6 @@ picture would be 24 GB as arrays.
 """
 
 from flmm.results.formats import (
-    build_coco_image,
     build_mask_name,
     encode_data_uri,
     encode_mask_file,
@@ -24,7 +23,6 @@ __all__ = [
     "GroundingResult",
     "ResultPicture",
     "build_coco_dataset",
-    "build_coco_image",
     "build_mask_name",
     "collect_result",
     "compute_scores",

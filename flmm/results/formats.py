@@ -10,7 +10,7 @@ import base64
 import importlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,17 +29,16 @@ _NAME_LETTERS = 40  # of a phrase, in a file's name
 _SMALL_PIXELS = 600 * 600  # up to here a page gets a picture without loss
 
 
-def build_coco_image(image_id: int | str, name: str, size: Size) -> dict[str, Any]:
-    """The entry of a picture of a size (H, W); ``name``: of its file."""
-    return {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
-
-
 def join_coco(
-    images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]
+    pictures: Iterable[tuple[int, str, Size]], annotations: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A data set, JSON ready, of annotations with unique ids (``to_coco(image_id=...)``)."""
+    """A data set, JSON ready, of pictures' ids, file names and sizes, and annotations with ids."""
+    images = [
+        {"id": image_id, "file_name": name, "height": height, "width": width}
+        for image_id, name, (height, width) in pictures
+    ]
     categories = [{"id": 1, "name": "phrase"}]
-    return {"images": list(images), "categories": categories, "annotations": list(annotations)}
+    return {"images": images, "categories": categories, "annotations": list(annotations)}
 
 
 def build_data_frame(phrases: Sequence[GroundedPhrase]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -67,13 +68,12 @@ def collect_result(
 
     Only one output's logits are in memory at a time.
     """
-    parts: list[GroundingResult] = []
+    words, parts = iter(phrases), []
     for output in outputs:
-        start = sum(map(len, parts))
-        own = phrases[start : start + len(output.refined_mask_logits)]
-        coarse = output.coarse_mask_logits if return_maps else None
-        maps = output.attention_maps if return_maps else None
-        parts.append(make_result(own, output.refined_mask_logits, coarse, maps, return_probs))
+        logits = output.refined_mask_logits
+        maps = (output.coarse_mask_logits, output.attention_maps) if return_maps else ()
+        own = list(itertools.islice(words, len(logits)))
+        parts.append(make_result(own, logits, *maps, return_probs=return_probs))
     result = join_results(parts)
     result.picture = picture
     return result

@@ -1,7 +1,4 @@
-"""One phrase and the pixels it points at: the record that every answer of flmm is made of.
-
-A phrase may mean several things, and a thing has a mask in every frame; a picture is one frame.
-"""
+"""One phrase and the pixels it points at: the record that every answer of flmm is made of."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class GroundedObject:
     """One of the things that a phrase means.
 
     Attributes:
-        segmentations: its mask in each frame as COCO's compressed RLE, JSON ready.
+        segmentations: its mask in each frame (a picture is one) as COCO's compressed RLE.
         score: mean foreground probability inside the mask, in [0, 1].
     """
 

@@ -40,7 +40,7 @@ _KEPT = ("probs", "coarse_mask_logits", "attention_maps")
 
 @dataclass(eq=False, repr=False)
 class GroundingResult:
-    """The P phrases of one picture and their masks, as handed to people.
+    """The P phrases of one picture and their masks.
 
     ``result[0]``, ``result["a dog"]`` and a loop give :class:`GroundedPhrase`, ``result[:3]`` a
     result. Two are equal where all but the pictures is equal. Arrays are read-only: a change in
@@ -125,10 +125,7 @@ class GroundingResult:
 
     @functools.cached_property
     def masks(self) -> np.ndarray:
-        """Bool ``[P, H, W]``, pixels of the picture as given; decoded at first access and kept.
-
-        24 GB for 2,000 phrases in 12 megapixels: a loop over the result has one mask at a time.
-        """
+        """Bool ``[P, H, W]``, pixels of the picture as given; decoded at first access and kept."""
         masks = np.zeros((len(self), *self.size), dtype=bool)
         for index, item in enumerate(self.found):
             masks[index] = item.mask
@@ -253,10 +250,7 @@ class GroundingResult:
         return path
 
     def save_masks(self, folder: str | Path) -> list[Path]:
-        """One 8-bit PNG per phrase (255 inside, 0 outside), such as ``001_the_red_circle.png``.
-
-        Whatever a phrase holds, no file lies outside the folder, which is made if need be.
-        """
+        """One 8-bit PNG per phrase (255 inside, 0 outside), such as ``001_the_red_circle.png``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         named = {
@@ -282,17 +276,13 @@ class GroundingResult:
         return [item.to_polygons() for item in self.found]
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame``: ``phrase``, ``score``, ``x0``, ``y0``, ``x1``, ``y1``, ``area``.
-
-        In pixels; the edges are NaN where a mask is empty.
-        """
+        """A ``pandas.DataFrame``: phrase, score, x0, y0, x1, y1 (px; NaN where empty), area."""
         return formats.build_data_frame(self.found)
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` of the phrases whose mask is not empty.
 
-        ``class_id`` is the phrase's place in ``phrases`` (of equal ones the first's),
-        ``data["class_name"]`` its words.
+        ``class_id`` is the place in ``phrases`` (of equal ones the first's).
         """
         return formats.build_detections(self.found, self.size)
 
@@ -305,13 +295,13 @@ def join_results(parts: Sequence[GroundingResult]) -> GroundingResult:
 
 def build_coco_dataset(results: Sequence[GroundingResult]) -> dict[str, Any]:
     """A data set of results: their pictures are numbered from 1, and so are all their phrases."""
-    images: list[dict[str, Any]] = []
+    pictures: list[tuple[int, str, Size]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, result in enumerate(results, start=1):
         name = "picture" if result.picture is None else result.picture.name
-        images.append(formats.build_coco_image(image_id, name, result.size))
+        pictures.append((image_id, name, result.size))
         annotations += result.to_coco(image_id, first_id=len(annotations) + 1)
-    return formats.join_coco(images, annotations)
+    return formats.join_coco(pictures, annotations)
 
 
 def _combine(

@@ -66,10 +66,7 @@ class ChatSettings:
 
 
 class TerminalChat:
-    """Answers lines, within one conversation after the other.
-
-    ``mistakes`` counts the lines that could not be obeyed.
-    """
+    """Answers lines, within one conversation after the other; ``mistakes`` counts bad lines."""
 
     chat: Chat  # from open() on
 
@@ -132,8 +129,6 @@ class TerminalChat:
         except _ERRORS as error:
             self._complain(f"error: {summarise_error(error)}")
 
-    # -- questions -------------------------------------------------------------------------
-
     def _ask(self, question: str) -> None:
         chat, settings = self.chat, self.settings
         before = len(chat.turns)
@@ -176,8 +171,6 @@ class TerminalChat:
             path = self._folder / f"turn_{len(self.chat.turns)}{which}.png"
             draw_turn(self.chat.images[index].image, turn.phrases, index).save(path)
             self._say(f"saved {path}")
-
-    # -- commands --------------------------------------------------------------------------
 
     def _obey(self, line: str) -> None:
         command, *rest = line.split(maxsplit=1)
@@ -243,8 +236,6 @@ class TerminalChat:
         for name, (argument, duty) in COMMANDS.items():
             self._say(f"  {f'/{name} {argument}':<15} {duty}")
         self._say("Ctrl-C stops an answer and keeps what was said; again, it takes the turn back.")
-
-    # -- what all of them need -------------------------------------------------------------
 
     def _say(self, line: str) -> None:
         self._terminal.write(line + "\n")

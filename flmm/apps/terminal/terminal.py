@@ -71,10 +71,7 @@ def open_terminal() -> Terminal:
 
 
 def build_console(stream: TextIO, **options: Any) -> Console:
-    """A console that shows text as it is; ``options``: of ``rich.console.Console``.
-
-    It has the colours of its terminal, none under NO_COLOR, and is as wide as any table in a pipe.
-    """
+    """A console that shows text as it is, in the colours of its terminal, in a pipe unfolded."""
     width = None if stream.isatty() else _PIPE_WIDTH
     settings = {"width": width, "soft_wrap": True, "highlight": False} | options
     return Console(file=stream, markup=False, emoji=False, **settings)
@@ -89,10 +86,9 @@ def _read_pipe() -> str:
 
 @contextmanager
 def watch_interrupts() -> Iterator[threading.Event]:
-    """Within it Ctrl-C sets an event; pressed again it interrupts.
+    """Within it Ctrl-C sets an event; pressed again it interrupts, also where it was ignored.
 
-    So it does where SIGINT was ignored before. In threads other than the main one nothing is
-    watched.
+    In threads other than the main one nothing is watched.
     """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -154,12 +150,9 @@ def _get_style(index: int) -> Style:
 
 
 def draw_turn(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -> Image.Image:
-    """Picture ``index`` of a conversation with those phrases of a turn that point into it.
+    """Picture ``index`` of a conversation, from 0, with those phrases of a turn that point into it.
 
-    Args:
-        image: uint8 RGB ``[H, W, 3]``.
-        phrases: of the turn; their numbers, from 1, stand at their boxes.
-        index: of the picture, from 0.
+    ``image`` is uint8 RGB ``[H, W, 3]``; the phrases' numbers, from 1, stand at their boxes.
     """
     own = [(place, item) for place, item in enumerate(phrases) if item.image == index]
     labels = [str(place + 1) for place, _ in own]

@@ -39,7 +39,10 @@ def read_upload(data: bytes, name: str, limits: Limits) -> Picture:
     if not data:
         raise ValueError(f"{quoted} is empty (0 bytes): {_WANTED}")
     if len(data) > limits.max_upload_bytes:
-        raise ValueError(describe_large_file(name, len(data), limits))
+        raise ValueError(
+            f"{quoted} has {len(data) / 2**20:.1f} MiB and this page takes up to "
+            f"{limits.max_upload_bytes / 2**20:g} MiB: choose a smaller file"
+        )
     megapixels = f"{limits.max_pixels / 1e6:g} megapixels: shrink it first"
     with ExitStack() as stack:
         try:
@@ -84,14 +87,6 @@ def clean_name(name: str) -> str:
     if len(name) > _MAX_NAME_LENGTH:
         name = name[: _MAX_NAME_LENGTH - 10] + "…" + name[-9:]
     return name or "picture"
-
-
-def describe_large_file(name: str, size_bytes: int, limits: Limits) -> str:
-    """What a visitor reads about a file above the limit."""
-    return (
-        f"“{clean_name(name)}” has {size_bytes / 2**20:.1f} MiB and this page takes up to "
-        f"{limits.max_upload_bytes / 2**20:g} MiB: choose a smaller file"
-    )
 
 
 def _has_frames(image: Image.Image) -> bool:

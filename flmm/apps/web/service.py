@@ -18,7 +18,7 @@ import numpy as np
 
 from flmm.apps.explanation.reading import RankedToken, compute_region_coverage
 from flmm.apps.explanation.tokens import list_tokens
-from flmm.apps.web.pictures import Picture, describe_large_file, draw_samples, read_upload
+from flmm.apps.web.pictures import Picture, draw_samples, read_upload
 from flmm.apps.web.pointing import (
     compute_excess,
     find_selectors,
@@ -77,17 +77,12 @@ class PageService:
         if visitor is not None:
             visitor.stop.set()
 
-    # -- pictures --------------------------------------------------------------------------
-
     def _open_sample(self, key: str, index: int) -> Update:
         if index >= len(self.samples):
             raise ValueError(f"there is no sample {index}: choose one that the page shows")
         return self._open(key, self.samples[index])
 
     def _open_upload(self, key: str, name: str, data: str) -> Update:
-        size_bytes = len(data) * 3 // 4
-        if size_bytes > self.limits.max_upload_bytes + 2:
-            raise ValueError(describe_large_file(name, size_bytes, self.limits))
         try:
             content = base64.b64decode(data, validate=True)
         except ValueError as error:
@@ -103,8 +98,6 @@ class PageService:
         visitor.show({**shown, **self._show_turns(visitor), **_tell(picture.note)})
         self.visitors.put(key, visitor)
         return {**visitor.read(0), "look": {}}
-
-    # -- conversation ----------------------------------------------------------------------
 
     def _ask(self, key: str, question: str, begin: str, select: str) -> Iterator[Update]:
         visitor, longest = self._find(key), self.limits.max_question_characters
@@ -167,8 +160,6 @@ class PageService:
             del visitor.maps[len(visitor.chat.turns) :]
             return {**visitor.show({**self._show_turns(visitor), **_tell("")}), "look": {}}
 
-    # -- looking ---------------------------------------------------------------------------
-
     def _look_from(self, key: str, turn: int, token: int) -> Update:
         visitor = self._find(key)
         with visitor.hold():
@@ -208,8 +199,6 @@ class PageService:
             "excess": [[round(value, 4) for value in row] for row in excess],
         }
         return {"look": {"kind": "region", **found}}
-
-    # -- downloads -------------------------------------------------------------------------
 
     def _save(self, key: str, kind: str) -> Update:
         visitor = self._find(key)

@@ -23,7 +23,6 @@ from flmm.apps.web.pictures import Picture
 from flmm.conversation import ChatTurn, PointedPhrase
 from flmm.geometry import Size
 from flmm.results import (
-    build_coco_image,
     build_mask_name,
     encode_data_uri,
     encode_mask_file,
@@ -39,8 +38,7 @@ _NIGHT: Color = (16, 18, 28)
 
 def build_picture_view(picture: Picture, identity: Any) -> dict[str, Any]:
     """``id``, ``url``, ``width`` and ``height`` in pixels, ``name``."""
-    width, height = picture.image.size
-    size = {"width": width, "height": height}
+    size = dict(zip(("width", "height"), picture.image.size))
     return {"id": identity, "url": encode_page_picture(picture.image), **size, "name": picture.name}
 
 
@@ -111,7 +109,7 @@ def build_download(
         phrase.to_coco(image_id=0, annotation_id=number) | {"turn": turn}
         for number, (turn, phrase) in enumerate(said, start=1)
     ]
-    dataset = join_coco([build_coco_image(0, picture, size)], annotations)
+    dataset = join_coco([(0, picture, size)], annotations)
     dataset["turns"] = [{"question": turn.question, "answer": turn.text} for turn in turns]
     coco = json.dumps(dataset, ensure_ascii=False, indent=1)
     stem = re.sub(r"[^\w-]+", "_", PurePosixPath(picture).stem).strip("_") or "picture"

@@ -90,7 +90,7 @@ class Visitors:
                 self._remove(min(self._entries, key=lambda key: self._entries[key].seen_s))
 
     def find(self, key: str) -> Visitor | None:
-        """A visitor's conversation, from now on the last to make room; ``None``: there is none."""
+        """A visitor's conversation, from now on the last to make room."""
         self.drop_idle()
         with self._lock:
             visitor = self._entries.get(key)
