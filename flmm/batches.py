@@ -1,7 +1,4 @@
-"""Batches of pictures: which phrases are whose, which pictures are read together, whose error.
-
-What is meant is told by type alone and never guessed.
-"""
+"""Batches of pictures: which phrases are whose, which pictures are read together, whose error."""
 
 from __future__ import annotations
 
@@ -30,11 +27,10 @@ def is_stream(pictures: Any) -> bool:
 
 
 def pair_pictures(pictures: Iterable[Any], phrases: Any) -> Iterator[tuple[Any, Any]]:
-    """Each picture of a list, a tuple or an iterator with its phrases.
+    """Each picture of a list, a tuple or an iterator with its phrases, told by type alone.
 
-    ``phrases``: a ``str`` or :class:`Continuation`, or a list of them: for every picture; a list
-    of lists or an iterator of lists: one per picture. That an iterator's count does not fit shows
-    at its end.
+    A ``str``, a :class:`Continuation` or a list of them is for every picture; a list or an iterator
+    of lists has one per picture (where an iterator's count does not fit, its end shows it).
     """
     count = len(pictures) if isinstance(pictures, (list, tuple)) else None
     if count == 0:

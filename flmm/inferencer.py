@@ -177,7 +177,8 @@ class GroundingInferencer:
         is_list = isinstance(image, (list, tuple))
         if not is_list and not is_stream(image):
             try:
-                return self._ground_one(image, phrases, keep)
+                continuations = as_continuations(phrases)
+                return self._ground([self._read(image)], [continuations], [image], keep)[0]
             except Exception as error:
                 if on_error == "raise":
                     raise
@@ -214,16 +215,12 @@ class GroundingInferencer:
         return self.model.vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
-    def _ground_one(self, image: Any, phrases: Phrases, keep: dict[str, bool]) -> GroundingResult:
-        continuations = as_continuations(phrases)
-        return self._ground([self._read(image)], [continuations], [image], keep)[0]
-
-    @torch.inference_mode()
     def _ground_tasks(self, tasks: Sequence[Task], keep: dict[str, bool]) -> list[GroundingResult]:
         readings = read_images(self.model, [task.image for task in tasks if task.image is not None])
         continuations = [task.continuations for task in tasks]
         return self._ground(readings, continuations, [task.given for task in tasks], keep)
 
+    @torch.inference_mode()
     def _ground(
         self,
         readings: Sequence[Reading],
@@ -240,6 +237,7 @@ class GroundingInferencer:
             results.append(collect_result(phrases, parts, picture, **keep))
         return results
 
+    @torch.inference_mode()
     def _read(self, image: Any) -> Reading:
         """The picture, read and encoded; the last one is kept, known by pixels and resolution."""
         picture = _load(image)

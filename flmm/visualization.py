@@ -101,10 +101,7 @@ def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = BEST_CHANNELS
 def draw_masks(
     image: np.ndarray, masks: dict[str, np.ndarray], phrase: str, note: str, color: Color
 ) -> Image.Image:
-    """One row, see :func:`compose_row`: uint8 RGB ``[H, W, 3]``, then it under each mask.
-
-    ``masks``: caption -> bool mask, on any grid over the picture's frame.
-    """
+    """One row: uint8 RGB ``[H, W, 3]``, then it under each mask, by caption, on any grid."""
     size = compute_panel_size((image.shape[0], image.shape[1]))
     scaled = np.array(Image.fromarray(image).resize(size[::-1]))
     panels = {"image": scaled}
@@ -114,10 +111,7 @@ def draw_masks(
 
 
 def compose_row(panels: dict[str, np.ndarray], phrase: str, note: str, color: Color) -> Image.Image:
-    """Captioned panels beside each other, under a title: a square in ``color``, phrase, note.
-
-    ``panels``: caption -> uint8 RGB, all of one size.
-    """
+    """Panels of one size, uint8 RGB by caption, in a row under a coloured square, phrase, note."""
     height, width = next(iter(panels.values())).shape[:2]
     cell = max(width, _MIN_CELL_WIDTH)
     top = _TITLE_HEIGHT + _CAPTION_HEIGHT

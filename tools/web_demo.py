@@ -19,7 +19,7 @@ QUESTION = "Please give me a description of the image."
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    from flmm.apps.web.requests import Limits
+    from flmm.apps.web.visitors import Limits
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -71,8 +71,8 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Load the model, show the page."""
     from flmm import GroundingInferencer
-    from flmm.apps.web.requests import Limits
     from flmm.apps.web.service import PageService
+    from flmm.apps.web.visitors import Limits
 
     try:
         from flmm.apps.web.server import build_app, build_start, serve

@@ -80,11 +80,7 @@ def build_rows(result: GroundingResult, ious: list[float] | None) -> list[dict[s
 def draw_panels(
     image: np.ndarray | Image.Image, result: GroundingResult, ious: Sequence[float] | None = None
 ) -> Image.Image:
-    """One row per phrase: picture and box, attention, coarse mask, refined mask.
-
-    Panels are 224 to 480 px high, lower only where the picture is very wide. ``image`` is the
-    picture as given, ``ious`` are in [0, 1], one per phrase.
-    """
+    """One row per phrase: picture (as given) and box, attention, coarse mask, refined mask."""
     maps, coarse = result.attention_maps, result.coarse_mask_logits
     if maps is None or coarse is None:
         raise ValueError(

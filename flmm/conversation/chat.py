@@ -35,7 +35,7 @@ BRACKETS = "brackets"
 
 
 class Chat:
-    """A conversation about one picture or more.
+    """A conversation about pictures.
 
     Threads that share one take turns: :meth:`ask` holds :attr:`lock` until its answer is whole, a
     stream only for each piece.
@@ -250,10 +250,7 @@ class Chat:
         return ChatTurn(question, text, phrases, tokens, turn.end_reason, self._notes)
 
     def _ask_aside(self, question: str) -> str:
-        """The reader's reply to a question that the conversation forgets.
-
-        Empty, with a note, where the model's context has no room for it.
-        """
+        """The reader's reply to a question that is forgotten; empty where there is no room."""
         aside = self.dialogue.fork()
         try:
             aside.ask(question)

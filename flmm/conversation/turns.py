@@ -64,8 +64,7 @@ class ChatTurn:
     """A question, its answer, and where their words point.
 
     Attributes:
-        question: as the reader read it, brackets removed.
-        text: the answer.
+        question: as the reader read it, brackets removed; ``text`` is the answer.
         phrases: the question's, then the answer's, each in text order.
         end_reason: ``"end"`` of the answer; ``"max_new_tokens"`` or ``"context"`` where it was cut;
             ``None`` where it was stopped.

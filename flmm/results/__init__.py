@@ -7,14 +7,14 @@ picture would be 24 GB as arrays.
 
 from flmm.results.formats import (
     build_mask_name,
+    draw_phrases,
     encode_data_uri,
     encode_mask_file,
     encode_page_picture,
     join_coco,
 )
 from flmm.results.making import collect_result, compute_scores, make_result
-from flmm.results.phrase import GroundedObject, GroundedPhrase
-from flmm.results.pictures import ResultPicture, draw_phrases
+from flmm.results.phrase import GroundedObject, GroundedPhrase, ResultPicture
 from flmm.results.result import GroundingResult, build_coco_dataset, join_results
 
 __all__ = [

@@ -9,16 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from flmm.records import GroundingOutput
-from flmm.results.phrase import GroundedPhrase
-from flmm.results.pictures import ResultPicture
+from flmm.results.phrase import GroundedPhrase, ResultPicture
 from flmm.results.result import GroundingResult, join_results
 
 
 def compute_scores(mask_logits: Tensor) -> Tensor:
-    """Mean foreground probability where the logit is positive; 0 where none is.
-
-    ``[P, H, W]`` to float32 ``[P]`` in [0, 1].
-    """
+    """``[P, H, W]`` to float32 ``[P]``: mean probability where the logit is positive, else 0."""
     masks = mask_logits > 0
     inside = (mask_logits.float().sigmoid() * masks).flatten(1).sum(1)
     return inside / masks.flatten(1).sum(1).clamp(min=1)
@@ -32,13 +28,9 @@ def make_result(
     return_probs: bool = False,
     problems: Sequence[str | None] | None = None,
 ) -> GroundingResult:
-    """Threshold logits at probability one half, and keep coarse logits and maps that are given.
+    """Threshold logits ``[P, H, W]`` at probability one half; coarse logits and maps are kept.
 
-    Args:
-        mask_logits: ``[P, H, W]``, pixels of the picture as given.
-        coarse_mask_logits: ``[P, h', w']``.
-        attention_maps: ``[P, C, h, w]``.
-        problems: per phrase why its mask is empty, or ``None``.
+    ``problems``: per phrase why its mask is empty, or ``None``.
     """
     logits = mask_logits.detach()
     masks = (logits > 0).cpu().numpy()
@@ -64,10 +56,7 @@ def collect_result(
     return_maps: bool = False,
     return_probs: bool = False,
 ) -> GroundingResult:
-    """One result of a grounder's outputs, in order, each of some of the phrases (at least one).
-
-    Only one output's logits are in memory at a time.
-    """
+    """One result of outputs of some phrases each, whose logits are in memory one at a time."""
     words, parts = iter(phrases), []
     for output in outputs:
         logits = output.refined_mask_logits

@@ -1,14 +1,17 @@
-"""One phrase and the pixels it points at: the record that every answer of flmm is made of."""
+"""A phrase and the pixels it points at, of which every answer of flmm is made; their picture."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flmm.fingerprints import hash_picture
 from flmm.geometry import Size
+from flmm.images import load_image
 from flmm.rle import decode_mask, encode_mask, read_runs
 
 
@@ -138,6 +141,43 @@ class GroundedPhrase:
         mask = self.mask.astype(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         return [contour.reshape(-1, 2) for contour in contours]
+
+
+@dataclass(frozen=True, eq=False)
+class ResultPicture:
+    """A picture that can be looked at once more; ``digest``: of a file's pixels.
+
+    A thousand results of photographs would hold gigabytes of pixels that hardly anybody asks for.
+    """
+
+    source: Path | np.ndarray  # absolute, or uint8 RGB [H, W, 3]
+    digest: str | None = None
+
+    @classmethod
+    def keep(cls, given: Any, pixels: np.ndarray) -> ResultPicture:
+        """Remember what a person called ``given`` by its ``pixels``, uint8 RGB ``[H, W, 3]``."""
+        try:
+            is_file = isinstance(given, (str, Path)) and Path(given).is_file()
+        except (OSError, ValueError):  # a data: address is no file name
+            is_file = False
+        return cls(Path(given).absolute(), hash_picture(pixels)) if is_file else cls(pixels)
+
+    @property
+    def name(self) -> str:
+        """Name of the file, ``"picture"`` where there is none."""
+        return self.source.name if isinstance(self.source, Path) else "picture"
+
+    def load(self) -> np.ndarray:
+        """Uint8 RGB ``[H, W, 3]``, if the file still holds that picture."""
+        if isinstance(self.source, np.ndarray):
+            return self.source
+        pixels = np.asarray(load_image(self.source))
+        if hash_picture(pixels) != self.digest:
+            raise ValueError(
+                f"{self.source} is another picture than the one that was grounded: its masks do "
+                "not belong to it"
+            )
+        return pixels
 
 
 @functools.lru_cache(maxsize=8)

@@ -27,8 +27,7 @@ from flmm.files import replace_file
 from flmm.geometry import Size, resize_maps
 from flmm.images import load_image
 from flmm.results import formats
-from flmm.results.phrase import GroundedPhrase
-from flmm.results.pictures import ResultPicture, draw_phrases
+from flmm.results.phrase import GroundedPhrase, ResultPicture
 from flmm.visualization import get_color
 
 if TYPE_CHECKING:
@@ -140,11 +139,7 @@ class GroundingResult:
 
     @property
     def image(self) -> np.ndarray:
-        """Uint8 RGB ``[H, W, 3]``, the picture as given; a file is opened once more.
-
-        Raises:
-            ValueError, OSError: nobody kept it, the file holds another one now, or is gone.
-        """
+        """Uint8 RGB ``[H, W, 3]``, as given; a file is opened once more, and must still hold it."""
         if self.picture is None:
             raise ValueError(
                 "this result does not know its picture: give it to GroundingResult.from_masks(..., "
@@ -207,7 +202,7 @@ class GroundingResult:
         """The picture with every mask, its phrase and its score, in the picture's own size."""
         labels = [f"{item.score:.2f} {item.text}" for item in self.found]
         colors = [get_color(index) for index in range(len(self))]
-        return draw_phrases(self.image, self.found, labels, colors)
+        return formats.draw_phrases(self.image, self.found, labels, colors)
 
     def show(self) -> None:
         """Open :meth:`draw` in the system's picture viewer."""
@@ -262,10 +257,9 @@ class GroundingResult:
         return list(named)
 
     def to_coco(self, image_id: int | str | None = None, first_id: int = 1) -> list[dict[str, Any]]:
-        """One COCO-style record per phrase, see :meth:`GroundedPhrase.to_coco`.
+        """One record per phrase, see :meth:`GroundedPhrase.to_coco`.
 
-        With an ``image_id`` they are annotations of a data set, numbered from ``first_id``, which
-        ``COCO.loadRes`` takes, too.
+        With an ``image_id`` they are a data set's (or ``COCO.loadRes``'s), from ``first_id`` on.
         """
         if image_id is None:
             return [item.to_coco() for item in self.found]
@@ -280,10 +274,7 @@ class GroundingResult:
         return formats.build_data_frame(self.found)
 
     def to_supervision(self) -> Any:
-        """``supervision.Detections`` of the phrases whose mask is not empty.
-
-        ``class_id`` is the place in ``phrases`` (of equal ones the first's).
-        """
+        """``supervision.Detections`` without empty masks; ``class_id``: place in ``phrases``."""
         return formats.build_detections(self.found, self.size)
 
 

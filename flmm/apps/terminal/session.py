@@ -1,7 +1,4 @@
-"""Questions and commands, one line each: what is done about them, and what is shown.
-
-A mistake is one line, and the conversation goes on.
-"""
+"""Questions and commands, one line each: what is done about them, and what is shown."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Lines in, text out: a terminal or a pipe, Ctrl-C while an answer is written, turns as people
-read them.
+"""A terminal or a pipe: lines in, turns as people read them out, Ctrl-C within an answer.
 
 prompt_toolkit reads what is typed, rich shows text in colours. A phrase has the colour of its place
 in the turn everywhere: in the text as in the picture.
@@ -112,10 +111,7 @@ def clean_controls(text: str) -> str:
 
 
 def tabulate_phrases(phrases: Sequence[PointedPhrase]) -> Table:
-    """A table of phrases, numbered from 1, each in its mask's colour.
-
-    Boxes are xyxy in pixels of the picture, areas are in pixels, pictures count from 1.
-    """
+    """A table of phrases, each in its mask's colour; phrases and pictures count from 1."""
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=""
     )
@@ -133,10 +129,7 @@ def tabulate_phrases(phrases: Sequence[PointedPhrase]) -> Table:
 
 
 def mark_phrases(turn: ChatTurn, role: str) -> Text:
-    """The question or the answer of a turn, its phrases in their masks' colours.
-
-    Where phrases nest, the shorter one shows.
-    """
+    """A turn's question or answer, phrases in their masks' colours, of nested ones the shorter."""
     text = Text(clean_controls(turn.question if role == "question" else turn.text))
     own = [(index, item.span) for index, item in enumerate(turn.phrases) if item.role == role]
     for index, (start, end) in sorted(own, key=lambda item: item[1][0] - item[1][1]):
@@ -150,10 +143,7 @@ def _get_style(index: int) -> Style:
 
 
 def draw_turn(image: np.ndarray, phrases: Sequence[PointedPhrase], index: int) -> Image.Image:
-    """Picture ``index`` of a conversation, from 0, with those phrases of a turn that point into it.
-
-    ``image`` is uint8 RGB ``[H, W, 3]``; the phrases' numbers, from 1, stand at their boxes.
-    """
+    """Picture ``index``, uint8 RGB ``[H, W, 3]``, with the turn's phrases in it by number."""
     own = [(place, item) for place, item in enumerate(phrases) if item.image == index]
     labels = [str(place + 1) for place, _ in own]
     colors = [get_color(place) for place, _ in own]

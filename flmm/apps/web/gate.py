@@ -1,10 +1,9 @@
 """What stands before the page's server: who may speak to it, and a policy for who listens.
 
-A web site that a visitor has open elsewhere can send requests here, also under
-a name of its own that it lets point at this machine (DNS rebinding). Requests must name a host
-that the page is served at, and those that a browser sends for a page must come from this one.
-Every answer tells the browser to load nothing from another host, so that the page works offline
-and tells nobody who visits it.
+A web site that a visitor has open elsewhere can send requests here, also under a name of its own
+that it lets point at this machine (DNS rebinding). Requests must name a host that the page is
+served at, and a browser's come from this page. Every answer tells the browser to load nothing from
+another host, so that the page works offline and tells nobody who visits it.
 """
 
 from __future__ import annotations

@@ -24,10 +24,7 @@ _ITEM = re.compile(r"[^\s,;.:\n](?:[^,;.:\n]*[^\s,;.:\n])?")
 
 
 class ListSelector:
-    """The items of an answer that is a list: what stands between commas, stops and lines.
-
-    For a reader that cannot name its items again when asked, and without spaCy.
-    """
+    """What stands between commas, stops and lines: for a reader that cannot name items again."""
 
     def select(self, answer: Answer) -> list[Span]:
         """See ``flmm.selectors.PhraseSelector``."""
