@@ -55,15 +55,18 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, color: Color) -> np.ndarra
 
 def colorize_map(heat_map: np.ndarray, size: Size) -> np.ndarray:
     """A map ``[h, w]`` as uint8 RGB ``[H, W, 3]``: its lowest value violet, its highest yellow."""
-    return _apply_ramp(stretch_map(heat_map, size))
+    strength, stops = stretch_map(heat_map, size), np.linspace(0, 1, len(_RAMP))
+    colors = [np.interp(strength, stops, _RAMP[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(colors, axis=-1)).astype(np.uint8)
 
 
 def overlay_heat(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     """Colours of a map ``[h, w]`` over the greyed uint8 ``[H, W, 3]``, more opaque where high."""
-    strength = stretch_map(heat_map, (image.shape[0], image.shape[1]))
+    size = image.shape[0], image.shape[1]
     grey = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
-    opacity = 0.3 + 0.55 * strength[..., None]
-    return np.rint(grey * (1 - opacity) + _apply_ramp(strength) * opacity).astype(np.uint8)
+    opacity = 0.3 + 0.55 * stretch_map(heat_map, size)[..., None]
+    colors = colorize_map(heat_map, size)
+    return np.rint(grey * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
 def stretch_map(heat_map: np.ndarray, size: Size) -> np.ndarray:
@@ -81,7 +84,7 @@ def resize_map(values: np.ndarray, size: Size) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     """A bool mask ``[h, w]`` on another grid over the same frame."""
-    return resize_masks(_to_masks(mask), size)[0].numpy()
+    return resize_masks(torch.tensor(mask, dtype=torch.bool)[None], size)[0].numpy()
 
 
 def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = BEST_CHANNELS) -> np.ndarray:
@@ -93,7 +96,8 @@ def merge_channels(maps: np.ndarray, mask: np.ndarray, best: int = BEST_CHANNELS
     maps = maps / np.maximum(maps.sum((1, 2), keepdims=True), 1e-12)
     if not mask.any():
         return maps.mean(0)
-    inside = compute_coverage(_to_masks(mask), (maps.shape[1], maps.shape[2]))[0].numpy()
+    masks = torch.tensor(mask, dtype=torch.bool)[None]
+    inside = compute_coverage(masks, (maps.shape[1], maps.shape[2]))[0].numpy()
     shares = (maps * inside).sum((1, 2))
     return maps[np.argsort(-shares, kind="stable")[:best]].mean(0)
 
@@ -159,15 +163,3 @@ def shorten_text(text: str, room_px: float, font: Any) -> str:
     while text and font.getlength(text + "...") > room_px:
         text = text[:-1]
     return text + "..."
-
-
-def _to_masks(mask: np.ndarray) -> torch.Tensor:
-    """``[H, W]`` to bool ``[1, H, W]``."""
-    return torch.from_numpy(np.array(mask, dtype=bool))[None]
-
-
-def _apply_ramp(strength: np.ndarray) -> np.ndarray:
-    """``[H, W]`` in [0, 1] to uint8 RGB ``[H, W, 3]``."""
-    stops = np.linspace(0, 1, len(_RAMP))
-    colors = [np.interp(strength, stops, _RAMP[:, channel]) for channel in range(3)]
-    return np.rint(np.stack(colors, axis=-1)).astype(np.uint8)

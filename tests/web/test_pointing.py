@@ -81,7 +81,7 @@ def test_a_phrase_is_found_where_its_mask_is(chat: Chat, maps: np.ndarray) -> No
     size = chat.images[0].original_size
     coverage = compute_region_coverage(size, maps.shape[1:], mask=square.mask)
     best = rank_words(tokens, maps[: len(tokens)], coverage)[0]
-    assert best.role == "answer" and best.text in square.text
+    assert best.token.role == "answer" and best.token.text in square.text
 
 
 def test_a_token_looks_where_the_chat_says(chat: Chat) -> None:
