@@ -100,7 +100,7 @@ def test_a_word_looks_where_its_tokens_do_on_average() -> None:
     maps = np.zeros((3, 1, 4), np.float32)
     maps[0, 0, 0], maps[1, 0, 3], maps[2, 0, 0] = 3, 1, 5
     (word,) = rank_words(tokens, maps, np.array([[1.0, 0, 0, 0]]))
-    assert (word.text, word.excess) == ("purple", pytest.approx(0.75 - 0.25))
+    assert (word.token.text, word.excess) == ("purple", pytest.approx(0.75 - 0.25))
     excess = compute_excess(tokens, maps, np.array([[1.0, 0, 0, 0]]))
     assert excess == [[pytest.approx(0.75), pytest.approx(-0.25), pytest.approx(0.75)]]
 
@@ -110,7 +110,7 @@ def test_tokens_that_see_nothing_have_no_excess() -> None:
     maps = np.stack([np.zeros((2, 2)), np.ones((2, 2))])
     coverage = np.array([[1.0, 1], [0, 0]])
     assert compute_excess(tokens, maps, coverage) == [[0.0], [0.0]]
-    assert [word.text for word in rank_words(tokens, maps, coverage)] == ["b"]
+    assert [word.token.text for word in rank_words(tokens, maps, coverage)] == ["b"]
 
 
 def test_mere_marks_are_no_words() -> None:
