@@ -8,6 +8,7 @@ picture would be 24 GB as arrays.
 from flmm.results.formats import (
     build_mask_name,
     draw_phrases,
+    encode_areas,
     encode_data_uri,
     encode_mask_file,
     encode_page_picture,
@@ -27,6 +28,7 @@ __all__ = [
     "collect_result",
     "compute_scores",
     "draw_phrases",
+    "encode_areas",
     "encode_data_uri",
     "encode_mask_file",
     "encode_page_picture",

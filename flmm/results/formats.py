@@ -28,6 +28,7 @@ PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _MIN_FONT_PX = 11
 _FONT_SHARE = 1 / 28  # of the picture's shorter side
+_NIGHT: Color = (16, 18, 28)
 _NAME_LETTERS = 40  # of a phrase, in a file's name
 _SMALL_PIXELS = 600 * 600  # up to here a page gets a picture without loss
 
@@ -135,6 +136,22 @@ def encode_data_uri(image: Image.Image, ending: str = ".png", **options: Any) ->
     """The same as a data URI, which a page shows without a request."""
     content = base64.b64encode(encode_picture(image, ending, **options)).decode("ascii")
     return f"data:image/{PICTURES[ending][0].lower()};base64,{content}"
+
+
+def encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> str:
+    """A mask ``[H, W]`` to lay over its picture, as a data URI.
+
+    Outside in night colour, inside and rim in ``color``; ``alphas`` of outside and inside, of 255.
+    """
+    import cv2
+
+    width = max(1, round(max(mask.shape) / 300))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    inside = mask.astype(np.uint8)
+    # The frame's edge is no rim: a mask that runs out of the picture is open there.
+    image = Image.fromarray(2 * inside - cv2.erode(inside, kernel))
+    image.putpalette([*_NIGHT, *color, *color])
+    return encode_data_uri(image, transparency=bytes([*alphas, 255]), bits=2)
 
 
 def encode_page_picture(image: Image.Image) -> str:

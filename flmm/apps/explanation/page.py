@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -23,7 +22,7 @@ from flmm.apps.explanation.explained_chat import ExplainedChat
 from flmm.apps.explanation.tokens import group_characters
 from flmm.conversation import PointedPhrase
 from flmm.records import Span
-from flmm.results import encode_data_uri, encode_page_picture
+from flmm.results import encode_areas, encode_page_picture
 from flmm.visualization import colorize_map, get_color
 
 _FOLDER = Path(__file__).parent
@@ -123,18 +122,8 @@ def _build_region(
         "score": round(phrase.score, 4),
         "color": f"rgb{color}",
         "coverage": _encode_grid(explanation.compute_coverage(phrase.image, mask=phrase.mask)),
-        "overlay": _encode_mask(phrase.mask, color),
+        "overlay": encode_areas(np.asarray(_shrink(phrase.mask)), color, (0, _MASK_OPACITY)),
     }
-
-
-def _encode_mask(mask: np.ndarray, color: tuple[int, int, int]) -> str:
-    """A mask as a data URI to lay over the picture: a tint inside, an opaque rim."""
-    pixels = np.zeros((*mask.shape, 4), np.uint8)
-    pixels[mask] = (*color, _MASK_OPACITY)
-    width = max(1, round(max(mask.shape) / 300))
-    inner = cv2.erode(np.pad(mask, 1).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width)
-    pixels[mask & (inner[1:-1, 1:-1] == 0), 3] = 255
-    return encode_data_uri(_shrink(pixels))
 
 
 def _shrink(pixels: np.ndarray) -> Image.Image:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -29,6 +28,7 @@ from flmm.geometry import Size
 from flmm.images import TooManyPixelsError, load_image, open_image
 from flmm.results import (
     build_mask_name,
+    encode_areas,
     encode_data_uri,
     encode_mask_file,
     encode_page_picture,
@@ -39,7 +39,6 @@ from flmm.visualization import Color, colorize_map, get_color, stretch_map
 
 LOOK_COLOR: Color = (250, 250, 255)
 _HEAT_SIDE_PX = 256  # the browser smooths what is larger
-_NIGHT: Color = (16, 18, 28)
 # Pillow knows forty, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _WANTED = "choose a JPEG, PNG, WebP, GIF, BMP or TIFF picture"
@@ -153,12 +152,12 @@ def _build_phrase_view(index: int, phrase: PointedPhrase) -> dict[str, Any]:
 
 def encode_tint(mask: np.ndarray, color: Color) -> str:
     """A mask ``[H, W]`` as a rim and a tint; the outside is clear."""
-    return _encode_areas(mask, color, (0, 72))
+    return encode_areas(mask, color, (0, 72))
 
 
 def encode_spotlight(mask: np.ndarray, color: Color) -> str:
     """A mask ``[H, W]`` as a rim; the outside is dimmed, the inside nearly clear."""
-    return _encode_areas(mask, color, (158, 40))
+    return encode_areas(mask, color, (158, 40))
 
 
 def encode_heat(heat_map: np.ndarray, size: Size) -> str:
@@ -167,17 +166,6 @@ def encode_heat(heat_map: np.ndarray, size: Size) -> str:
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     alpha = np.rint(255 * (0.42 + 0.43 * stretch_map(heat_map, small))).astype(np.uint8)
     return encode_data_uri(Image.fromarray(np.dstack([colorize_map(heat_map, small), alpha])))
-
-
-def _encode_areas(mask: np.ndarray, color: Color, alphas: tuple[int, int]) -> str:
-    """Outside in night colour, inside and rim in ``color``; ``alphas`` of outside and inside."""
-    width = max(1, round(max(mask.shape) / 300))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    inside = mask.astype(np.uint8)
-    # The frame's edge is no rim: a mask that runs out of the picture is open there.
-    image = Image.fromarray(2 * inside - cv2.erode(inside, kernel))
-    image.putpalette([*_NIGHT, *color, *color])
-    return encode_data_uri(image, transparency=bytes([*alphas, 255]), bits=2)
 
 
 def build_download(
