@@ -57,9 +57,7 @@ class Chat:
         self.grounder = grounder
         self.turns: list[ChatTurn] = []
         self.dialogue: Dialogue = grounder.vlm.converse(prefix)
-        self._encodings: dict[int, ImageEncoding | None] = {}
-        if encoding is not None:
-            self._encodings[0] = encoding
+        self._encodings: dict[int, ImageEncoding | None] = {} if encoding is None else {0: encoding}
         self._selectors = list(selectors)
         self._notes: list[str] = []  # of the turn in progress
         # The answer that is being written.

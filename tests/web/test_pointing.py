@@ -86,13 +86,13 @@ def test_a_phrase_is_found_where_its_mask_is(chat: Chat, maps: np.ndarray) -> No
 
 def test_a_token_looks_where_the_chat_says(chat: Chat) -> None:
     token = chat.turns[0].tokens[-3]
-    look = look_from_token(chat, token)
+    all_heads, best_heads, mask = look_from_token(chat, token)
     seen = chat.look([(token.place, token.place + 1)])[0]
-    assert np.allclose(look.all_heads, seen.maps[0].mean(0).numpy(), atol=1e-6)
-    assert look.mask.shape == chat.images[0].original_size and look.mask.dtype == bool
-    assert np.array_equal(look.mask, chat.ground(seen, 0)[0].mask)
-    assert look.best_heads.shape == look.all_heads.shape
-    assert look.best_heads.sum() == pytest.approx(1.0, abs=1e-4)
+    assert np.allclose(all_heads, seen.maps[0].mean(0).numpy(), atol=1e-6)
+    assert mask.shape == chat.images[0].original_size and mask.dtype == bool
+    assert np.array_equal(mask, chat.ground(seen, 0)[0].mask)
+    assert best_heads.shape == all_heads.shape
+    assert best_heads.sum() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_word_looks_where_its_tokens_do_on_average() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,22 +51,17 @@ def find_selectors(name: str) -> Sequence[Any] | None:
     return CHOICES[name][1]
 
 
-class TokenLook(NamedTuple):
-    """Where one token looks."""
-
-    all_heads: np.ndarray  # float32 [h, w], mean weight over all layers and heads
-    best_heads: np.ndarray  # float32 [h, w], of the heads that favour the mask most
-    mask: np.ndarray  # bool [H, W], what the mask head makes of it, pixels of the picture
-
-
 @torch.inference_mode()
-def look_from_token(chat: Chat, token: TurnToken) -> TokenLook:
-    """Where a token of the conversation looks."""
+def look_from_token(chat: Chat, token: TurnToken) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where a token looks: two maps and the mask ``[H, W]`` that the mask head makes of it.
+
+    Float32 ``[h, w]``: mean weight over all heads; over those that favour the mask most.
+    """
     seen = chat.look([(token.place, token.place + 1)])[0]
     mask = chat.ground(seen, 0)[0].mask
     merged = merge_grids([maps[0] for maps in seen.grid_maps], chat.images[0])
     maps = merged.float().cpu().numpy()
-    return TokenLook(maps.mean(0), merge_channels(maps, mask), mask)
+    return maps.mean(0), merge_channels(maps, mask), mask
 
 
 @torch.inference_mode()
@@ -96,8 +91,7 @@ def compute_excess(
 ) -> list[list[float]]:
     """Per turn, for each of its tokens, how much it looks into a region; see ``rank_words``."""
     known = {item.index: item.excess for item in rank_maps(tokens, maps, coverage)}
-    excess: list[list[float]] = []
+    excess: list[list[float]] = [[] for _ in range(tokens[-1].turn + 1)]
     for index, token in enumerate(tokens):
-        excess += [[] for _ in range(len(excess), token.turn + 1)]
         excess[token.turn].append(known.get(index, 0.0))
     return excess

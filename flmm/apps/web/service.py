@@ -169,11 +169,11 @@ class PageService:
                 raise ValueError("this word is no longer part of the conversation")
             chosen = turns[turn].tokens[token]
             with self._step:
-                look = look_from_token(visitor.chat, chosen)
+                all_heads, best_heads, mask = look_from_token(visitor.chat, chosen)
         layers = {
-            "all": encode_heat(look.all_heads, look.mask.shape),
-            "best": encode_heat(look.best_heads, look.mask.shape),
-            "mask": encode_tint(look.mask, LOOK_COLOR),
+            "all": encode_heat(all_heads, mask.shape),
+            "best": encode_heat(best_heads, mask.shape),
+            "mask": encode_tint(mask, LOOK_COLOR),
         }
         place = {"turn": turn, "token": token, "text": chosen.text.strip()}
         return {"look": {"kind": "token", **place, "layers": layers}}
