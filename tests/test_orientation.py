@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from flmm import GroundingInferencer
-from flmm.apps.demo import draw_panels, load_user_sample
+from flmm.apps.demo import draw_panels
 from flmm.apps.explanation import explain
 from flmm.apps.visual_cot import VisualCotOptions, run_visual_cot
 from flmm.apps.web.views import read_upload
@@ -21,6 +21,7 @@ from flmm.apps.web.visitors import Limits
 from flmm.box_baseline import BoxBaseline
 from flmm.config import load_config
 from flmm.data.refcoco import RefCocoGroundingDataset
+from flmm.images import load_any_image
 from flmm.toy.shape_files import write_dataset
 from flmm.toy.shape_sentences import render_samples
 from tests.visual_cot.shape_questions import write_questions
@@ -64,11 +65,11 @@ def test_people_see_one_upright_picture_everywhere(inferencer, tmp_path, tag):
     (batched,) = inferencer([address], SCENE.phrases[:2])
     assert np.array_equal(batched.masks, result.masks)
 
-    sample = load_user_sample(str(path), ["a"])  # the demo draws what it has grounded
-    assert np.array_equal(sample.image, upright)
+    loaded = load_any_image(str(path))  # the demo draws what it has grounded
+    assert np.array_equal(loaded, upright)
     drawn = np.asarray(draw_panels(upright, result))
     with Image.open(path) as image:
-        for picture in (sample.image, image):
+        for picture in (loaded, image):
             assert np.array_equal(draw_panels(picture, result), drawn)
             (encoding,) = inferencer.model.sam.encode([picture])
             assert encoding.original_size == upright.shape[:2]

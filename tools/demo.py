@@ -41,13 +41,15 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Ground, print the table, save the pictures."""
     from flmm import GroundingInferencer
-    from flmm.apps.demo import demonstrate, load_sample_scenes, load_user_sample
+    from flmm.apps.demo import DemoSample, demonstrate, load_sample_scenes
     from flmm.checkpoints.chosen_weights import tell_weights
+    from flmm.images import load_any_image, name_image
 
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
     tell_weights(inferencer.weights)
     if args.image:
-        samples = [load_user_sample(args.image, args.phrase)]
+        picture = load_any_image(args.image)
+        samples = [DemoSample(name_image(args.image), picture, args.phrase)]
     else:
         samples = load_sample_scenes(args.samples, args.seed)
     demonstrate(inferencer, samples, args.out)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flmm import visualization
-from flmm.images import load_any_image, load_image, name_image
+from flmm.images import load_image
 from flmm.inferencer import GroundingInferencer
 from flmm.results import GroundedPhrase, GroundingResult
 from flmm.tables import format_text, tabulate
@@ -27,11 +27,6 @@ class DemoSample:
     image: Image.Image
     phrases: list[str]
     gt_masks: np.ndarray | None = None  # bool [P, H, W]
-
-
-def load_user_sample(path: str, phrases: list[str]) -> DemoSample:
-    """A user's picture, upright; ``path`` is a file's or an address."""
-    return DemoSample(name_image(path), load_any_image(path), phrases)
 
 
 def load_sample_scenes(count: int, seed: int) -> list[DemoSample]:

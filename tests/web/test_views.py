@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from flmm.apps.web.views import encode_heat, encode_spotlight, encode_tint
-from flmm.results import encode_page_picture
+from flmm.apps.web.views import SPOTLIGHT, TINT, encode_heat
+from flmm.results import encode_areas, encode_page_picture
 from tests.web.page_requests import decode_alpha, decode_image
 
 MASK = np.zeros((90, 140), bool)
@@ -14,20 +14,20 @@ MASK[20:60, 30:100] = True
 
 
 def test_tint_and_spotlight_follow_the_mask() -> None:
-    tint = decode_alpha(encode_tint(MASK, (255, 0, 0)))
-    spotlight = decode_alpha(encode_spotlight(MASK, (255, 0, 0)))
+    tint = decode_alpha(encode_areas(MASK, (255, 0, 0), TINT))
+    spotlight = decode_alpha(encode_areas(MASK, (255, 0, 0), SPOTLIGHT))
     assert tint.shape == MASK.shape and (tint > 0).tolist() == MASK.tolist()
     assert (spotlight[~MASK] > 120).all()
     assert spotlight[40, 65] < 60 and tint[40, 65] < 120
     assert tint[20, 65] == spotlight[20, 65] == 255  # the rim
-    colors = np.asarray(decode_image(encode_tint(MASK, (255, 0, 0))).convert("RGBA"))
+    colors = np.asarray(decode_image(encode_areas(MASK, (255, 0, 0), TINT)).convert("RGBA"))
     assert (colors[MASK][:, :3] == (255, 0, 0)).all()
 
 
 def test_empty_and_full_masks_are_drawn() -> None:
     empty, full = np.zeros((5, 1), bool), np.ones((5, 1), bool)
-    assert (decode_alpha(encode_tint(empty, (1, 2, 3))) == 0).all()
-    assert (decode_alpha(encode_tint(full, (1, 2, 3))) > 0).all()
+    assert (decode_alpha(encode_areas(empty, (1, 2, 3), TINT)) == 0).all()
+    assert (decode_alpha(encode_areas(full, (1, 2, 3), TINT)) > 0).all()
 
 
 def test_heat_is_strongest_where_the_map_is() -> None:

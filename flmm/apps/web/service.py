@@ -27,17 +27,18 @@ from flmm.apps.web.pointing import (
 )
 from flmm.apps.web.views import (
     LOOK_COLOR,
+    TINT,
     Picture,
     build_download,
     build_picture_view,
     build_turn_view,
     draw_samples,
     encode_heat,
-    encode_tint,
     read_upload,
 )
 from flmm.apps.web.visitors import Limits, Visitor, Visitors
 from flmm.inferencer import GroundingInferencer
+from flmm.results import encode_areas
 
 Update = dict[str, Any]
 _SHOWN_WORDS = 12
@@ -173,7 +174,7 @@ class PageService:
         layers = {
             "all": encode_heat(all_heads, mask.shape),
             "best": encode_heat(best_heads, mask.shape),
-            "mask": encode_tint(mask, LOOK_COLOR),
+            "mask": encode_areas(mask, LOOK_COLOR, TINT),
         }
         place = {"turn": turn, "token": token, "text": chosen.text.strip()}
         return {"look": {"kind": "token", **place, "layers": layers}}

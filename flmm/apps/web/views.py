@@ -38,6 +38,7 @@ from flmm.toy.shape_sentences import render_samples
 from flmm.visualization import Color, colorize_map, get_color, stretch_map
 
 LOOK_COLOR: Color = (250, 250, 255)
+TINT, SPOTLIGHT = (0, 72), (158, 40)  # how opaque a mask is outside and inside, of 255
 _HEAT_SIDE_PX = 256  # the browser smooths what is larger
 # Pillow knows forty, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -145,19 +146,9 @@ def _build_phrase_view(index: int, phrase: PointedPhrase) -> dict[str, Any]:
         "score": round(phrase.score, 3),
         "found": not phrase.is_empty,
         "color": "#{:02x}{:02x}{:02x}".format(*color),
-        "tint": encode_tint(mask, color),
-        "spotlight": encode_spotlight(mask, color),
+        "tint": encode_areas(mask, color, TINT),
+        "spotlight": encode_areas(mask, color, SPOTLIGHT),
     }
-
-
-def encode_tint(mask: np.ndarray, color: Color) -> str:
-    """A mask ``[H, W]`` as a rim and a tint; the outside is clear."""
-    return encode_areas(mask, color, (0, 72))
-
-
-def encode_spotlight(mask: np.ndarray, color: Color) -> str:
-    """A mask ``[H, W]`` as a rim; the outside is dimmed, the inside nearly clear."""
-    return encode_areas(mask, color, (158, 40))
 
 
 def encode_heat(heat_map: np.ndarray, size: Size) -> str:
