@@ -208,11 +208,9 @@ class GroundingInferencer:
     @torch.inference_mode()
     def describe(self, image: Any, prompt: str | None = None, max_new_tokens: int = 256) -> str:
         """The frozen model's own answer about a picture, from the default or another prompt."""
-        if prompt is None:
-            prefix = self._read(image).prefix
-        else:
-            prefix = self.model.vlm.prefill(_load(image), prompt)
-        return self.model.vlm.generate(prefix, max_new_tokens=max_new_tokens)
+        vlm = self.model.vlm
+        prefix = self._read(image).prefix if prompt is None else vlm.prefill(_load(image), prompt)
+        return vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
     def _ground_tasks(self, tasks: Sequence[Task], keep: dict[str, bool]) -> list[GroundingResult]:

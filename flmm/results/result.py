@@ -248,13 +248,11 @@ class GroundingResult:
         """One 8-bit PNG per phrase (255 inside, 0 outside), such as ``001_the_red_circle.png``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        named = {
-            folder / formats.build_mask_name(number, item.text): item
-            for number, item in enumerate(self.found, start=1)
-        }
-        for path, item in named.items():
-            replace_file(path, formats.encode_mask_file(item.mask))
-        return list(named)
+        paths = []
+        for number, item in enumerate(self.found, start=1):
+            paths.append(folder / formats.build_mask_name(number, item.text))
+            replace_file(paths[-1], formats.encode_mask_file(item.mask))
+        return paths
 
     def to_coco(self, image_id: int | str | None = None, first_id: int = 1) -> list[dict[str, Any]]:
         """One record per phrase, see :meth:`GroundedPhrase.to_coco`.

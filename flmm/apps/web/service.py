@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flmm.apps.explanation.reading import RankedToken, compute_region_coverage
+from flmm.apps.explanation.reading import compute_region_coverage
 from flmm.apps.explanation.tokens import list_tokens
 from flmm.apps.web.pointing import (
     compute_excess,
@@ -192,12 +192,16 @@ class PageService:
                     visitor.maps.append(read_turn_maps(chat, turn))
             tokens, maps = list_tokens(chat.turns), np.concatenate(visitor.maps)
         coverage = compute_region_coverage(size, (maps.shape[1], maps.shape[2]), region)
-        words = rank_words(tokens, maps, coverage)[:_SHOWN_WORDS]
+        words = [(word.token, word.excess) for word in rank_words(tokens, maps, coverage)]
         excess = compute_excess(tokens, maps, coverage)
         found = {
             "box": region,
             "share": float(coverage.mean()),
-            "words": [_show_word(word) for word in words if word.excess > 0],
+            "words": [
+                {"text": item.text, "role": item.role, "turn": item.turn, "excess": excess}
+                for item, excess in words[:_SHOWN_WORDS]
+                if excess > 0
+            ],
             "excess": [[round(value, 4) for value in row] for row in excess],
         }
         return {"look": {"kind": "region", **found}}
@@ -236,11 +240,6 @@ def _explain(action: str, error: Exception) -> Update:
     _logger.error("the request %r failed", action, exc_info=error)
     text = "Something went wrong with this request; the page goes on. Try another one."
     return _tell(text, "error")
-
-
-def _show_word(word: RankedToken) -> Update:
-    token = word.token
-    return {"text": token.text, "role": token.role, "turn": token.turn, "excess": word.excess}
 
 
 def _cut_box(edges: list[float], height: int, width: int) -> list[int]:
