@@ -57,7 +57,8 @@ def collect_result(
     return_probs: bool = False,
 ) -> GroundingResult:
     """One result of outputs of some phrases each, whose logits are in memory one at a time."""
-    words, parts = iter(phrases), []
+    words = iter(phrases)
+    parts: list[GroundingResult] = []
     for output in outputs:
         logits = output.refined_mask_logits
         maps = (output.coarse_mask_logits, output.attention_maps) if return_maps else ()

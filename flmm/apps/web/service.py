@@ -198,9 +198,9 @@ class PageService:
             "box": region,
             "share": float(coverage.mean()),
             "words": [
-                {"text": item.text, "role": item.role, "turn": item.turn, "excess": excess}
-                for item, excess in words[:_SHOWN_WORDS]
-                if excess > 0
+                {"text": item.text, "role": item.role, "turn": item.turn, "excess": own}
+                for item, own in words[:_SHOWN_WORDS]
+                if own > 0
             ],
             "excess": [[round(value, 4) for value in row] for row in excess],
         }
