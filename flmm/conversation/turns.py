@@ -45,18 +45,12 @@ class PointedPhrase(GroundedPhrase):
 
 @dataclass(frozen=True)
 class TurnToken:
-    """A token of a turn.
+    """A token of a turn."""
 
-    Attributes:
-        place: its position in the conversation.
-        span: its characters, ``text``, in the turn's question or answer.
-        role: ``"question"`` or ``"answer"``.
-    """
-
-    place: int
-    span: Span
+    place: int  # in the conversation
+    span: Span  # of its characters, ``text``, in the turn's question or answer
     text: str
-    role: str
+    role: str  # "question" or "answer"
 
 
 @dataclass(eq=False)

@@ -17,15 +17,11 @@ from flmm.rle import decode_mask, encode_mask, read_runs
 
 @dataclass(frozen=True)
 class GroundedObject:
-    """One of the things that a phrase means.
+    """One of the things that a phrase means."""
 
-    Attributes:
-        segmentations: its mask in each frame (a picture is one) as COCO's compressed RLE.
-        score: mean foreground probability inside the mask, in [0, 1].
-    """
-
+    # Its mask in each frame (a picture is one) as COCO's compressed RLE.
     segmentations: tuple[dict[str, Any], ...] = field(repr=False, hash=False)
-    score: float
+    score: float  # mean foreground probability inside the mask, in [0, 1]
 
 
 @dataclass(frozen=True)
