@@ -61,9 +61,10 @@ def collect_result(
     parts: list[GroundingResult] = []
     for output in outputs:
         logits = output.refined_mask_logits
-        maps = (output.coarse_mask_logits, output.attention_maps) if return_maps else ()
         own = list(itertools.islice(words, len(logits)))
-        parts.append(make_result(own, logits, *maps, return_probs=return_probs))
+        coarse = output.coarse_mask_logits if return_maps else None
+        maps = output.attention_maps if return_maps else None
+        parts.append(make_result(own, logits, coarse, maps, return_probs))
     result = join_results(parts)
     result.picture = picture
     return result

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import operator
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
@@ -132,7 +130,9 @@ class _Lane:
         self._count += 1
         try:
             async with self._turn:
-                return await run_in_threadpool(functools.reduce, operator.or_, updates, {})
+                return await run_in_threadpool(
+                    lambda: {name: value for update in updates for name, value in update.items()}
+                )
         finally:
             self._count -= 1
 
