@@ -104,7 +104,8 @@ def test_an_open_file_is_one_picture_not_an_iterator(inferencer, pictures):
     pictures[0].save(stream, "PNG")
     with pytest.MonkeyPatch.context() as patch:
         seen = []
-        patch.setattr(inferencer, "_ground_one", lambda image, *_: seen.append(image))
+        patch.setattr(inferencer, "_read", seen.append)
+        patch.setattr(inferencer, "_ground", lambda *_: [None])
         inferencer(stream, WORDS)
     assert seen == [stream]
 
