@@ -16,17 +16,11 @@ _WINDOW, _CONTEXT = 32, 8  # tokens that are decoded together; what a new window
 
 @dataclass(frozen=True, kw_only=True)
 class PointedPhrase(GroundedPhrase):
-    """Words of a turn and the pixels they point at.
+    """Words of a turn and the pixels they point at."""
 
-    Attributes:
-        span: half-open character range of ``text``, in the turn's question or answer.
-        role: ``"question"`` or ``"answer"``.
-        image: which picture of the conversation they point into, from 0.
-    """
-
-    span: Span
-    role: str
-    image: int
+    span: Span  # half-open character range of ``text``, in the turn's question or answer
+    role: str  # "question" or "answer"
+    image: int  # which picture of the conversation they point into, from 0
 
     @classmethod
     def from_phrase(
