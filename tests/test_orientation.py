@@ -16,8 +16,8 @@ from flmm import GroundingInferencer
 from flmm.apps.demo import draw_panels
 from flmm.apps.explanation import explain
 from flmm.apps.visual_cot import VisualCotOptions, run_visual_cot
-from flmm.apps.web.views import read_upload
-from flmm.apps.web.visitors import Limits
+from flmm.apps.web.pictures import read_upload
+from flmm.apps.web.requests import Limits
 from flmm.box_baseline import BoxBaseline
 from flmm.config import load_config
 from flmm.data.refcoco import RefCocoGroundingDataset

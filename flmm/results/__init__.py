@@ -5,10 +5,9 @@ logits or masks of one's own. Masks are kept as COCO's run lengths: two thousand
 picture would be 24 GB as arrays.
 """
 
+from flmm.results.drawing import draw_phrases, encode_areas
 from flmm.results.formats import (
     build_mask_name,
-    draw_phrases,
-    encode_areas,
     encode_data_uri,
     encode_mask_file,
     encode_page_picture,

@@ -26,7 +26,7 @@ from PIL import Image, ImageShow
 from flmm.files import replace_file
 from flmm.geometry import Size, resize_maps
 from flmm.images import load_image
-from flmm.results import formats
+from flmm.results import drawing, formats
 from flmm.results.phrase import GroundedPhrase, ResultPicture
 from flmm.visualization import get_color
 
@@ -202,7 +202,7 @@ class GroundingResult:
         """The picture with every mask, its phrase and its score, in the picture's own size."""
         labels = [f"{item.score:.2f} {item.text}" for item in self.found]
         colors = [get_color(index) for index in range(len(self))]
-        return formats.draw_phrases(self.image, self.found, labels, colors)
+        return drawing.draw_phrases(self.image, self.found, labels, colors)
 
     def show(self) -> None:
         """Open :meth:`draw` in the system's picture viewer."""

@@ -19,9 +19,9 @@ from starlette.testclient import TestClient
 
 from flmm import GroundingInferencer
 from flmm.apps.web.pointing import CHOICES
+from flmm.apps.web.requests import FIELDS, Limits
 from flmm.apps.web.server import build_app
 from flmm.apps.web.service import PageService
-from flmm.apps.web.visitors import FIELDS, Limits
 from tests.fuzz.harness import Fuzz
 from tests.web.bad_uploads import draw, list_bad_uploads, save
 from tests.web.page_requests import ask, send

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flmm.apps.web.views import clean_name
+from flmm.apps.web.pictures import clean_name
 from tests.web.bad_uploads import list_bad_uploads
 from tests.web.conftest import ROOT, PageServer
 from tests.web.page_requests import ask, send

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flmm.apps.web.pictures import clean_name, draw_samples, read_upload
+from flmm.apps.web.requests import Limits
 from flmm.apps.web.service import PageService
-from flmm.apps.web.views import clean_name, draw_samples, read_upload
-from flmm.apps.web.visitors import Limits
 from tests.web.bad_uploads import LIMIT_BYTES, draw, list_bad_uploads, save
 from tests.web.page_requests import ask, send, upload
 

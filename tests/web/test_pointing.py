@@ -7,6 +7,7 @@ import pytest
 
 from flmm.apps.explanation.reading import compute_region_coverage
 from flmm.apps.explanation.tokens import ExplainedToken, list_tokens
+from flmm.apps.web.pictures import draw_samples
 from flmm.apps.web.pointing import (
     ListSelector,
     compute_excess,
@@ -14,7 +15,6 @@ from flmm.apps.web.pointing import (
     rank_words,
     read_turn_maps,
 )
-from flmm.apps.web.views import draw_samples
 from flmm.conversation import Chat
 from flmm.inferencer import GroundingInferencer
 from tests.web.page_requests import QUESTION

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from flmm.apps.web.visitors import RequestError, read_key, read_request
+from flmm.apps.web.requests import RequestError, read_key, read_request
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ pytest.importorskip("starlette", reason="the page needs Starlette (the extra 'we
 from starlette.testclient import TestClient
 
 from flmm.apps.web import server
+from flmm.apps.web.requests import FIELDS, Limits
 from flmm.apps.web.server import build_app, build_start
 from flmm.apps.web.service import PageService, Update
-from flmm.apps.web.visitors import FIELDS, Limits
 from tests.web.bad_uploads import draw, save
 from tests.web.page_requests import QUESTION, send
 

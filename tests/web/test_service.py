@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from flmm import FrozenQwen, GroundingInferencer
+from flmm.apps.web.requests import Limits
 from flmm.apps.web.service import PageService
-from flmm.apps.web.visitors import Limits
 from flmm.conversation import Chat
 from flmm.grounder import Grounder
 from flmm.masks import UNetHead

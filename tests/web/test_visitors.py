@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flmm.apps.web.views import draw_samples
-from flmm.apps.web.visitors import GRACE_S, Limits, Visitor, Visitors
+from flmm.apps.web.pictures import draw_samples
+from flmm.apps.web.requests import Limits
+from flmm.apps.web.visitors import GRACE_S, Visitor, Visitors
 from flmm.conversation import Chat
 
 

@@ -25,9 +25,9 @@ from starlette.routing import Route
 from flmm.apps.explanation.page import BOX_SCRIPT
 from flmm.apps.web.gate import Gate
 from flmm.apps.web.pointing import CHOICES, find_selectors
+from flmm.apps.web.requests import FIELDS, RequestError, read_key, read_request
 from flmm.apps.web.service import PageService, Update
 from flmm.apps.web.views import build_picture_view
-from flmm.apps.web.visitors import FIELDS, RequestError, read_key, read_request
 
 _FOLDER = Path(__file__).parent
 _SCRIPTS = ("bridge.js", "stage.js", "talk.js", "page.js")

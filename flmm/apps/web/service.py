@@ -18,6 +18,7 @@ import numpy as np
 
 from flmm.apps.explanation.reading import compute_region_coverage
 from flmm.apps.explanation.tokens import list_tokens
+from flmm.apps.web.pictures import Picture, draw_samples, read_upload
 from flmm.apps.web.pointing import (
     compute_excess,
     find_selectors,
@@ -25,18 +26,16 @@ from flmm.apps.web.pointing import (
     rank_words,
     read_turn_maps,
 )
+from flmm.apps.web.requests import Limits
 from flmm.apps.web.views import (
     LOOK_COLOR,
     TINT,
-    Picture,
     build_download,
     build_picture_view,
     build_turn_view,
-    draw_samples,
     encode_heat,
-    read_upload,
 )
-from flmm.apps.web.visitors import Limits, Visitor, Visitors
+from flmm.apps.web.visitors import Visitor, Visitors
 from flmm.inferencer import GroundingInferencer
 from flmm.results import encode_areas
 
@@ -62,7 +61,7 @@ class PageService:
     def answer(self, key: str, action: str, request: Update) -> Iterator[Update]:
         """Changed properties of the page; an answer's as it grows. Never raises an ``Exception``.
 
-        Of the actions of ``flmm.apps.web.visitors.FIELDS`` "read", "stop" and "leave", which wait
+        Of the actions of ``flmm.apps.web.requests.FIELDS`` "read", "stop" and "leave", which wait
         for nobody, are the server's.
         """
         try:
