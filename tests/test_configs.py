@@ -138,7 +138,8 @@ def test_one_option_chooses_another_reader(leaf: Path, tmp_path: Path) -> None:
 
 def test_a_reader_of_its_own_is_left_to_an_image_processor() -> None:
     key = "test_dataloader.dataset.image_processor.processor"
-    config = load_config(LARGE[0], {key: "checkpoints/other", "reader": "checkpoints/my_reader"})
+    leaf = next(path for path in LARGE if path.parent.name in READERS)
+    config = load_config(leaf, {key: "checkpoints/other", "reader": "checkpoints/my_reader"})
     assert config.test_dataloader.dataset.image_processor.processor == "checkpoints/other"
     assert config.val_dataloader.dataset.image_processor.processor == "checkpoints/my_reader"
 

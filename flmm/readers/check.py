@@ -238,7 +238,8 @@ def format_report(report: dict[str, Any]) -> list[str]:
 def _load_picture(path: str | None) -> Any:
     """The picture to try, at most 448 px long; without a path a bright rectangle on a ramp."""
     if path is None:
-        picture = Image.linear_gradient("L").resize((448, 336)).convert("RGB")
+        ramp = Image.linear_gradient("L").resize((448, 336))
+        picture = Image.merge("RGB", [ramp] * 3)
         picture.paste((230, 60, 40), (250, 90, 390, 200))
         return picture
     picture = load_any_image(path)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from flmm.images import load_any_image
 from flmm.readers.base import FrozenVLM
 from flmm.readers.families.qwen import Qwen
+from flmm.readers.qwen_image_processor import find_picture
 from flmm.registry import MODELS
 
 
@@ -56,7 +58,16 @@ class FrozenQwen(FrozenVLM):
             and "role" in image[0]
         ):
             image, prompt = read_messages(image)
-        return super().prefill(image, prompt)
+        is_list = isinstance(image, (list, tuple))
+        loaded = [_load_element(item) for item in (image if is_list else [image])]
+        return super().prefill(loaded if is_list else loaded[0], prompt)
+
+
+def _load_element(image: Any) -> Any:
+    """An element of a message with its picture loaded: a person's own words may hold addresses."""
+    if not isinstance(image, Mapping):
+        return image
+    return {**image, "image": load_any_image(find_picture(image))}
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str | None]:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from flmm.geometry import Size
-from flmm.images import load_any_image, load_image
+from flmm.images import load_image
 from flmm.readers.loading import load_processor
 from flmm.records import Grid, ImageInput
 from flmm.registry import IMAGE_PROCESSORS
@@ -121,13 +121,12 @@ class QwenImageProcessorWrapper:
 
         Args:
             image: anything ``load_image`` reads, or an element of a message of qwen-vl-utils:
-                ``{"type": "image", "image": ..., "min_pixels": ...}``, whose address may be one of
-                ``load_any_image``, and which is resized as the element says.
+                ``{"type": "image", "image": ..., "min_pixels": ...}``, resized as it says.
         """
         if isinstance(image, ImageInput):
             return image
         is_element = isinstance(image, Mapping)
-        picture = load_any_image(_find_address(image)) if is_element else load_image(image)
+        picture = load_image(find_picture(image) if is_element else image)
         long_side, short_side = max(picture.size), min(picture.size)
         if long_side > MAX_ASPECT_RATIO * short_side:
             raise ValueError(
@@ -217,7 +216,7 @@ def _build_meta_data(original_size: Size, input_size: Size) -> dict[str, Any]:
     }
 
 
-def _find_address(element: Mapping[str, Any]) -> Any:
+def find_picture(element: Mapping[str, Any]) -> Any:
     """What an element of a message calls its picture."""
     source = element.get("image", element.get("image_url"))
     if source is None:

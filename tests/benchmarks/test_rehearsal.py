@@ -21,7 +21,7 @@ def in_this_process(monkeypatch):
 
 
 @pytest.mark.usefixtures("size", "in_this_process")
-@pytest.mark.parametrize("reader", ["small", "square"])
+@pytest.mark.parametrize("reader", ["square"])
 def test_every_stage_runs_and_is_measured(reader, tmp_path, capsys):
     settings = RehearsalSettings(reader, "tiny", layers=2, steps=1, out=str(tmp_path))
     rows = rehearse(settings, TOOLS)
