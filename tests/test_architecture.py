@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"records"},
     {
-        *("rle", "registry", "geometry", "images", "files", "mmcv_ops"),
+        *("rle", "registry", "geometry", "images", "files", "mmcv_ops", "head_choice"),
         *("weights", "config", "command_line", "lazy_exports", "moved"),
         *("distributed", "fingerprints", "tables", "meters"),
     },

@@ -5,11 +5,13 @@ from flmm.masks.refiners.base import ImageEncoding, Refiner
 from flmm.masks.refiners.sam2 import Sam2Refiner
 from flmm.masks.refiners.sam_hq import SamHQRefiner
 from flmm.masks.refiners.segment_anything import SAMRefiner, build_tiny_sam
+from flmm.masks.rules import RuleHead
 from flmm.masks.unet import UNetHead
 
 __all__ = [
     "ImageEncoding",
     "Refiner",
+    "RuleHead",
     "SAMRefiner",
     "Sam2Refiner",
     "SamHQRefiner",

@@ -1,0 +1,117 @@
+"""Which heads of a reader point: a small JSON that travels beside frozen models.
+
+Made by ``flmm.head_selection`` or by hand; read by mask heads that look at a few heads only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flmm.files import replace_file
+
+Head = tuple[int, int]
+
+
+class ReaderSizes(Protocol):
+    """What a choice is compared with: a frozen reader's attention layers and heads."""
+
+    @property
+    def num_layers(self) -> int:
+        """Attention layers."""
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of a layer."""
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Heads of one reader, the most pointing first.
+
+    Attributes:
+        heads: (layer, head), both counted from 0.
+        num_layers, num_heads: of the reader.
+        reader: which one, in words.
+        method: how they were chosen: "labels", "no labels" or "by hand".
+        source: on what.
+
+    Raises:
+        ValueError: there is no head, one is named twice, or one lies outside the reader.
+    """
+
+    heads: tuple[Head, ...]
+    num_layers: int
+    num_heads: int
+    reader: str = ""
+    method: str = "by hand"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        heads = tuple((int(layer), int(head)) for layer, head in self.heads)
+        object.__setattr__(self, "heads", heads)
+        if not heads:
+            raise ValueError("a choice of heads names none: give at least one (layer, head)")
+        for place, (layer, head) in enumerate(heads):
+            if not (0 <= layer < self.num_layers and 0 <= head < self.num_heads):
+                raise ValueError(
+                    f"head {head} of layer {layer} is outside of the reader, which has "
+                    f"{self.num_layers} layers of {self.num_heads} heads, counted from 0: choose "
+                    "heads of this reader"
+                )
+            if (layer, head) in heads[:place]:
+                raise ValueError(f"head {head} of layer {layer} is chosen twice: name it once")
+
+    @property
+    def layers(self) -> int:
+        """How many of the reader's first layers hold all of the heads."""
+        return 1 + max(layer for layer, _ in self.heads)
+
+    def best(self, count: int) -> HeadChoice:
+        """The first so many heads; all where there are fewer."""
+        return HeadChoice(**{**asdict(self), "heads": self.heads[:count]})
+
+    def list_channels(self) -> list[int]:
+        """Their places among the channels ``l*A + a`` of attention maps of one grid."""
+        return [layer * self.num_heads + head for layer, head in self.heads]
+
+    def check(self, reader: ReaderSizes) -> None:
+        """Raise ValueError where the choice is of a reader of another shape."""
+        if (reader.num_layers, reader.num_heads) != (self.num_layers, self.num_heads):
+            raise ValueError(
+                f"the heads were chosen for a reader of {self.num_layers} layers x "
+                f"{self.num_heads} heads ({self.reader or 'not named'}), and this one has "
+                f"{reader.num_layers} x {reader.num_heads}: choose heads for it with "
+                "tools/rank_heads.py"
+            )
+
+    def save_json(self, path: str | Path) -> Path:
+        """Write everything; :func:`load_head_choice` reads it."""
+        replace_file(path, f"{json.dumps(asdict(self), indent=1)}\n".encode())
+        return Path(path)
+
+
+def load_head_choice(given: str | Path | HeadChoice | Mapping[str, Any]) -> HeadChoice:
+    """What :meth:`HeadChoice.save_json` wrote, its fields, or a choice as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no choice of heads.
+    """
+    if isinstance(given, HeadChoice):
+        return given
+    try:
+        if isinstance(given, (str, Path)):
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        return HeadChoice(**given)  # type: ignore[arg-type]  # TypeError: other fields
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"head choice {given} does not exist: make one with tools/rank_heads.py"
+        ) from None
+    except (TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{given} is no choice of heads ({error}): make one with tools/rank_heads.py"
+        ) from error

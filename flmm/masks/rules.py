@@ -1,0 +1,75 @@
+"""A mask head without weights: a few heads of the reader, merged and thresholded by a rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flmm.head_choice import HeadChoice, load_head_choice
+from flmm.registry import MODELS
+
+_LEAST = 1e-9
+
+
+@MODELS.register_module()
+class RuleHead(nn.Module):
+    """Coarse mask logits from the attention maps of chosen heads; nothing is trained.
+
+    Every map is divided by its maximum, the maps are averaged, upsampled, smoothed, divided by
+    their maximum and compared with a threshold.
+
+    Args:
+        choice: a :class:`HeadChoice`, its fields, or the path of its JSON.
+        in_channels: channels of the maps, for a check; ``None``: none is made.
+        top: how many of the chosen heads take part, the best ones.
+        threshold: share of the map's maximum from which a cell is foreground.
+        upsampling: cells of the coarse mask per attention cell and side.
+        sharpness: logits per share of the maximum.
+
+    Attributes:
+        layers: how many of the reader's first layers it needs.
+    """
+
+    def __init__(
+        self,
+        choice: str | Path | HeadChoice | dict[str, Any],
+        in_channels: int | None = None,
+        top: int = 3,
+        threshold: float = 0.4,
+        upsampling: int = 4,
+        sharpness: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.choice = load_head_choice(choice).best(top)
+        self.layers = self.choice.layers
+        self.threshold, self.upsampling, self.sharpness = threshold, upsampling, sharpness
+        least = self.layers * self.choice.num_heads
+        if in_channels is not None and in_channels < least:
+            raise ValueError(
+                f"the chosen heads need {least} channels, and the reader gives {in_channels}: "
+                "choose heads for this reader with tools/rank_heads.py"
+            )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``[P, C, h, w]`` in [0, 1], of the finest grid first, to logits ``[P, 1, h', w']``."""
+        merged = _normalise(maps[:, self.choice.list_channels()].float()).mean(1, keepdim=True)
+        merged = F.interpolate(
+            _normalise(merged), scale_factor=self.upsampling, mode="bicubic"
+        ).clamp(min=0)
+        merged = _normalise(_smooth(_smooth(merged)))
+        return (merged - self.threshold) * self.sharpness
+
+
+def _normalise(maps: Tensor) -> Tensor:
+    """Each map over its maximum."""
+    return maps / maps.amax((-2, -1), keepdim=True).clamp(min=_LEAST)
+
+
+def _smooth(maps: Tensor) -> Tensor:
+    """``[P, 1, h, w]`` by the binomial kernel of 3 x 3."""
+    row = torch.tensor([1.0, 2.0, 1.0], device=maps.device) / 4
+    return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), (row[:, None] * row)[None, None])
