@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"records"},
     {
-        *("rle", "registry", "geometry", "images", "files", "mmcv_ops", "head_choice"),
+        *("rle", "registry", "geometry", "images", "files", "mmcv_ops"),
         *("weights", "config", "command_line", "lazy_exports", "moved"),
         *("distributed", "fingerprints", "tables", "meters"),
     },
+    {"head_choice"},
     {"readers", "masks", "data", "provenance", "selectors", "visualization"},
     {"checkpoints", "features", "data_checks", "results"},
     {"grounder", "box_baseline", "batches"},
