@@ -1,7 +1,9 @@
 """Write synthetic scenes in the published layouts.
 
 RefCOCO's: images, instances.json and refs(unc).p. Panoptic Narrative Grounding's, per split:
-png_SPLIT.json, panoptic_SPLIT.json and the folder panoptic_SPLIT.
+png_SPLIT.json, panoptic_SPLIT.json and the folder panoptic_SPLIT. gRefCOCO's, with expressions of
+no target and of several: grefcoco/grefs(unc).json and instances.json. ReasonSeg's:
+reason_seg/ReasonSeg/{train,val,test}.
 
 Example: python tools/make_shapes.py data/shapes --images 4000 --seed 0
 """

@@ -16,7 +16,7 @@ from mmengine.dataset import BaseDataset
 
 from flmm.records import Continuation, Span
 from flmm.registry import DATASETS
-from flmm.toy.shape_sentences import draw_sentence
+from flmm.toy.shape_sentences import draw_sentence, list_group_sentences
 from flmm.toy.shapes import SHAPES, Scene, compute_box_xywh, render_scene
 
 BACKGROUND = "background"
@@ -28,8 +28,6 @@ CATEGORIES = [
     *({**category, "isthing": 1} for category in SHAPE_CATEGORIES),
     {"id": len(SHAPES) + 1, "name": BACKGROUND, "supercategory": BACKGROUND, "isthing": 0},
 ]
-# Words that make a group, from the most telling.
-_GROUPINGS = ("size color shape", "color shape", "size shape", "shape", "size color", "color")
 
 
 class Mention(NamedTuple):
@@ -77,17 +75,12 @@ def _list_groups(rng: random.Random, scene: Scene) -> list[Mention]:
     """Groups of two and more, disjoint; each phrase is true of all its objects and no other."""
     mentions: list[Mention] = []
     named: set[int] = set()
-    for words in _GROUPINGS:
-        groups: dict[str, list[int]] = {}
-        for index, item in enumerate(scene.objects):
-            groups.setdefault(item.name(*words.split()), []).append(index)
-        for name, members in groups.items():
-            if name.endswith("cross"):  # the tiny reader's tokenizer has no "crosses"
-                continue
-            if len(members) > 1 and not named & set(members) and rng.random() < 0.5:
-                phrase = name + ("s" if words.endswith("shape") else " objects")
-                mentions.append(Mention(phrase, "", tuple(members)))
-                named |= set(members)
+    for _, phrase, members in list_group_sentences(scene, noun="objects"):
+        if phrase.endswith("crosses"):  # the tiny reader's tokenizer has no such word
+            continue
+        if not named & set(members) and rng.random() < 0.5:
+            mentions.append(Mention(phrase, "", members))
+            named |= set(members)
     return mentions
 
 

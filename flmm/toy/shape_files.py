@@ -2,7 +2,8 @@
 
 ``images/*.png``; ``instances.json`` and ``refs(unc).p`` with train, val, testA and testB; per split
 captions (``png_<split>.json``) with COCO's panoptic files (``panoptic_<split>.json``,
-``panoptic_<split>/*.png``). A template for data of one's own.
+``panoptic_<split>/*.png``). With gRefCOCO's and ReasonSeg's folders beside, a template for data of
+one's own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from flmm.toy.shape_captions import (
     build_segments,
     write_caption,
 )
+from flmm.toy.shape_layouts import draw_expressions, write_grefs, write_reasoning
 from flmm.toy.shape_sentences import pick_sentences
 from flmm.toy.shapes import (
     MAX_OBJECTS,
@@ -69,7 +71,8 @@ def write_dataset(
     records = draw_in_processes(_write_image, jobs, workers, "image")
     for split in sorted({record["split"] for record in records}):
         _write_captions(folder, split, [item for item in records if item["split"] == split])
-    refs = _write_refs(folder, records)
+    refs, instances = _write_refs(folder, records)
+    write_grefs(folder, records, instances)
     counts = Counter(ref["split"] for ref in refs)
     return {split: counts[split] for split in ("train", *SPLIT_FRACTIONS)}
 
@@ -135,13 +138,17 @@ def _write_image(job: tuple[Path, int, int, int, int]) -> dict[str, Any]:
     pixels, segments = build_segments(scene)
     (folder / f"panoptic_{split}").mkdir(exist_ok=True)
     encode_segment_ids(pixels).save(folder / f"panoptic_{split}" / name)
-    # A source of its own: the refs are the same with and without captions.
+    # Sources of their own: the refs are the same whatever else is drawn.
     caption = write_caption(random.Random(f"flmm captions {seed} {index}"), scene)
+    expressions = draw_expressions(random.Random(f"flmm expressions {seed} {index}"), scene)
+    reasons = random.Random(f"flmm reasoning {seed} {index}")
+    write_reasoning(reasons, scene, folder, Path(name).stem, split, index)
     image_id, (height, width) = index + 1, scene.image_size
     return {
         "image": {"id": image_id, "file_name": name, "height": height, "width": width},
         "split": split,
         "objects": objects,
+        "expressions": expressions,
         "narrative": {"image_id": str(image_id), **build_narrative(caption)},
         "panoptic": {"image_id": image_id, "file_name": name, "segments_info": segments},
     }
@@ -167,20 +174,23 @@ def _pick_split(index: int, num_images: int) -> str:
     return "train"
 
 
-def _write_refs(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``instances.json`` and ``refs(unc).p`` with consecutive ids, as in RefCOCO; the refs.
+def _write_refs(
+    folder: Path, records: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """``refs(unc).p`` and ``instances.json`` with consecutive ids, as in RefCOCO; what they hold.
 
-    Texts are interned: a pickle tells two equal texts from one that stands in two places.
+    Each record learns the ``annotation_ids`` of its objects. Texts are interned: a pickle tells two equal texts from one that stands in two places.
     """
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     sentence_ids = itertools.count()
     for record in records:
-        image = record["image"]
+        image, record["annotation_ids"] = record["image"], []
         for item in record["objects"]:
             sentences = _build_sentences(item.pop("sentences"), sentence_ids)
             ids = {"id": len(annotations) + 1, "image_id": image["id"]}
             annotations.append({**ids, "iscrowd": 0, **item})
+            record["annotation_ids"].append(ids["id"])
             if sentences:
                 ref = {
                     "ref_id": len(refs),
@@ -197,7 +207,7 @@ def _write_refs(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, A
     instances = {"images": images, "annotations": annotations, "categories": SHAPE_CATEGORIES}
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return refs
+    return refs, instances
 
 
 def _build_sentences(sentences: list[Any], sentence_ids: Iterator[int]) -> list[dict[str, Any]]:

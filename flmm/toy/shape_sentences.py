@@ -1,13 +1,17 @@
-"""Referring sentences for synthetic scenes, each true of one object only."""
+"""Referring sentences for synthetic scenes: true of one object only, of several, or of none."""
 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from flmm.toy.shapes import Scene, ShapeObject, render_scene
+from flmm.toy.shapes import COLORS, SHAPES, Scene, ShapeObject, render_scene
+
+# Words that make a group, from the most telling.
+_GROUPINGS = ("size color shape", "color shape", "size shape", "shape", "size color", "color")
 
 
 class Sentence(NamedTuple):
@@ -15,6 +19,17 @@ class Sentence(NamedTuple):
 
     kind: str
     text: str
+
+
+class GroupSentence(NamedTuple):
+    """A plural sentence, and the places in the scene of all objects that it is true of."""
+
+    kind: str
+    text: str
+    objects: tuple[int, ...]
+
+
+AnySentence = TypeVar("AnySentence", Sentence, GroupSentence)
 
 
 class Sample(NamedTuple):
@@ -45,9 +60,45 @@ def list_sentences(scene: Scene, target: ShapeObject) -> list[Sentence]:
     return sentences
 
 
+def list_group_sentences(scene: Scene, noun: str = "shapes") -> list[GroupSentence]:
+    """Every plural sentence that is true of two objects or more: "red circles", "big red shapes".
+
+    Kinds are the attributes used, such as ``color+shape``; ``noun`` stands where no shape is named.
+    """
+    sentences = []
+    for words in map(str.split, _GROUPINGS):
+        groups: dict[str, list[int]] = {}
+        for index, item in enumerate(scene.objects):
+            groups.setdefault(item.name(*words), []).append(index)
+        for name, members in groups.items():
+            if len(members) > 1:
+                ending = "es" if name.endswith("cross") else "s"
+                text = name + (ending if "shape" in words else f" {noun}")
+                sentences.append(GroupSentence("+".join(words), text, tuple(members)))
+    return sentences
+
+
+def list_absent_sentences(scene: Scene) -> list[Sentence]:
+    """A colour and a shape that no object has together, such as "red ring".
+
+    Kinds say what the scene has not: ``absent color``, ``absent shape``, ``absent both``, or only
+    the ``absent pair`` (there is something red and there is a ring).
+    """
+    colors = {item.color for item in scene.objects}
+    shapes = {item.shape for item in scene.objects}
+    names = {item.name("color", "shape") for item in scene.objects}
+    lacking = {(True, True): "pair", (False, True): "color", (True, False): "shape"}
+    return [
+        Sentence(f"absent {lacking.get((color in colors, shape in shapes), 'both')}", text)
+        for color in COLORS
+        for shape in SHAPES
+        if (text := f"{color} {shape}") not in names
+    ]
+
+
 def draw_sentence(rng: random.Random, scene: Scene, target: ShapeObject) -> Sentence | None:
     """One sentence of an object, kinds drawn evenly; ``None`` where no word tells it apart."""
-    by_kind = _group_by_kind(scene, target)
+    by_kind = _group_by_kind(list_sentences(scene, target))
     return rng.choice(by_kind[rng.choice(sorted(by_kind))]) if by_kind else None
 
 
@@ -55,13 +106,21 @@ def pick_sentences(
     rng: random.Random, scene: Scene, target: ShapeObject, count: int
 ) -> list[Sentence]:
     """Up to ``count`` different sentences of an object, kinds drawn evenly, articles varied."""
-    by_kind = _group_by_kind(scene, target)
+    return pick_kinds(rng, list_sentences(scene, target), count)
+
+
+def pick_kinds(
+    rng: random.Random, sentences: Iterable[AnySentence], count: int
+) -> list[AnySentence]:
+    """One sentence of each of ``count`` kinds drawn evenly (or of all), articles varied."""
+    by_kind = _group_by_kind(sentences)
     kinds = sorted(by_kind)
     rng.shuffle(kinds)
     picked = []
     for kind in kinds[:count]:
-        text = rng.choice(by_kind[kind]).text
-        picked.append(Sentence(kind, f"the {text}" if rng.random() < 0.5 else text))
+        sentence = rng.choice(by_kind[kind])
+        article = "the " if rng.random() < 0.5 else ""
+        picked.append(sentence._replace(text=article + sentence.text))
     return picked
 
 
@@ -83,9 +142,9 @@ def render_samples(count: int, seed: int) -> list[Sample]:
     return samples
 
 
-def _group_by_kind(scene: Scene, target: ShapeObject) -> dict[str, list[Sentence]]:
-    by_kind: dict[str, list[Sentence]] = {}
-    for sentence in list_sentences(scene, target):
+def _group_by_kind(sentences: Iterable[AnySentence]) -> dict[str, list[AnySentence]]:
+    by_kind: dict[str, list[AnySentence]] = {}
+    for sentence in sentences:
         by_kind.setdefault(sentence.kind, []).append(sentence)
     return by_kind
 

@@ -12,7 +12,12 @@ from pycocotools import mask as coco_mask
 
 from flmm.data.refer_files import load_refs
 from flmm.toy.shape_files import compute_floor, encode_segmentation, write_dataset
-from flmm.toy.shape_sentences import list_sentences, render_samples
+from flmm.toy.shape_sentences import (
+    list_absent_sentences,
+    list_group_sentences,
+    list_sentences,
+    render_samples,
+)
 from flmm.toy.shapes import COLORS, SHAPES, render_scene
 
 
@@ -78,6 +83,31 @@ def test_sentences_without_place_fit_their_object_alone(scenes):
                     assert len(fits) == 1
                     checked += 1
     assert checked > 200
+
+
+def test_plural_sentences_are_true_of_all_their_objects_and_absent_ones_of_none(scenes):
+    plurals = {f"{shape}s": shape for shape in SHAPES} | {"crosses": "cross", "shapes": ""}
+    kinds = set()
+    for scene in scenes:
+
+        def find(text, scene=scene):
+            wanted = read_attributes(text)
+            objects = list(enumerate(scene.objects))
+            return [i for i, o in objects if all(getattr(o, k) == v for k, v in wanted.items())]
+
+        for kind, text, objects in list_group_sentences(scene):
+            *words, noun = text.split()
+            assert find(" ".join([*words, plurals[noun]])) == list(objects)
+            assert len(objects) > 1
+            kinds.add(kind)
+        for kind, text in list_absent_sentences(scene):
+            assert find(text) == []
+            lacks = tuple(not find(word) for word in text.split())  # colour, shape
+            assert {"absent pair": (False, False), "absent color": (True, False)}.get(
+                kind, (kind == "absent both", True)
+            ) == lacks
+            kinds.add(kind)
+    assert len(kinds) == 6 + 4
 
 
 def test_superlatives_name_the_extreme_object(scenes):
@@ -172,6 +202,13 @@ def compute_digest(folder):
     for path in sorted(folder.glob("panoptic_*/*.png")):
         found.update(np.asarray(Image.open(path)).tobytes())
     return found.hexdigest()[:32]
+
+
+def test_expressions_of_a_seed_stay_as_they_were(folder):
+    found = hashlib.sha256((folder / "grefcoco" / "grefs(unc).json").read_bytes())
+    for path in sorted((folder / "reason_seg" / "ReasonSeg").rglob("*.json")):
+        found.update(path.read_bytes())
+    assert found.hexdigest()[:32] == "15f096c74279bb0196fea192fce23e6e"
 
 
 def test_a_dataset_is_not_overwritten(folder):
