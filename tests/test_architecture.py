@@ -104,6 +104,7 @@ FOREIGN_PRIVATE = {
     "_attn_implementation": "how transformers names the attention of a config",
     "_base": "whose memory a tensor of torch shares",
     "_iterator": "torch's loaders stop their persistent workers by no other way",
+    "_replace": "how a named tuple is copied with a change",
 }
 FAMILIES = re.compile(
     r"qwen|llava|internvl|deepseek|fuyu|cogvlm|gemma|pixtral|idefics|smolvlm", re.I

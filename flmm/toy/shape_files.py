@@ -179,7 +179,8 @@ def _write_refs(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """``refs(unc).p`` and ``instances.json`` with consecutive ids, as in RefCOCO; what they hold.
 
-    Each record learns the ``annotation_ids`` of its objects. Texts are interned: a pickle tells two equal texts from one that stands in two places.
+    Each record learns the ``annotation_ids`` of its objects. Texts are interned: a pickle tells
+    two equal texts from one that stands in two places.
     """
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []

@@ -122,7 +122,7 @@ def write_reasoning(
     (home / f"{name}.json").write_text(json.dumps(content))
 
 
-def list_polygons(mask: np.ndarray) -> list[list[list[int]]]:
+def list_polygons(mask: np.ndarray) -> list[list[list[float]]]:
     """Outlines ``[[x, y], ...]`` through the border pixels of a bool mask; none if it has holes."""
     contours, hierarchy = cv2.findContours(
         mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
