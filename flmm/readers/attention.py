@@ -28,7 +28,8 @@ HARMLESS = {
 class RowReader:
     """Takes each layer's weights as they come and keeps the phrases' merged image columns.
 
-    ``token_spans`` are per image the half-open row ranges of its P phrases, of R ``rows``;
+    ``token_spans`` are per image the half-open ranges of the rows that are merged for each of its P
+    phrases, of R ``rows``;
     ``image_columns`` the columns of its image tokens. The maps are kept on ``device``.
     """
 
@@ -107,7 +108,12 @@ class MaxMerge:
         """Nothing is left to do."""
 
 
-TOKEN_MERGES: dict[str, type[MeanMerge | MaxMerge]] = {"mean": MeanMerge, "max": MaxMerge}
+# "last" is the mean over fewer rows, those of the last word: the reader says which.
+TOKEN_MERGES: dict[str, type[MeanMerge | MaxMerge]] = {
+    "mean": MeanMerge,
+    "max": MaxMerge,
+    "last": MeanMerge,
+}
 
 
 def row_attention_forward(

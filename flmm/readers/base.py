@@ -51,7 +51,9 @@ class FrozenVLM(FrozenModel):
             transformers model (then ``processor`` is needed).
         dtype: ``"auto"``, a torch dtype or its name.
         attn_implementation: of the prefill: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``.
-        token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase.
+        token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase, or ``"last"``: the mean
+            over those of its last word (``words.find_last_word``), which has seen the others and
+            is most often what the phrase names.
         prompt: the default prompt; ``None``: F-LMM's.
         processor: unified processor, or a folder or hub id; ``None``: from ``name_or_path``.
         image_options: further arguments of the image processor.

@@ -146,7 +146,9 @@ def _measure(device: torch.device) -> Iterator[dict[str, Any]]:
 @torch.no_grad()
 def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Tensor]:
     """Per grid the maps ``[L*A, h, w]`` of one phrase from one eager pass over everything."""
-    ids = [*prefix.input_ids.tolist(), *phrase_ids.tolist()]
+    words = phrase_ids.tolist()
+    ids = [*prefix.input_ids.tolist(), *words]
+    rows = [len(prefix) + row for row in range(*vlm.find_merged(words, (0, len(words))))]
     inputs = build_model_inputs(vlm, prefix.image_input.image, ids)
     with vlm.lock:  # beside other threads
         before = vlm.model.config._attn_implementation
@@ -155,8 +157,9 @@ def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Ten
             output = vlm.model.model(**inputs, output_attentions=True, use_cache=False)
         finally:
             vlm.model.set_attn_implementation(before)
-    rows = [layer[0, :, len(prefix) :].float().to(vlm.device) for layer in output.attentions]
-    merged = torch.cat([row.mean(1) if vlm.token_merge == "mean" else row.amax(1) for row in rows])
+    layers = [layer[0, :, rows].float().to(vlm.device) for layer in output.attentions]
+    is_max = vlm.token_merge == "max"
+    merged = torch.cat([layer.amax(1) if is_max else layer.mean(1) for layer in layers])
     return [merged[:, grid.columns.to(vlm.device)] for grid in prefix.grids]
 
 

@@ -182,7 +182,7 @@ class Dialogue:
 
         Args:
             spans: half-open token ranges, each behind the first picture and within one run of text;
-                the rows of a range are merged.
+                the rows of a range are merged as those of a phrase.
 
         Returns:
             per picture the attention of all P ranges, in the order given: all zero where the
@@ -306,7 +306,7 @@ class Dialogue:
         rows = [(start - first, end - first) for start, end in spans]
         visible = [item.columns for item in self.images if item.columns.stop <= first]
         columns = slice(visible[0].start, visible[-1].stop)
-        reader = self._model.build_row_reader([rows], [columns], last - first)
+        reader = self._model.build_row_reader([self.input_ids[first:last]], [rows], [columns])
         layers = self._decode(self._view(first), first, last, reader)
         features = torch.cat([layer.to(self._model.device) for layer in layers])
         later = [item.columns for item in self.images[len(visible) :]]

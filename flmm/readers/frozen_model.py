@@ -18,6 +18,7 @@ from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader, build
 from flmm.readers.families import Family
 from flmm.readers.guard import find_guard
 from flmm.readers.loading import TOY_NOTICE, is_embedded
+from flmm.readers.words import find_last_tokens
 from flmm.records import ImageInput, Span
 
 
@@ -65,7 +66,8 @@ class FrozenModel(nn.Module):
     def __init__(self, model: nn.Module, family: Family, token_merge: str = "mean") -> None:
         super().__init__()
         if token_merge not in TOKEN_MERGES:
-            raise ValueError(f"token_merge {token_merge!r} is not known: give 'mean' or 'max'")
+            known = ", ".join(map(repr, TOKEN_MERGES))
+            raise ValueError(f"token_merge {token_merge!r} is not known: give one of {known}")
         self.token_merge = token_merge
         self._held = _Held(model.eval().requires_grad_(False))
         self.family = family
@@ -209,13 +211,24 @@ class FrozenModel(nn.Module):
         return output.last_hidden_state
 
     def build_row_reader(
-        self, token_spans: list[list[Span]], image_columns: list[slice], rows: int
+        self, texts: list[list[int]], token_spans: list[list[Span]], image_columns: list[slice]
     ) -> RowReader:
-        """What takes the weights of a pass, see :class:`RowReader`."""
-        layers, heads = self.num_layers, self.num_heads
+        """What takes the weights of a pass, see :class:`RowReader`; ``texts``: its tokens."""
+        merged = [
+            [self.find_merged(ids, span) for span in spans]
+            for ids, spans in zip(texts, token_spans)
+        ]
+        rows, layers, heads = max(map(len, texts)), self.num_layers, self.num_heads
         return RowReader(
-            *(token_spans, image_columns, rows, layers, heads, self.token_merge, self.device)
+            *(merged, image_columns, rows, layers, heads, self.token_merge, self.device)
         )
+
+    def find_merged(self, input_ids: Sequence[int], span: Span) -> Span:
+        """Which tokens of a phrase's are merged into its maps: all, or those of its last word."""
+        if self.token_merge != "last":
+            return span
+        first, last = find_last_tokens(self.tokenizer, input_ids[slice(*span)])
+        return span[0] + first, span[0] + last
 
     @frozen_call
     def decode(

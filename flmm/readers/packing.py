@@ -50,14 +50,14 @@ def attend_packs(
 ) -> list[PhraseAttention]:
     """One pass over prefixes of one batch, see :func:`attend_prefixes`."""
     cache, prefix_mask, starts = share_cache(prefixes)
-    rows = max(sum(count_tokens(pack)) for pack in packs)
+    texts = [[token for item in pack for token in item.input_ids] for pack in packs]
     spans = [place_spans(pack) for pack in packs]
     columns = [
         slice(start + item.image_columns.start, start + item.image_columns.stop)
         for start, item in zip(starts, prefixes)
     ]
-    reader = model.build_row_reader(spans, columns, rows)
-    placed = lay_out(packs, [item.next_position for item in prefixes], rows)
+    reader = model.build_row_reader(texts, spans, columns)
+    placed = lay_out(packs, [item.next_position for item in prefixes])
     input_ids, positions, owners = placed.to(model.device, non_blocking=True)
     positions = positions.expand(len(prefixes[0].positions), -1, -1)
     mask = build_continuation_mask(owners, prefix_mask, model.dtype)
@@ -92,11 +92,12 @@ def place_spans(pack: Pack) -> list[Span]:
     return spans
 
 
-def lay_out(packs: Sequence[Pack], next_positions: Sequence[int], rows: int) -> Tensor:
+def lay_out(packs: Sequence[Pack], next_positions: Sequence[int]) -> Tensor:
     """Token ids, positions and continuation numbers of all rows: int64 ``[3, B, R]`` on the CPU.
 
     The continuations of each image start at its ``next_positions``; rows are padded to R.
     """
+    rows = max(sum(count_tokens(pack)) for pack in packs)
     placed = torch.zeros(3, len(packs), rows, dtype=torch.int64)
     placed[2] = _PADDING
     for row, (pack, position) in enumerate(zip(packs, next_positions)):

@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 
 from flmm.readers.families import Family
 from flmm.readers.prompts import PlainTextTokenizer
+from flmm.readers.words import find_last_tokens, find_last_word
 from flmm.records import Continuation
 from tests.small_models import load_processor
 
@@ -145,6 +146,38 @@ def test_tokens_that_share_characters_with_a_phrase_belong_to_it(plain, tokenize
     start, end = encoded.token_spans[0]
     assert end - start > 1
     assert "龘" in tokenizer.decode(encoded.input_ids[start:end])
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("the red circle", "circle"),
+        ("  a dog\t", "dog"),
+        ("the dog's toy.", "toy"),
+        ("a man , left ( front ) !", "front"),
+        ("left\u00a0man\u3000", "man"),
+        ("빨간 컵", "컵"),
+        ("the 50% sign +", "+"),
+        ("?!", "?!"),
+        (" . ", "."),
+        ("红色的圆。", "圆"),
+        ("le 赤いカップ", "プ"),
+        ("แก้วสีแดง", "ง"),
+        ("the cat\U0001f431", "cat\U0001f431"),
+    ],
+)
+def test_the_last_word(text, word):
+    start, end = find_last_word(text)
+    assert text[start:end] == word and end == text.rindex(word) + len(word)
+
+
+def test_the_last_words_tokens_are_those_with_a_part_in_it(plain, tokenizer, expressions):
+    texts = ["the red cup .", "x 鑫龘", "一只红色的杯子。", "a dog's toy \U0001f431"]
+    for text in [*texts, *expressions[:100]]:
+        ids, offsets = plain.encode_plain(text)
+        first, last = find_last_word(text)
+        own = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
+        assert find_last_tokens(tokenizer, ids) == (own[0], own[-1] + 1)
 
 
 def test_a_space_in_the_span_takes_no_neighbour(plain, tokenizer):

@@ -58,6 +58,27 @@ class TestReaderContract:
         expected = attentions[:, len(prefix) :].amax(1)[:, prefix.grids[0].columns]
         assert relative_difference(got, expected) < 1e-5
 
+    def test_last_merge_is_the_mean_over_the_last_words_tokens(
+        self, vlm, eager, noise, monkeypatch
+    ):
+        image = noise(100, 100)
+        whole = vlm.attend(vlm.prefill(image), [*PHRASES, CAPTION])
+        monkeypatch.setattr(vlm, "token_merge", "last")
+        prefix = vlm.prefill(image)
+        seen = vlm.attend(prefix, [*PHRASES, CAPTION])
+        for got, expected in zip(seen.text_features, whole.text_features):
+            assert got.equal(expected)  # of all tokens, as ever
+        words = [(0, 6), (85, 91), (6, 7), (0, 1)]  # the last Chinese character alone
+        words = [(text, *word) for text, word in zip(PHRASES, words)]
+        # Of each span of the caption; a full stop is no word.
+        words += [(CAPTION.text, *word) for word in [(8, 11), (27, 31), (40, 41), (2, 5), (42, 43)]]
+        read = {text: eager.read(image, DEFAULT_PROMPT, text)[1] for text, _, _ in words}
+        for maps, (text, start, end) in zip(seen.maps, words, strict=True):
+            offsets = vlm.plain_text.encode_plain(text)[1]
+            rows = [i for i, (first, last) in enumerate(offsets) if first < end and last > start]
+            columns = read[text][:, [len(prefix) + row for row in rows]].mean(1)
+            assert relative_difference(maps, columns[:, prefix.grids[0].columns]) < 1e-5
+
     def test_packs_and_batches_change_nothing(self, vlm, noise, monkeypatch):
         images = [noise(100, 160), noise(200, 60)]
         one_by_one = [vlm.attend(vlm.prefill(image), PHRASES) for image in images]
