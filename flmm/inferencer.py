@@ -23,7 +23,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from flmm.batches import Task, is_stream, pair_pictures, run_batch
-from flmm.checkpoints.checkpoint import load_weights
 from flmm.checkpoints.chosen_weights import ChosenWeights, choose_weights
 from flmm.config import override
 from flmm.conversation import BRACKETS, Chat
@@ -70,7 +69,7 @@ class GroundingInferencer:
         self.weights: ChosenWeights | None = choose_weights(config, checkpoint)
         init_default_scope("flmm")
         model = MODELS.build(config.model)
-        load_weights(model, self.weights.name)
+        self.weights.load(model)
         self.config: Config | None = config
         self.selectors = config.get("selectors", DEFAULT_SELECTORS)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -18,7 +18,6 @@ from mmengine import dist
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from flmm.checkpoints.checkpoint import load_weights
 from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
 from flmm.data.samples import REFER_PROTOCOLS, Protocol, ask_as_given
 from flmm.distributed import init_processes
@@ -139,7 +138,7 @@ def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[
         weights = choose_weights(config, options.checkpoint)
         tell_weights(weights)
         model = MODELS.build(config.model)
-        load_weights(model, weights.name)
+        weights.load(model)
         run |= weights.to_json()
     else:
         if options.checkpoint is not None:

@@ -71,7 +71,7 @@ def run_test(
             evaluator is no single one.
     """
     weights = choose_weights(config, checkpoint)
-    config.load_from, config.resume = weights.name, False
+    config.load_from, config.resume = weights.path and weights.name, False
     if out is not None:
         if not isinstance(config.test_evaluator, dict):
             raise ValueError("--out needs a config with a single test_evaluator, a RefSegMetric")
@@ -80,6 +80,8 @@ def run_test(
         hook = {"type": "ExampleImagesHook", "count": show, "folder": f"{config.work_dir}/shown"}
         config.merge_from_dict({"default_hooks": {"examples": hook}})
     runner = GroundingRunner.from_cfg(config)
+    if weights.path is None:
+        weights.load(runner.trained_model)
     runner.register_hook(SkippedRecordsHook())
     runner.announcements = [weights.describe(), *weights.remarks]
     return runner.test()

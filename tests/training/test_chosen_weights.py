@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from torch import nn
 
 from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
 
@@ -55,3 +56,18 @@ def test_the_toy_is_called_one_and_trained_weights_are_pointed_at(
     trained = Path("work/best_cIoU_iter_2.pth")
     assert second == f"a training has left {trained}: give it as CHECKPOINT to take it"
     assert choose_weights(config).to_json()["weights"] == first
+
+
+def test_published_weights_alone_need_no_file(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = choose_weights(Config({"weights": "published", "load_from": "start.pth"}))
+    tell_weights(weights)
+    line = "weights: reader and refiner as published, nothing was trained"
+    assert capsys.readouterr().out == f"{line}\n"
+    assert weights.to_json() == {"checkpoint": "published", "sha256": None, "weights": line}
+    model = nn.ModuleDict({"sam": nn.Linear(1, 1), "mask_head": nn.Identity()})
+    weights.load(model)
+    model["mask_head"] = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="nothing was trained, but the model's mask_head must be"):
+        weights.load(model)
