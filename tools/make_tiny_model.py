@@ -20,6 +20,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder or file to write")
     parser.add_argument("--scenes", type=int, help="how many to draw before the training")
     parser.add_argument("--start", type=Path, help="folder of the stage before")
+    parser.add_argument(
+        "--family", default="qwen2_5_vl", choices=["qwen2_5_vl", "llava"], help="without --start"
+    )
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
@@ -36,7 +39,7 @@ def main() -> None:
         from flmm.toy.reader_training import train_vision
 
         numbers = (args.scenes or 30000, args.steps or 900, args.seed, args.workers)
-        train_vision(args.start, args.out, *numbers)
+        train_vision(args.start or args.family, args.out, *numbers)
     elif args.stage == "language":
         from flmm.toy.reader_training import train_language
 

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from flmm.toy.reader_families import ReaderFamily, find_family
 from flmm.toy.shape_captions import write_list
 from flmm.toy.shape_sentences import draw_sentence
 from flmm.toy.shapes import (
@@ -32,9 +32,6 @@ from flmm.toy.shapes import (
 
 PROMPT = "Please give me a description of the image."
 _GRID_SIDE = 10
-_TOKEN_SIDE_PX = 28
-# 56 to 80 image tokens, whatever the picture's size: objects keep their size in tokens.
-_MIN_PIXELS, _MAX_PIXELS = 56 * _TOKEN_SIDE_PX**2, 80 * _TOKEN_SIDE_PX**2
 _MIN_COVERAGE = 0.15  # share of a token's area that makes it the object's
 _BLOCK = 250  # scenes drawn from one source of randomness
 
@@ -74,9 +71,8 @@ class PackedBatch:
     """Prefixes of one grid, each followed by isolated turns.
 
     Attributes:
-        inputs: of the model: ``input_ids`` [B, S], ``position_ids`` [3, B, S], ``attention_mask``
-            bool [B, 1, S, S] (True where a row sees a column), ``pixel_values``,
-            ``image_grid_thw``.
+        inputs: of the model: ``input_ids`` [B, S], ``position_ids`` [B, S] or [3, B, S],
+            ``attention_mask`` [B, 1, S, S] (0 where a row sees a column), and the pictures.
         predictors: int ``[N]``, the flat rows (in ``[B * S]``) whose output predicts a token.
         targets: int ``[N]``, these tokens.
         kinds: (place among the targets, kind of phrase) of the first token after each phrase.
@@ -88,11 +84,11 @@ class PackedBatch:
     kinds: list[tuple[int, str]]
 
 
-def draw_scenes(count: int, workers: int) -> list[GridScenes]:
+def draw_scenes(family: ReaderFamily, count: int, workers: int) -> list[GridScenes]:
     """``count`` scenes by grid, in the order of the grids' names; the same at every call."""
     sizes = [min(_BLOCK, count - start) for start in range(0, count, _BLOCK)]
-    by_grid = defaultdict(list)
-    for block in draw_in_processes(_draw_block, list(enumerate(sizes)), workers, "block"):
+    jobs, by_grid = [(family, *job) for job in enumerate(sizes)], defaultdict(list)
+    for block in draw_in_processes(_draw_block, jobs, workers, "block"):
         for item in block:
             by_grid[item[1].shape[:2]].append(item)
     pool = []
@@ -103,22 +99,16 @@ def draw_scenes(count: int, workers: int) -> list[GridScenes]:
     return pool
 
 
-def _draw_block(job: tuple[int, int]) -> list[tuple[Scene, np.ndarray]]:
-    index, count = job
-    rng, block = random.Random(f"tiny reader {index}"), []
+def _draw_block(job: tuple[ReaderFamily, int, int]) -> list[tuple[Scene, np.ndarray]]:
+    family, index, count = job
+    rng, block = random.Random(f"{family.scenes} {index}"), []
     for _ in range(count):
         scene = render_scene(rng)
-        cells = label_cells(scene, compute_token_grid(scene.image_size))
+        cells = label_cells(scene, family.compute_token_grid(scene.image_size))
         for item in scene.objects:
             item.mask = np.zeros((0, 0), bool)
         block.append((scene, cells))
     return block
-
-
-def compute_token_grid(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) in image tokens, as the tiny reader's processor resizes a picture."""
-    height, width = smart_resize(*image_size, _TOKEN_SIDE_PX, _MIN_PIXELS, _MAX_PIXELS)
-    return height // _TOKEN_SIDE_PX, width // _TOKEN_SIDE_PX
 
 
 def label_cells(scene: Scene, grid: tuple[int, int]) -> np.ndarray:
@@ -177,9 +167,10 @@ def pack_turns(
 ) -> PackedBatch:
     """Pictures uint8 ``[H, W, 3]`` of one grid; ``turns[b]`` continue picture ``b``'s prefix side
     by side, none seeing another, as in ``FrozenVLM.attend``."""
-    prefix, tokenizer = encode_prefixes(processor, images), processor.tokenizer
+    family, tokenizer = find_family(model), processor.tokenizer
+    prefix, end = encode_prefixes(processor, images), tokenizer.eos_token
     batch, start = prefix["input_ids"].shape
-    texts = [[tokenizer.encode(f"{turn.text}<|im_end|>") for turn in group] for group in turns]
+    texts = [[tokenizer.encode(f"{turn.text}{end}") for turn in group] for group in turns]
     length = start + max(sum(map(len, row)) for row in texts)
     input_ids = torch.full((batch, length), tokenizer.pad_token_id)
     input_ids[:, :start] = prefix["input_ids"]
@@ -200,22 +191,22 @@ def pack_turns(
             predictors += [b * length + column for column in before]
             targets += ids
             cursor = place.stop
-    names = ("input_ids", "mm_token_type_ids", "image_grid_thw")
-    placed, _ = model.model.get_rope_index(**{name: prefix[name] for name in names})
-    positions = placed[:, :, -1:] + 1 + offsets  # every turn starts right after the prefix
-    positions[:, :, :start] = placed
+    placed = family.locate(model, prefix)
+    positions = placed[..., -1:] + 1 + offsets  # every turn starts right after the prefix
+    positions[..., :start] = placed
     inputs = {
         "input_ids": input_ids,
         "position_ids": positions,
-        "attention_mask": _build_visible(groups),
-        "pixel_values": prefix["pixel_values"],
-        "image_grid_thw": prefix["image_grid_thw"],
+        "attention_mask": _build_mask(groups),
+        **{name: prefix[name] for name in family.picture_inputs},
     }
     return PackedBatch(inputs, torch.tensor(predictors), torch.tensor(targets), kinds)
 
 
-def _build_visible(groups: Tensor) -> Tensor:
-    """bool ``[B, 1, S, S]``: causal; a turn sees the prefix (group 0) and itself."""
+def _build_mask(groups: Tensor) -> Tensor:
+    """``[B, 1, S, S]``, added to scores: causal; a turn sees the prefix (group 0) and itself."""
     causal = torch.ones(groups.shape[1], groups.shape[1], dtype=torch.bool).tril()
     same = groups[:, :, None] == groups[:, None, :]
-    return (causal & (same | (groups[:, None, :] == 0)))[:, None]
+    visible = causal & (same | (groups[:, None, :] == 0))
+    hidden = torch.finfo(torch.bfloat16).min
+    return torch.zeros(visible.shape).masked_fill(~visible, hidden)[:, None]

@@ -20,9 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from flmm.readers.loading import TINY_FOLDER
 from flmm.toy.reader_data import (
     GridScenes,
     PackedBatch,
@@ -31,6 +29,7 @@ from flmm.toy.reader_data import (
     pack_turns,
     write_turns,
 )
+from flmm.toy.reader_families import FAMILIES, find_family, load_reader
 from flmm.toy.shapes import COLORS, SHAPES, SIZES, Scene
 from flmm.toy.training_loop import Progress, set_rate, update
 
@@ -40,18 +39,21 @@ _PLACE_PROBE_LAYER = 2
 
 
 def train_vision(
-    start: Path | None, out: Path, num_scenes: int, steps: int, seed: int, workers: int
+    start: Path | str, out: Path, num_scenes: int, steps: int, seed: int, workers: int
 ) -> None:
-    """Stage "vision": the tower alone, with a linear probe per merged token.
+    """Stage "vision": tower and projector alone, with a linear probe per image token.
 
-    ``start`` is the result of an earlier vision stage; ``None``: random weights.
+    ``start`` is the result of an earlier vision stage, or a family's name: random weights.
     """
     torch.manual_seed(seed)
-    rng, pool = random.Random(seed), draw_scenes(num_scenes, workers)
-    model, processor = load_reader(start)
-    tower = model.model.visual
+    model, processor = (
+        FAMILIES[str(start)].build() if start in FAMILIES else load_reader(Path(start))
+    )
+    family = find_family(model)
+    rng, pool = random.Random(seed), draw_scenes(family, num_scenes, workers)
+    tower = [p for name, p in model.named_parameters() if name.startswith(family.tower)]
     probe = nn.Linear(model.config.get_text_config().hidden_size, sum(_LABEL_COUNTS.values()))
-    parameters = [*tower.parameters(), *probe.parameters()]
+    parameters = [*tower, *probe.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98), fused=True
     )
@@ -64,8 +66,7 @@ def train_vision(
         images = [scenes.scenes[index].image for index in chosen]
         seen = encode_prefixes(processor, images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = tower(seen["pixel_values"], grid_thw=seen["image_grid_thw"]).pooler_output
-            logits = probe(states)
+            logits = probe(family.see(model, seen))
         loss, accuracy = _probe_loss(logits.float(), labels)
         update(loss, parameters, optimizer)
         progress.report(step, loss=loss.item(), **accuracy)
@@ -89,8 +90,9 @@ def train_language(
 ) -> None:
     """Stage "language": text only. ``start`` holds the result of the stage before."""
     torch.manual_seed(seed)
-    rng, pool = random.Random(seed + 1), draw_scenes(num_scenes, workers)
     model, processor = load_reader(start)
+    family = find_family(model)
+    rng, pool = random.Random(seed + 1), draw_scenes(family, num_scenes, workers)
     place_probe = PlaceProbe(model.config.get_text_config().hidden_size)
     optimizer = _build_language_optimizer(model, place_probe)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -104,19 +106,17 @@ def train_language(
             logits, layers = predict_turns(model, packed)
         loss = F.cross_entropy(logits.float(), packed.targets)
         is_image = packed.inputs["input_ids"] == model.config.image_token_id
-        places = packed.inputs["position_ids"][:, is_image]
-        place_loss, place_accuracy = place_probe(layers[_PLACE_PROBE_LAYER][is_image], places)
+        grid = family.compute_token_grid(chosen[0].image_size)
+        place_loss, place_accuracy = place_probe(layers[_PLACE_PROBE_LAYER][is_image], grid)
         update(loss + (0.3 if step < 0.3 * steps else 0.1) * place_loss, parameters, optimizer)
         after_phrase = _accuracy_after_phrase(logits.detach(), packed)
         progress.report(step, loss=loss.item(), row_column=place_accuracy, **after_phrase)
-        if step and step % 1000 == 0:
+        if step and step % 500 == 0:
             _save(model, processor, out.with_name(out.name + "_partial"), progress)
     _save(model, processor, out, progress)
 
 
-def predict_turns(
-    model: Qwen2_5_VLForConditionalGeneration, packed: PackedBatch
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def predict_turns(model: Any, packed: PackedBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Logits ``[N, V]`` of the turns' tokens only, and the states before and after each layer."""
     output = model.model(**packed.inputs, output_hidden_states=True, use_cache=False)
     rows = output.last_hidden_state.flatten(0, 1)[packed.predictors]
@@ -130,32 +130,18 @@ class PlaceProbe(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, 32)
 
-    def forward(self, states: Tensor, positions: Tensor) -> tuple[Tensor, float]:
+    def forward(self, states: Tensor, grid: tuple[int, int]) -> tuple[Tensor, float]:
         """Cross-entropy of row and column, and their mean accuracy.
 
-        ``states`` are ``[N, D]`` of image tokens, ``positions`` int ``[3, N]``, M-RoPE: time (the
-        same for a whole picture), row, column.
+        ``states`` are ``[B * h * w, D]`` of the image tokens of pictures of one grid (h, w).
         """
         logits = self.linear(F.rms_norm(states.float(), states.shape[-1:]))
-        pairs = list(zip(logits.split(16, 1), positions[1:] - positions[0]))
+        rows, columns = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+        places = [axis.flatten().repeat(len(states) // axis.numel()) for axis in (rows, columns)]
+        pairs = list(zip(logits.split(16, 1), places))
         loss = torch.stack([F.cross_entropy(part, place) for part, place in pairs]).sum()
         accuracy = sum((part.argmax(1) == place).float().mean().item() for part, place in pairs)
         return loss, accuracy / 2
-
-
-def load_reader(folder: Path | None) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
-    """Model in float32 and processor of a stage's folder.
-
-    ``None``: the processor and the shape of the embedded reader, with random weights.
-    """
-    processor = AutoProcessor.from_pretrained(folder or TINY_FOLDER, trust_remote_code=False)
-    if folder is None:
-        config = AutoConfig.from_pretrained(TINY_FOLDER, trust_remote_code=False)
-        return Qwen2_5_VLForConditionalGeneration(config).float(), processor
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False
-    )
-    return model, processor
 
 
 def embed_reader(start: Path, out: Path) -> None:
@@ -202,9 +188,9 @@ def _accuracy_after_phrase(logits: Tensor, packed: PackedBatch) -> dict[str, flo
 
 def _build_language_optimizer(model: nn.Module, probe: nn.Module) -> torch.optim.AdamW:
     """Weight decay on matrices only; the warmed-up tower learns at half the rate."""
-    groups = defaultdict(list)
+    groups, tower = defaultdict(list), find_family(model).tower
     for name, parameter in [*model.named_parameters(), *probe.named_parameters()]:
-        groups["visual" in name, parameter.dim() >= 2].append(parameter)
+        groups[name.startswith(tower), parameter.dim() >= 2].append(parameter)
     settings = [
         {"params": params, "weight_decay": 0.05 * matrix, "scale": 0.5 if visual else 1.0}
         for (visual, matrix), params in groups.items()
