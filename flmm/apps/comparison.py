@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flmm.data.masks import decode_segmentation
-from flmm.evaluation import compute_png_summary, compute_summary
-from flmm.evaluation.metrics import compute_intersections_unions, compute_ious
-from flmm.evaluation.scores import Measure
-from flmm.evaluation.splits import list_narrative_splits, list_referring_splits
+from flmm.evaluation.grounding_metrics import GroundingMetric
+from flmm.evaluation.metrics import compute_ious
+from flmm.evaluation.protocols import PROTOCOLS
+from flmm.evaluation.scores import ExpressionScore, score_expressions
+from flmm.evaluation.splits import SplitCfgs, list_narrative_splits, list_referring_splits
 from flmm.files import replace_file
 from flmm.registry import DATASETS
 from flmm.tables import format_markdown, format_text, tabulate
@@ -70,11 +71,10 @@ def compare_runs(
         )
     folder, rows, parts = Path(folder), [], []
     for key in common:
-        cfg, measure = known[key[:2]]
         records = [_read_predictions(files[key]) for files in found]
-        pixels, examples = _compare_split(cfg, " ".join(key), records, names, show)
+        scores, examples = _compare_split(known[key[:2]], key, records, names, show)
         row = dict(zip(("dataset", "split", "protocol"), key))
-        rows.append(row | _build_figures(measure, pixels, records, names))
+        rows.append(row | _build_figures(PROTOCOLS[key[2]].metric, scores, records, names))
         parts += _write_examples(examples, folder, key, names)
     table = tabulate(rows)
     page = [f"# {names[0]} and {names[1]}", "Percent.", format_markdown(table), *parts]
@@ -91,7 +91,7 @@ def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> d
     for file in files:
         for dataset, split in known:
             start, _, protocol = file.stem.rpartition("_")
-            if start == f"{dataset}_{split}":
+            if start == f"{dataset}_{split}" and protocol in PROTOCOLS:
                 found[dataset, split, protocol] = file
     if not found:
         raise FileNotFoundError(
@@ -101,14 +101,13 @@ def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> d
     return found
 
 
-def _list_splits(config: Config) -> dict[tuple[str, str], tuple[dict[str, Any], Measure]]:
-    """(data set, split) -> config of the data set, and what is measured on it."""
-    known: dict[tuple[str, str], tuple[dict[str, Any], Measure]] = {}
+def _list_splits(config: Config) -> SplitCfgs:
+    """Of all data sets that the config names."""
+    known: SplitCfgs = {}
     if config.get("eval_datasets"):
-        known |= {key: (cfg, compute_summary) for key, cfg in list_referring_splits(config).items()}
+        known |= list_referring_splits(config, list(config.eval_datasets))
     if config.get("eval_png_datasets"):
-        narratives = list_narrative_splits(config)
-        known |= {key: (cfg, compute_png_summary) for key, cfg in narratives.items()}
+        known |= list_narrative_splits(config)
     if not known:
         raise ValueError(f"{config.filename} names no eval_datasets: see docs/evaluation.md")
     return known
@@ -128,20 +127,20 @@ def _read_predictions(path: Path) -> Records:
 
 def _compare_split(
     cfg: dict[str, Any],
-    name: str,
+    key: Key,
     records: Sequence[Records],
     names: tuple[str, str],
     show: int,
-) -> tuple[list[tuple[list[int], list[int]]], ExtremeExamples]:
-    """(Intersections, unions) in px per run of the expressions that both have, and examples.
+) -> tuple[list[list[ExpressionScore]], ExtremeExamples]:
+    """Scores per run of the expressions that both have, and examples.
 
     The examples are ranked by the second run's IoU less the first's.
     """
     dataset = DATASETS.build({**cfg, "test_mode": True})
     both = set(records[0]) & set(records[1])
-    pixels: list[tuple[list[int], list[int]]] = [([], []), ([], [])]
+    scores: list[list[ExpressionScore]] = [[], []]
     examples = ExtremeExamples(show)
-    for index in tqdm(range(len(dataset)), desc=name, unit="image", mininterval=1):
+    for index in tqdm(range(len(dataset)), desc=" ".join(key), unit="image", mininterval=1):
         item = dataset[index]
         sample = item["data_samples"]
         rows = [row for row, known in enumerate(sample.expression_ids) if known in both]
@@ -150,11 +149,11 @@ def _compare_split(
         ids = [sample.expression_ids[row] for row in rows]
         gt_masks = sample.gt_masks[rows]
         masks = [_decode([own[known] for known in ids], gt_masks) for own in records]
-        counted = [compute_intersections_unions(own, gt_masks) for own in masks]
-        for kept, pair in zip(pixels, counted):
-            kept[0].extend(pair[0])
-            kept[1].extend(pair[1])
-        first, second = (compute_ious(*pair) for pair in counted)
+        asked = {"expression_ids": ids, "gt_masks": gt_masks, "ignored": sample.get("ignored")}
+        counted = [score_expressions({**asked, "pred_masks": own}) for own in masks]
+        for kept, own in zip(scores, counted):
+            kept += own
+        first, second = (_compute_ious(own, PROTOCOLS[key[2]].metric) for own in counted)
         for place, known in enumerate(ids):
             value = second[place] - first[place]
             if value and examples.wants(value, known):
@@ -163,7 +162,7 @@ def _compare_split(
                 scaled = scale_example(item["inputs"].image, zip(("true mask", *ious), shown))
                 words = (records[0][known]["expression"], f"{value:+.2f}   image {sample.image_id}")
                 examples.add(Example(value, known, *words, *scaled))
-    return pixels, examples
+    return scores, examples
 
 
 def _decode(records: Sequence[dict[str, Any]], gt_masks: Tensor) -> Tensor:
@@ -180,18 +179,23 @@ def _decode(records: Sequence[dict[str, Any]], gt_masks: Tensor) -> Tensor:
     return torch.stack(masks)
 
 
+def _compute_ious(scores: Sequence[ExpressionScore], metric: type[GroundingMetric]) -> list[float]:
+    intersections, unions = zip(*(score.refined for score in scores))
+    return compute_ious(intersections, unions, metric.empty_iou)
+
+
 def _build_figures(
-    measure: Measure,
-    pixels: Sequence[tuple[list[int], list[int]]],
+    metric: type[GroundingMetric],
+    scores: Sequence[list[ExpressionScore]],
     records: Sequence[Records],
     names: tuple[str, str],
 ) -> dict[str, Any]:
     """One line of the table."""
-    row: dict[str, Any] = {"expressions": len(pixels[0][0])}
-    figures = [measure(*pair) for pair in pixels]
+    row: dict[str, Any] = {"expressions": len(scores[0])}
+    figures = [metric.report(own).metrics for own in scores]
     for figure in list(figures[0])[:2]:
         row |= {f"{figure} {run}": own[figure] for run, own in zip(names, figures)}
-    pairs = list(zip(*(compute_ious(*pair) for pair in pixels)))
+    pairs = list(zip(*(_compute_ious(own, metric) for own in scores)))
     row[f"{names[0]} better"] = sum(first > second for first, second in pairs)
     row[f"{names[1]} better"] = sum(first < second for first, second in pairs)
     row["equal"] = sum(first == second for first, second in pairs)

@@ -29,7 +29,6 @@ from flmm.benchmarks.harness import (
     make_expressions,
     make_image,
 )
-from flmm.data.samples import REFER_PROTOCOLS
 from flmm.evaluation import compute_summary
 from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.features import FeatureCache
@@ -40,7 +39,6 @@ from flmm.meters import PeakMemory, time_call
 from flmm.records import GroundingSample, ImageInput, as_continuations
 from flmm.toy.shape_sentences import render_samples
 
-PROTOCOLS = {"standard": REFER_PROTOCOLS["standard"]}
 DTYPES = ("float32", "bfloat16", "float16")
 Data = list[tuple[ImageInput, GroundingSample]]
 _SIZES, _COLORS = ("small", "big", "left", "right"), ("red", "blue", "green", "yellow", "purple")
@@ -173,7 +171,7 @@ def evaluate(settings: BenchmarkSettings, images: int = 10, expressions: int = 7
     with tempfile.TemporaryDirectory() as folder:
         model, dataset = build_toy(folder, 30 * images, settings.torch_device, min_objects=3)
         items = _keep_expressions(dataset, images, expressions)
-        split = EvaluationSplit("shapes", "val", items, PROTOCOLS)
+        split = EvaluationSplit("shapes", "val", items, ["standard"])
         seconds: dict[bool, list[float]] = {True: [], False: []}
         scores = {}
         for turn in range(settings.repeats + 1):
@@ -219,7 +217,7 @@ def _measure_toy(device: torch.device, images: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for dtype in DTYPES:
             model, dataset = build_toy(folder, 20 * images, device, dtype)
-            split = EvaluationSplit("shapes", "val", dataset, PROTOCOLS)
+            split = EvaluationSplit("shapes", "val", dataset, ["standard"])
             scores = evaluate_split(model, split, Path(folder) / dtype).scores["standard"]
             sample, vlm = dataset[0], model.vlm
             prefix = vlm.prefill(sample["inputs"])

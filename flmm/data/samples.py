@@ -79,7 +79,7 @@ class Question(NamedTuple):
     rows: list[int]
 
 
-Protocol = Callable[[GroundingSample], Question]
+Ask = Callable[[GroundingSample], Question]
 
 
 def ask_as_given(sample: GroundingSample) -> Question:
@@ -100,9 +100,3 @@ def ask_first_sentences_joined(sample: GroundingSample) -> Question:
     first = {ref_id: row for row, ref_id in reversed(list(enumerate(sample.ref_ids)))}
     rows, phrases = sorted(first.values()), sample.phrases
     return Question(build_continuations([phrases[row] for row in rows], joined=True), rows)
-
-
-REFER_PROTOCOLS: dict[str, Protocol] = {
-    "standard": ask_as_given,
-    "flmm": ask_first_sentences_joined,
-}

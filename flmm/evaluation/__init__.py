@@ -6,11 +6,16 @@ Each name is imported when it is first asked for.
 from flmm.lazy_exports import export_lazily
 
 _NAMES = {
-    "grounding_metrics": ("PngMetric", "RefSegMetric"),
+    "grounding_metrics": ("GRefSegMetric", "PngMetric", "ReasonSegMetric", "RefSegMetric"),
     "metrics": (
-        *("compute_accuracy_at", "compute_average_recall", "compute_ciou", "compute_ious"),
-        *("compute_intersections_unions", "compute_miou", "compute_png_summary"),
-        *("compute_precision_at", "compute_summary"),
+        *(
+            "compute_accuracy_at",
+            "compute_average_recall",
+            "compute_ciou",
+            "compute_generalised_summary",
+        ),
+        *("compute_intersections_unions", "compute_ious", "compute_miou", "compute_png_summary"),
+        *("compute_precision_at", "compute_reasoning_summary", "compute_summary"),
     ),
     "scores": ("ExpressionScore", "Report", "build_report", "score_sample"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from mmengine import dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from flmm.data.samples import Protocol, Question
+from flmm.data.samples import Question
 from flmm.evaluation.journal import Journal
-from flmm.evaluation.scores import ExpressionScore, score_sample
+from flmm.evaluation.protocols import PROTOCOLS
+from flmm.evaluation.scores import ExpressionScore, score_expressions
 from flmm.records import Continuation, GroundingSample, ImageInput, SkippedExpression
 from flmm.results import GroundingResult, join_results
 
@@ -35,7 +36,7 @@ class EvaluationSplit:
     dataset_name: str
     split: str
     dataset: Any  # of ``dict(inputs=ImageInput | None, data_samples=GroundingSample)``
-    protocols: dict[str, Protocol]
+    protocols: Sequence[str]  # names in :data:`PROTOCOLS`, all asked in one pass
     limit: int | None = None  # only the first so many images
 
     @property
@@ -136,12 +137,12 @@ def _open_bar(split: EvaluationSplit, batches: list[list[int]], wanted: set[int]
 def _evaluate_images(
     predict: Callable[..., list[list[GroundingResult]]],
     items: list[dict[str, Any]],
-    protocols: dict[str, Protocol],
+    protocols: Sequence[str],
     save_predictions: bool,
 ) -> list[Record]:
     """Score images under every protocol: a record for each, which JSON can hold."""
     usable = [item for item in items if item["inputs"] is not None]
-    asked = [[ask(item["data_samples"]) for ask in protocols.values()] for item in usable]
+    asked = [[PROTOCOLS[name].ask(item["data_samples"]) for name in protocols] for item in usable]
     texts = [[question.continuations for question in questions] for questions in asked]
     results = predict([item["inputs"] for item in usable], texts) if usable else []
     answered = zip(asked, results)
@@ -179,11 +180,13 @@ def _score_question(
     for key in ("expression_kinds", "expression_groups"):
         if sample.get(key):
             asked[key] = [sample.get(key)[row] for row in rows]
+    if "ignored" in sample:
+        asked["ignored"] = sample.ignored
     asked["pred_masks"] = torch.tensor(result.masks)
     if result.coarse_masks is not None:
         asked["coarse_masks"] = torch.tensor(result.coarse_masks)
     problems = [(key, item.problem) for key, item in zip(ids, result) if item.problem]
-    record: Record = {"scores": score_sample(asked), "problems": problems}
+    record: Record = {"scores": score_expressions(asked), "problems": problems}
     if save_predictions:
         record["predictions"] = _build_predictions(sample, question, result)
     return record

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
-from flmm.data.samples import REFER_PROTOCOLS, Protocol, ask_as_given
 from flmm.distributed import init_processes
 from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
-from flmm.evaluation.grounding_metrics import GroundingMetric, PngMetric, RefSegMetric
-from flmm.evaluation.scores import name_columns
+from flmm.evaluation.grounding_metrics import PngMetric, RefSegMetric
+from flmm.evaluation.report_tables import build_rows, format_rows, list_left_out, write_report
 from flmm.evaluation.splits import (
     SplitCfgs,
     check_files,
+    get_protocols,
     list_files,
     list_narrative_splits,
     list_referring_splits,
@@ -36,12 +36,7 @@ from flmm.files import replace_file
 from flmm.fingerprints import hash_file, hash_json
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
-from flmm.tables import Rows, format_markdown, format_text, tabulate
-
-Row = dict[str, Any]
-NAMED_REASONS = 20
-# Columns that the table leaves out where they are zero in every row.
-RARE = ("empty_truths", "no_box")
+from flmm.tables import format_text
 
 
 def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
@@ -55,26 +50,26 @@ def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[s
         FileNotFoundError: a data set's file is missing.
     """
     cfgs = list_referring_splits(config, options.datasets, options.splits)
-    protocols = {name: REFER_PROTOCOLS[name] for name in options.protocols}
-    return _run(config, options, RefSegMetric, "eval_refcoco", cfgs, protocols)
+    return _run(config, options, "eval_refcoco", RefSegMetric.title, cfgs)
 
 
 def run_png_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
     """The same for Panoptic Narrative Grounding, on those in ``config.eval_png_datasets``."""
     cfgs = list_narrative_splits(config, options.datasets, options.splits)
-    return _run(config, options, PngMetric, "eval_png", cfgs, {"narrative": ask_as_given})
+    options = replace(options, protocols=("narrative",))
+    return _run(config, options, "eval_png", PngMetric.title, cfgs)
 
 
 def _run(
     config: Config,
     options: EvaluationOptions,
-    metric: type[GroundingMetric],
     name: str,
+    title: str,
     cfgs: SplitCfgs,
-    protocols: dict[str, Protocol],
 ) -> dict[str, Any]:
     """Build the model, evaluate every split, write and print the report ``name``."""
     check_files(cfgs)
+    protocols = {key: get_protocols(config, key, options.protocols) for key, _ in cfgs}
     init_processes(config.launcher)
     init_default_scope("flmm")
     options = options.fill(config.test_dataloader)
@@ -84,21 +79,21 @@ def _run(
     for names, cfg in cfgs.items():
         journal = folder / "journal" / "_".join(names)
         origin = [config.model, run, cfg, [hash_file(path) for path in list_files(cfg)]]
-        journal = _open_journal(journal, [*origin, sorted(protocols)], options)
-        results.append(_evaluate_split(model, names, cfg, protocols, journal, options))
+        asked = protocols[names[0]]
+        journal = _open_journal(journal, [*origin, sorted(asked)], options)
+        results.append(_evaluate_split(model, names, cfg, asked, journal, options))
     report: dict[str, Any] = {
-        "title": metric.title,
-        "rows": build_rows(results, metric, "box + SAM" if options.baseline else "refined"),
+        "title": title,
+        "rows": build_rows(results, "box + SAM" if options.baseline else "refined"),
         **list_left_out(results),
         "run": run | {"limit": options.limit, "processes": dist.get_world_size()},
     }
     if dist.is_main_process():
         path = Path(options.out or folder / f"{name}.json")
-        has_groups = bool(metric.group_order)
-        write_report(path, report, has_groups)
+        write_report(path, report)
         if options.save_predictions:
             _write_predictions(folder / "predictions", results)
-        print(format_rows(report["rows"], has_groups, format_text))
+        print(format_rows(report["rows"], format_text))
         print(run.get("weights", f"no trained head: --baseline {options.baseline}"))
         print(f"written: {path} and {path.with_suffix('.md')}")
     dist.barrier()
@@ -119,7 +114,7 @@ def _evaluate_split(
     model: Any,
     names: tuple[str, str],
     cfg: dict[str, Any],
-    protocols: dict[str, Protocol],
+    protocols: Sequence[str],
     journal: Path,
     options: EvaluationOptions,
 ) -> SplitResult:
@@ -161,82 +156,3 @@ def _write_predictions(folder: Path, results: Sequence[SplitResult]) -> None:
         for protocol, records in result.predictions.items():
             path = folder / f"{result.dataset_name}_{result.split}_{protocol}.json"
             replace_file(path, f"{json.dumps(records)}\n".encode())
-
-
-def build_rows(
-    results: Sequence[SplitResult], metric: type[GroundingMetric], refined: str
-) -> list[Row]:
-    """One row per split, protocol, group of expressions and stage of the mask, in percent.
-
-    Args:
-        refined: what the table calls the final masks ("refined", "box + SAM").
-    """
-    rows = []
-    for result in results:
-        named = {"dataset": result.dataset_name, "split": result.split}
-        speed = result.computed / result.seconds if result.computed and result.seconds else None
-        for protocol, scores in result.scores.items():
-            if scores or result.skipped:
-                report = metric.report([*scores, *result.skipped])
-                counts = {
-                    "images": result.images,
-                    "skipped": len(report.skipped),
-                    "empty_truths": report.empty_truths,
-                    "no_box": len(result.problems[protocol]),
-                    "expressions_per_second": speed,
-                }
-                for row in report.list_rows(refined):
-                    rows.append({**named, "protocol": protocol, **row, **counts})
-    return rows
-
-
-def list_left_out(results: Sequence[SplitResult]) -> dict[str, list[Row]]:
-    """``skipped``: every expression in no figure; ``problems``: masks empty for a reason."""
-    left_out: dict[str, list[Row]] = {"skipped": [], "problems": []}
-    for result in results:
-        named = {"dataset": result.dataset_name, "split": result.split}
-        left_out["skipped"] += [named | asdict(item) for item in result.skipped]
-        for protocol, problems in result.problems.items():
-            left_out["problems"] += [
-                {**named, "protocol": protocol, "expression_id": key, "reason": reason}
-                for key, reason in problems
-            ]
-    return left_out
-
-
-def format_rows(rows: Sequence[Row], show_groups: bool, write: Callable[[Rows], str]) -> str:
-    """The rows as a table of :mod:`flmm.tables`; without groups those of all expressions alone."""
-    rows = [row for row in rows if show_groups or row["group"] == "all"]
-    if not rows:
-        return "(nothing was evaluated)"
-    hidden = {name for name in RARE if not any(row[name] for row in rows)}
-    hidden |= set() if show_groups else {"group"}
-    return write(tabulate(rows, name_columns(name for name in rows[0] if name not in hidden)))
-
-
-def write_report(path: Path, content: Row, show_groups: bool) -> None:
-    """Write ``path`` (JSON) and the same as Markdown beside it.
-
-    Args:
-        content: ``title``, ``rows``, ``skipped``, ``problems`` and ``run`` (the figures' origin).
-    """
-    table = format_rows(content["rows"], show_groups, format_markdown)
-    parts = [f"# {content['title']}", "Percent.", table]
-    parts += _format_reasons("Skipped expressions, in no figure above:", content["skipped"])
-    parts += _format_reasons("Counted as empty masks:", content["problems"])
-    run = content["run"]
-    lines = [f"- {key}: {value}" for key, value in run.items() if key != "versions"]
-    lines += [f"- {name} {version}" for name, version in run["versions"].items()]
-    replace_file(path, f"{json.dumps(content, indent=2)}\n".encode())
-    text = "\n\n".join([*parts, "\n".join(lines)])
-    replace_file(path.with_suffix(".md"), f"{text}\n".encode())
-
-
-def _format_reasons(words: str, items: Sequence[Row]) -> list[str]:
-    lines = [
-        f"- {item['dataset']} {item['split']}, {item['expression_id']}: {item['reason']}"
-        for item in items[:NAMED_REASONS]
-    ]
-    if len(items) > NAMED_REASONS:
-        lines.append(f"- and {len(items) - NAMED_REASONS} more, all in the JSON file")
-    return [words, "\n".join(lines)] if items else []

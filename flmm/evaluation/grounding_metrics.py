@@ -18,7 +18,12 @@ from mmengine.logging import print_log
 
 from flmm.data.grounding_dataset import list_datasets
 from flmm.distributed import call_in_main
-from flmm.evaluation.metrics import compute_png_summary, compute_summary
+from flmm.evaluation.metrics import (
+    compute_generalised_summary,
+    compute_png_summary,
+    compute_reasoning_summary,
+    compute_summary,
+)
 from flmm.evaluation.scores import (
     COARSE_PREFIX,
     Outcome,
@@ -49,10 +54,13 @@ class GroundingMetric(BaseMetric):
     default_prefix = ""  # plain names; None would have mmengine warn
     title: ClassVar[str]
     group_order: ClassVar[Sequence[str]] = ()
+    empty_iou: ClassVar[float] = 0.0  # of an expression where both masks are empty
 
     @staticmethod
     @abstractmethod
-    def measure(intersections: Sequence[int], unions: Sequence[int]) -> dict[str, float]:
+    def measure(
+        intersections: Sequence[int], unions: Sequence[int], gt_pixels: Sequence[int]
+    ) -> dict[str, float]:
         """Figures in percent of counted pixels, one entry per expression."""
 
     def __init__(
@@ -104,7 +112,36 @@ class RefSegMetric(GroundingMetric):
     """Referring segmentation: cIoU, mIoU and precision@{0.5 ... 0.9}, in percent."""
 
     title = "Referring segmentation"
-    measure = staticmethod(compute_summary)
+
+    @staticmethod
+    def measure(
+        intersections: Sequence[int], unions: Sequence[int], gt_pixels: Sequence[int]
+    ) -> dict[str, float]:
+        """See :func:`flmm.evaluation.metrics.compute_summary`."""
+        return compute_summary(intersections, unions)
+
+
+@METRICS.register_module()
+class GRefSegMetric(GroundingMetric):
+    """Generalised referring segmentation (gRefCOCO): expressions of none, one or several objects.
+
+    gIoU, cIoU, N-acc, T-acc and precision@{0.7, 0.8, 0.9}, in percent.
+    """
+
+    title = "Generalised referring segmentation"
+    measure = staticmethod(compute_generalised_summary)
+    group_order = ("one", "several", "none")
+    empty_iou = 1.0
+
+
+@METRICS.register_module()
+class ReasonSegMetric(GroundingMetric):
+    """Reasoning segmentation (ReasonSeg): gIoU and cIoU in percent, of short and long queries."""
+
+    title = "Reasoning segmentation"
+    measure = staticmethod(compute_reasoning_summary)
+    group_order = ("short", "long")
+    empty_iou = 1.0
 
 
 @METRICS.register_module()
@@ -115,8 +152,14 @@ class PngMetric(GroundingMetric):
     """
 
     title = "Panoptic narrative grounding"
-    measure = staticmethod(compute_png_summary)
     group_order = ("singulars", "plurals", "things", "stuff")
+
+    @staticmethod
+    def measure(
+        intersections: Sequence[int], unions: Sequence[int], gt_pixels: Sequence[int]
+    ) -> dict[str, float]:
+        """See :func:`flmm.evaluation.metrics.compute_png_summary`."""
+        return compute_png_summary(intersections, unions)
 
     def list_metrics(self, report: Report) -> dict[str, float]:
         """Figures of all phrases, and the average recall of every group."""

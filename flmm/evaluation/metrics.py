@@ -1,8 +1,8 @@
 """The field's measures of grounded masks, as pure functions of counted pixels.
 
-Fractions in [0, 1]. Conventions for empty masks are those of mmdet's ``RefSegMetric``: where
-prediction and truth are both empty, the IoU of the expression is 0 and it adds nothing to cIoU's
-sums.
+Fractions in [0, 1]. Where prediction and truth are both empty, the expression adds nothing to
+cIoU's sums; its IoU is 0 in RefCOCO's figures, as in mmdet's ``RefSegMetric``, and 1 where a data
+set has expressions of nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from torch import Tensor
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 ACCURACY_THRESHOLD = 0.5
+GENERALISED_THRESHOLDS = (0.7, 0.8, 0.9)
 
 
-def compute_intersections_unions(masks: Tensor, gt_masks: Tensor) -> tuple[list[int], list[int]]:
+def compute_intersections_unions(
+    masks: Tensor, gt_masks: Tensor, ignored: Tensor | None = None
+) -> tuple[list[int], list[int]]:
     """Pixels in both masks and pixels in either, per expression.
 
     Args:
         masks, gt_masks: bool ``[P, H, W]``, same frame and order.
+        ignored: bool ``[H, W]``, pixels that are in neither count.
 
     Raises:
         ValueError: the shapes differ.
@@ -30,13 +34,18 @@ def compute_intersections_unions(masks: Tensor, gt_masks: Tensor) -> tuple[list[
             f"predicted masks are {list(masks.shape)}, true masks {list(gt_masks.shape)}: both "
             "are [P, H, W] in the original frame"
         )
-    masks, gt_masks = masks.bool().flatten(1), gt_masks.bool().flatten(1).to(masks.device)
-    return (masks & gt_masks).sum(1).tolist(), (masks | gt_masks).sum(1).tolist()
+    masks, gt_masks = masks.bool(), gt_masks.bool().to(masks.device)
+    both, either = masks & gt_masks, masks | gt_masks
+    if ignored is not None:
+        both, either = (mask & ~ignored.to(mask.device) for mask in (both, either))
+    return both.flatten(1).sum(1).tolist(), either.flatten(1).sum(1).tolist()
 
 
-def compute_ious(intersections: Sequence[int], unions: Sequence[int]) -> list[float]:
-    """IoU of each expression; 0 where the union is empty."""
-    return [both / either if either else 0.0 for both, either in zip(intersections, unions)]
+def compute_ious(
+    intersections: Sequence[int], unions: Sequence[int], empty: float = 0.0
+) -> list[float]:
+    """IoU of each expression; ``empty`` where the union is."""
+    return [both / either if either else empty for both, either in zip(intersections, unions)]
 
 
 def compute_ciou(intersections: Sequence[int], unions: Sequence[int]) -> float:
@@ -93,3 +102,47 @@ def compute_png_summary(intersections: Sequence[int], unions: Sequence[int]) -> 
         "average_recall": 100 * compute_average_recall(ious),
         f"accuracy@{ACCURACY_THRESHOLD}": 100 * compute_accuracy_at(ious, ACCURACY_THRESHOLD),
     }
+
+
+def compute_generalised_summary(
+    intersections: Sequence[int], unions: Sequence[int], gt_pixels: Sequence[int]
+) -> dict[str, float]:
+    """gRefCOCO's figures in percent: ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc``, ``precision@k``.
+
+    gIoU is the mean IoU, 1 where neither the truth nor the prediction has a pixel. N-acc is the
+    share of expressions of nothing for which nothing was predicted, T-acc that of the others for
+    which something was; precision is over the others. A figure of no expression is left out.
+
+    Source: Liu et al., GRES, CVPR 2023 (arXiv 2306.00968), section 5.1; henghuiding/ReLA
+    gres_model/evaluation/refer_evaluation.py. Deviations from that script, which differs from the
+    paper: its T_acc is TP / (TP + FP + 1), of predictions, and its N_acc adds 1 below the line too.
+    Nothing is predicted where the mask is empty; ReLA has a classifier for it.
+    """
+    summary = compute_reasoning_summary(intersections, unions, gt_pixels)
+    rows = list(zip(intersections, unions, gt_pixels))
+    # Predicted pixels are those in either mask, less the true ones, and those in both.
+    found = [either - true + both > 0 for both, either, true in rows]
+    none = [not is_found for is_found, true in zip(found, gt_pixels) if not true]
+    some = [is_found for is_found, true in zip(found, gt_pixels) if true]
+    if none:
+        summary["N-acc"] = 100 * sum(none) / len(none)
+    if some:
+        summary["T-acc"] = 100 * sum(some) / len(some)
+        ious = [both / either for both, either, true in rows if true]
+        for threshold in GENERALISED_THRESHOLDS:
+            summary[f"precision@{threshold}"] = 100 * compute_precision_at(ious, threshold)
+    return summary
+
+
+def compute_reasoning_summary(
+    intersections: Sequence[int], unions: Sequence[int], gt_pixels: Sequence[int]
+) -> dict[str, float]:
+    """ReasonSeg's figures in percent: ``gIoU`` and, where anything is to be found, ``cIoU``.
+
+    Source: Lai et al., LISA (arXiv 2308.00692), section 4.1; dvlab-research/LISA train_ds.py, where
+    empty masks of both kinds have IoU 1 too. Deviation: no 1e-5 is added to unions.
+    """
+    summary = {"gIoU": 100 * compute_miou(compute_ious(intersections, unions, empty=1.0))}
+    if any(gt_pixels):
+        summary["cIoU"] = 100 * compute_ciou(intersections, unions)
+    return summary

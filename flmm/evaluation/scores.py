@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from flmm.evaluation.metrics import compute_intersections_unions
 from flmm.records import SkippedExpression
 
 COARSE_PREFIX = "coarse/"
 # Reasons of skipped expressions that are named in a log; all of them are in the JSON file.
 NAMED_REASONS = 5
-# From (intersections [P], unions [P]) in px to named figures in percent.
-Measure = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
+# From (intersections, unions, true pixels), each [P] in px, to named figures in percent.
+Measure = Callable[[Sequence[int], Sequence[int], Sequence[int]], dict[str, float]]
 
 
 class ExpressionScore(NamedTuple):
@@ -83,9 +81,7 @@ class Report:
         if len(self.skipped) > NAMED_REASONS:
             lines.append(f"  and {len(self.skipped) - NAMED_REASONS} more")
         if self.empty_truths:
-            lines.append(
-                f"expressions whose true mask is empty (their IoU is 0): {self.empty_truths}"
-            )
+            lines.append(f"expressions whose true mask is empty: {self.empty_truths}")
         return "\n".join(lines)
 
 
@@ -97,19 +93,29 @@ def name_columns(names: Iterable[str]) -> dict[str, str]:
 def score_sample(sample: Mapping[str, Any]) -> list[Outcome]:
     """Scores of a predicted sample, or, where its record was skipped, the reason per expression.
 
+    ``sample`` is as :func:`score_expressions` wants it, or has ``skipped``, the reason.
+    """
+    if not sample.get("skipped"):
+        return list(score_expressions(sample))
+    image_id, reason = sample.get("image_id", "unknown"), str(sample["skipped"])
+    return [SkippedExpression(item, image_id, reason) for item in sample["expression_ids"]]
+
+
+def score_expressions(sample: Mapping[str, Any]) -> list[ExpressionScore]:
+    """Scores of a predicted sample.
+
     Args:
-        sample: ``expression_ids`` and either ``skipped``, or ``pred_masks`` and ``gt_masks``, bool
-            ``[P, H, W]``; optionally ``coarse_masks``, and per expression a kind
-            (``expression_kinds``) and groups (``expression_groups``).
+        sample: ``expression_ids``, ``pred_masks`` and ``gt_masks``, bool ``[P, H, W]``; optionally
+            ``coarse_masks``; per expression a kind (``expression_kinds``) and groups
+            (``expression_groups``); ``ignored``, bool ``[H, W]``: pixels that are not counted.
 
     Raises:
         ValueError: counts or shapes differ.
     """
     ids: Sequence[int | str] = sample["expression_ids"]
-    if sample.get("skipped"):
-        image_id, reason = sample.get("image_id", "unknown"), str(sample["skipped"])
-        return [SkippedExpression(item, image_id, reason) for item in ids]
-    truths: Tensor = sample["gt_masks"]
+    truths, ignored = sample["gt_masks"].bool(), sample.get("ignored")
+    if ignored is not None:
+        truths = truths & ~ignored
     kinds = sample.get("expression_kinds") or [None] * len(ids)
     groups = sample.get("expression_groups") or [()] * len(ids)
     named: dict[str, Any] = {"true masks": truths}
@@ -120,12 +126,12 @@ def score_sample(sample: Mapping[str, Any]) -> list[Outcome]:
                 f"{len(ids)} expression_ids for {len(entries)} {name}, first id "
                 f"{next(iter(ids), None)!r}: give one each per expression"
             )
-    refined = zip(*compute_intersections_unions(sample["pred_masks"], truths))
+    refined = zip(*compute_intersections_unions(sample["pred_masks"], truths, ignored))
     coarse: Iterable[Any] = [None] * len(ids)
     if sample.get("coarse_masks") is not None:
-        coarse = zip(*compute_intersections_unions(sample["coarse_masks"], truths))
+        coarse = zip(*compute_intersections_unions(sample["coarse_masks"], truths, ignored))
     members = [(*([kind] if kind else ()), *own) for kind, own in zip(kinds, groups)]
-    pixels = truths.bool().flatten(1).sum(1).tolist()
+    pixels = truths.flatten(1).sum(1).tolist()
     return [ExpressionScore(*row) for row in zip(ids, members, refined, coarse, pixels)]
 
 
@@ -169,9 +175,10 @@ def build_report(
 
 def _summarise(scores: Sequence[ExpressionScore], measure: Measure) -> dict[str, float]:
     """Figures in percent of the refined masks and, with ``coarse/``, of the coarse ones."""
-    metrics = measure([s.refined[0] for s in scores], [s.refined[1] for s in scores])
+    truths = [score.gt_pixels for score in scores]
+    metrics = measure([s.refined[0] for s in scores], [s.refined[1] for s in scores], truths)
     coarse = [score.coarse for score in scores if score.coarse is not None]
     if coarse and len(coarse) == len(scores):
-        figures = measure([pair[0] for pair in coarse], [pair[1] for pair in coarse])
+        figures = measure([pair[0] for pair in coarse], [pair[1] for pair in coarse], truths)
         metrics |= {COARSE_PREFIX + name: value for name, value in figures.items()}
     return metrics

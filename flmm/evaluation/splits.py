@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from flmm.evaluation.protocols import PROTOCOLS
+
 Cfg = dict[str, Any]
 SplitCfgs = dict[tuple[str, str], Cfg]
 _FILES = ("ann_file", "split_file")
@@ -47,6 +49,19 @@ def list_narrative_splits(
         },
         splits,
     )
+
+
+def get_protocols(config: Config, dataset: str, chosen: Sequence[str]) -> tuple[str, ...]:
+    """The protocols of a data set: its own (``protocols`` of its entry), else the chosen ones."""
+    entry = (config.get("eval_datasets") or {}).get(dataset, {})
+    names = tuple(entry.get("protocols", chosen))
+    unknown = sorted(set(names) - set(PROTOCOLS))
+    if unknown:
+        raise ValueError(
+            f"eval_datasets: {dataset} is asked under protocol {', '.join(unknown)}: choose from "
+            f"{', '.join(PROTOCOLS)}"
+        )
+    return names
 
 
 def _choose(entries: Mapping[str, Any] | None, names: Sequence[str] | None) -> dict[str, Any]:

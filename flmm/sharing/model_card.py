@@ -17,6 +17,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
+from flmm.evaluation.protocols import PROTOCOLS
+from flmm.evaluation.report_tables import NAMES, format_rows, list_figures
 from flmm.fingerprints import sample_weights_hash
 from flmm.sharing.part_records import DOWNLOADS, format_reader
 from flmm.tables import format_markdown
@@ -28,15 +30,7 @@ TOOLS = {
     "Referring segmentation": "tools/eval_refcoco.py",
     "Panoptic narrative grounding": "tools/eval_png.py",
 }
-PROTOCOLS = {
-    "standard": "every sentence of every object, each alone",
-    "flmm": "the first sentence of each object, an image's sentences joined into one text",
-    "narrative": "the noun phrases of a caption, each after the words before it",
-}
 _TEMPLATE = Path(__file__).with_name("model_card.md")
-_NAMES = ("dataset", "split", "protocol", "group", "mask")
-_COUNTS = ("expressions", "images", "skipped", "empty_truths", "no_box")
-_SPEED = "expressions_per_second"
 _USUAL_FOLDERS = ("configs", "work_dirs", "checkpoints")
 
 
@@ -71,25 +65,9 @@ class Results:
     weights: str
 
     @property
-    def figures(self) -> list[str]:
-        """Names of the figures in a row."""
-        return [name for name in self.rows[0] if name not in (*_NAMES, *_COUNTS, _SPEED)]
-
-    @property
     def table(self) -> str:
         """As Markdown; groups of phrases only where the tool's own table shows them."""
-        has_groups = self.tool == TOOLS["Panoptic narrative grounding"]
-        rows = [row for row in self.rows if has_groups or row["group"] == "all"]
-        names = [name for name in _NAMES if has_groups or name != "group"]
-        counts = [name for name in _COUNTS if any(row.get(name) for row in rows)]
-        titles = [name.replace("precision@", "P@") for name in [*self.figures, *counts]]
-        table = [[*names, *(title.replace("_", " ") for title in titles)]]
-        for row in rows:
-            cells = ["-" if row.get(name) is None else f"{row[name]:.2f}" for name in self.figures]
-            table.append(
-                [*(row[name] for name in names), *cells, *(str(row[name]) for name in counts)]
-            )
-        return format_markdown(table)
+        return format_rows(self.rows, format_markdown, hidden=("expressions_per_second",))
 
     @property
     def command(self) -> str:
@@ -97,9 +75,9 @@ class Results:
         words = ["python", self.tool, _shorten(self.run.get("config")), self.weights]
         for option, key in (("--datasets", "dataset"), ("--splits", "split")):
             words += [option, *dict.fromkeys(row[key] for row in self.rows)]
-        protocols = list(dict.fromkeys(row["protocol"] for row in self.rows))
-        if self.tool == TOOLS["Referring segmentation"]:
-            words += ["--protocol", protocols[0] if len(protocols) == 1 else "both"]
+        protocols = {row["protocol"] for row in self.rows}.intersection(("standard", "flmm"))
+        if protocols:
+            words += ["--protocol", "both" if len(protocols) > 1 else protocols.pop()]
         if self.run.get("limit"):
             words += ["--limit", str(self.run["limit"])]
         return " ".join(words)
@@ -165,7 +143,7 @@ def build_card(
         downloads=DOWNLOADS,
         parts=", ".join(f"{part} {count:,}" for part, count in sizes.items()),
         results=results,
-        protocols={key: text for key, text in PROTOCOLS.items() if key in measured},
+        protocols={key: spec.words for key, spec in PROTOCOLS.items() if key in measured},
         measure=measure,
     )
     return card.content + "\n"
@@ -185,7 +163,8 @@ def read_results(path: str | Path, weights_hash: str, weights: str) -> Results:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         tool, run, rows = TOOLS[content["title"]], dict(content["run"]), list(content["rows"])
-        is_whole = all(isinstance(row[key], str) for row in rows for key in _NAMES)
+        is_whole = all(isinstance(row[key], str) for row in rows for key in NAMES)
+        is_whole &= all(row["protocol"] in PROTOCOLS for row in rows)
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path} is no JSON report of {' or '.join(TOOLS.values())}: {error!r}"
@@ -206,8 +185,8 @@ def _list_figures(result: Results) -> Iterator[EvalResult]:
     rows = [] if result.run.get("limit") else result.rows
     for row in rows:
         of = f"protocol {row['protocol']}, {row['mask']} masks"
-        for name in result.figures:
-            if row["group"] == "all" and row["mask"] != "coarse" and row[name] is not None:
+        for name in list_figures(rows):
+            if row["group"] == "all" and row["mask"] != "coarse" and row.get(name) is not None:
                 yield EvalResult(
                     task_type=TASK,
                     dataset_type=row["dataset"],

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from flmm.checkpoints.checkpoint import load_weights
 from flmm.config import load_config
-from flmm.data.samples import REFER_PROTOCOLS, ask_first_sentences_joined
+from flmm.data.samples import ask_first_sentences_joined
 from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
@@ -49,7 +49,7 @@ def build_dataset(folder, **changes):
 
 
 def evaluate(model, folder, journal, limit=IMAGES, **kwargs):
-    split = EvaluationSplit("shapes", "val", build_dataset(folder), dict(REFER_PROTOCOLS), limit)
+    split = EvaluationSplit("shapes", "val", build_dataset(folder), ["standard", "flmm"], limit)
     return evaluate_split(model, split, journal, **kwargs)
 
 
