@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
@@ -12,6 +13,8 @@ from flmm.toy.shapes import COLORS, SHAPES, Scene, ShapeObject, render_scene
 
 # Words that make a group, from the most telling.
 _GROUPINGS = ("size color shape", "color shape", "size shape", "shape", "size color", "color")
+# What sentences of one object look like, about a colour and a shape.
+_ABSENT_FORMS = ("{}", "small {}", "big {}", "left {}", "{} on the right", "leftmost {}")
 
 
 class Sentence(NamedTuple):
@@ -72,28 +75,31 @@ def list_group_sentences(scene: Scene, noun: str = "shapes") -> list[GroupSenten
             groups.setdefault(item.name(*words), []).append(index)
         for name, members in groups.items():
             if len(members) > 1:
-                ending = "es" if name.endswith("cross") else "s"
-                text = name + (ending if "shape" in words else f" {noun}")
+                text = _pluralise(name) if "shape" in words else f"{name} {noun}"
                 sentences.append(GroupSentence("+".join(words), text, tuple(members)))
     return sentences
 
 
 def list_absent_sentences(scene: Scene) -> list[Sentence]:
-    """A colour and a shape that no object has together, such as "red ring".
+    """A colour and a shape that no object has together, such as "red ring" or "big red ring".
 
     Kinds say what the scene has not: ``absent color``, ``absent shape``, ``absent both``, or only
-    the ``absent pair`` (there is something red and there is a ring).
+    the ``absent pair`` (there is something red and there is a ring). They are told in the forms of
+    sentences of one object and of several, so that the form does not give them away.
     """
     colors = {item.color for item in scene.objects}
     shapes = {item.shape for item in scene.objects}
     names = {item.name("color", "shape") for item in scene.objects}
     lacking = {(True, True): "pair", (False, True): "color", (True, False): "shape"}
-    return [
-        Sentence(f"absent {lacking.get((color in colors, shape in shapes), 'both')}", text)
-        for color in COLORS
-        for shape in SHAPES
-        if (text := f"{color} {shape}") not in names
-    ]
+    sentences = []
+    for color, shape in itertools.product(COLORS, SHAPES):
+        name = f"{color} {shape}"
+        if name not in names:
+            kind = f"absent {lacking.get((color in colors, shape in shapes), 'both')}"
+            texts = [*(form.format(name) for form in _ABSENT_FORMS), _pluralise(name)]
+            texts += [shape] if kind == "absent shape" else []
+            sentences += [Sentence(kind, text) for text in texts]
+    return sentences
 
 
 def draw_sentence(rng: random.Random, scene: Scene, target: ShapeObject) -> Sentence | None:
@@ -147,6 +153,10 @@ def _group_by_kind(sentences: Iterable[AnySentence]) -> dict[str, list[AnySenten
     for sentence in sentences:
         by_kind.setdefault(sentence.kind, []).append(sentence)
     return by_kind
+
+
+def _pluralise(name: str) -> str:
+    return name + ("es" if name.endswith("cross") else "s")
 
 
 def _relative_center(scene: Scene, item: ShapeObject) -> tuple[float, float]:
