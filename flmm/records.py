@@ -154,7 +154,8 @@ class GroundingSample(BaseDataElement):
     Meta fields: ``image_id``, ``img_path``, ``original_size`` (H, W), ``expression_ids`` (one per
     phrase, unique in the dataset) and, where the data set knows them, ``ref_ids``,
     ``expression_kinds`` (one ``str`` per phrase) and ``expression_groups`` (a tuple of group names
-    per phrase, such as ``("things", "plurals")``). ``skipped`` is the reason why a record could not
+    per phrase, such as ``("things", "plurals")``) and ``object_counts`` (how many objects each
+    phrase means). ``skipped`` is the reason why a record could not
     be used; such a sample has no ``gt_masks``, and its picture is ``None``.
     """
 
@@ -180,12 +181,15 @@ class GroundingOutput:
     Attributes:
         attention_maps: float32 ``[P, C, h, w]``, what the mask head was given, over the picture.
         coarse_mask_logits: ``[P, h', w']``, over the picture.
-        refined_mask_logits: ``[P, H, W]``, original pixels.
+        refined_mask_logits: ``[P, H, W]``, original pixels; minus infinity where the grounder says
+            that nothing is there.
+        presence: float32 ``[P]`` in [0, 1], calibrated; ``None``: nobody judges it.
     """
 
     attention_maps: Tensor
     coarse_mask_logits: Tensor
     refined_mask_logits: Tensor
+    presence: Tensor | None = None
 
 
 def join_attention(parts: Sequence[PhraseAttention]) -> PhraseAttention:

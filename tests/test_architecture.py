@@ -17,7 +17,7 @@ LEVELS = [
     },
     {"head_choice"},
     {"readers", "masks", "data", "provenance", "selectors", "visualization"},
-    {"checkpoints", "features", "data_checks", "results"},
+    {"checkpoints", "features", "data_checks", "results", "presence"},
     {"grounder", "box_baseline", "batches"},
     {"evaluation", "conversation"},
     {"training", "sharing"},

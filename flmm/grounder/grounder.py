@@ -16,6 +16,7 @@ from flmm.features import FeatureCache, split_phrases
 from flmm.geometry import fit_to_picture, join_grid_maps, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
 from flmm.masks import ImageEncoding, Refiner, compute_coarse_logits
+from flmm.presence import PresenceRule, check_presence
 from flmm.records import (
     Continuation,
     GroundingOutput,
@@ -49,6 +50,9 @@ class Grounder(BaseModel):
             ``None``: there is none.
         data_preprocessor: as in mmengine; it only moves tensors here.
         keyword_selector: tells the names in an answer, or its config; trained on captions.
+        presence: tells whether a phrase's thing is in the picture at all, or its config.
+        presence_threshold: outside of training a mask is empty where ``presence`` says less, in
+            [0, 1]; ``None``: none is emptied.
 
     Attributes:
         feature_cache: what the frozen models computed before, asked wherever they would run and
@@ -72,6 +76,8 @@ class Grounder(BaseModel):
         loss_dice: Mapping[str, Any] | Literal["default"] | None = "default",
         data_preprocessor: Any = None,
         keyword_selector: Any = None,
+        presence: Any = None,
+        presence_threshold: float | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
@@ -85,6 +91,9 @@ class Grounder(BaseModel):
         self.keyword_selector: KeywordSelector | None = None
         if keyword_selector is not None:
             self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
+        self.presence_rule: PresenceRule | None = None if presence is None else _build(presence)
+        self.presence_threshold = presence_threshold
+        check_presence(self.presence_rule, presence_threshold, self.vlm)
         self._losses = MaskLosses(loss_mask, loss_dice)
         self.feature_cache: FeatureCache | None = None
 
@@ -171,7 +180,10 @@ class Grounder(BaseModel):
         else:
             words = self._embed_text(seen.text_features, maps.device)
             refined = self.sam.refine(encoding, coarse, words)
-        return GroundingOutput(fit_to_picture(maps, box, size), coarse, refined)
+        output = GroundingOutput(fit_to_picture(maps, box, size), coarse, refined)
+        if self.presence_rule is None or self.training:
+            return output
+        return self.presence_rule.judge(seen, output, self.presence_threshold)
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:
         """Per phrase ``[L, T, D]`` to ``[T, C]``: layers weighed, then projected."""
@@ -276,7 +288,8 @@ class FrozenQwenSAM(Grounder):
 
 def _keep_masks(continuations: list[Continuation], output: GroundingOutput) -> GroundingResult:
     phrases = [phrase for item in continuations for phrase in item.phrases]
-    return make_result(phrases, output.refined_mask_logits, output.coarse_mask_logits)
+    logits, coarse = output.refined_mask_logits, output.coarse_mask_logits
+    return make_result(phrases, logits, coarse, presence=output.presence)
 
 
 def _build(module: Any, **defaults: Any) -> Any:

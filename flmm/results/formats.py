@@ -44,25 +44,30 @@ def join_coco(
 def build_data_frame(phrases: Sequence[GroundedPhrase]) -> Any:
     """A ``pandas.DataFrame``, one row per phrase."""
     pandas = _import("pandas", "to_pandas")
-    rows = [[item.text, item.score, *item.box_xyxy, item.area] for item in phrases]
-    columns = ["phrase", "score", "x0", "y0", "x1", "y1", "area"]
+    rows = [[item.text, item.score, item.presence, *item.box_xyxy, item.area] for item in phrases]
+    columns = ["phrase", "score", "presence", "x0", "y0", "x1", "y1", "area"]
     return pandas.DataFrame(rows, columns=columns)
 
 
-def build_detections(phrases: Sequence[GroundedPhrase], size: Size) -> Any:
-    """``supervision.Detections`` of the phrases whose mask is not empty, in a picture of a size."""
+def build_detections(phrases: Sequence[GroundedPhrase], texts: Sequence[str], size: Size) -> Any:
+    """``supervision.Detections`` of the phrases whose mask is not empty, in a picture of a size.
+
+    ``class_id`` is the words' first place among ``texts``.
+    """
     supervision = _import("supervision", "to_supervision")
     kept = [item for item in phrases if not item.is_empty]
     masks = np.zeros((len(kept), *size), dtype=bool)
     for row, item in enumerate(kept):
         masks[row] = item.mask
-    texts = [item.text for item in phrases]
     return supervision.Detections(
         xyxy=np.array([item.box_xyxy for item in kept], np.float32).reshape(-1, 4),
         mask=masks,
         confidence=np.array([item.score for item in kept], np.float32),
         class_id=np.array([texts.index(item.text) for item in kept], dtype=np.int64),
-        data={"class_name": np.array([item.text for item in kept], dtype=np.str_)},
+        data={
+            "class_name": np.array([item.text for item in kept], dtype=np.str_),
+            "presence": np.array([item.presence for item in kept], np.float32),
+        },
     )
 
 

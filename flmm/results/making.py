@@ -27,18 +27,23 @@ def make_result(
     attention_maps: Tensor | None = None,
     return_probs: bool = False,
     problems: Sequence[str | None] | None = None,
+    presence: Tensor | None = None,
 ) -> GroundingResult:
     """Threshold logits ``[P, H, W]`` at probability one half; coarse logits and maps are kept.
 
-    ``problems``: per phrase why its mask is empty, or ``None``.
+    Args:
+        problems: per phrase why its mask is empty, or ``None``.
+        presence: ``[P]`` in [0, 1]; ``None``: the highest probability of any pixel.
     """
     logits = mask_logits.detach()
     masks = (logits > 0).cpu().numpy()
     scores = compute_scores(logits).tolist()
-    presence = logits.flatten(1).amax(1).float().sigmoid().tolist()
+    if presence is None:
+        presence = logits.flatten(1).amax(1).float().sigmoid()
+    reasons = problems or [None] * len(phrases)
     found = [
         GroundedPhrase.from_mask(*row)
-        for row in zip(phrases, masks, scores, presence, problems or [None] * len(phrases))
+        for row in zip(phrases, masks, scores, presence.tolist(), reasons)
     ]
     return GroundingResult(
         found,
@@ -64,7 +69,7 @@ def collect_result(
         own = list(itertools.islice(words, len(logits)))
         coarse = output.coarse_mask_logits if return_maps else None
         maps = output.attention_maps if return_maps else None
-        parts.append(make_result(own, logits, coarse, maps, return_probs))
+        parts.append(make_result(own, logits, coarse, maps, return_probs, presence=output.presence))
     result = join_results(parts)
     result.picture = picture
     return result

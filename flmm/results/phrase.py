@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from flmm.fingerprints import hash_picture
 from flmm.geometry import Size
 from flmm.images import load_image
 from flmm.rle import decode_mask, encode_mask, read_runs
+
+SPECK = 0.05  # of the largest part's area
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class GroundedPhrase:
     Attributes:
         size: (H, W) of the picture.
         objects: what the words mean; none where the mask is empty.
-        presence: the highest foreground probability of any pixel, in [0, 1].
+        presence: how probable it is that the picture shows what the words mean, in [0, 1],
+            calibrated where the grounder has a presence rule; without one the highest foreground
+            probability of any pixel, which is high for nonsense too.
         problem: why the mask is empty whatever the picture shows (a reader's reply without a
             readable box); ``None``: nothing went wrong.
     """
@@ -106,14 +110,47 @@ class GroundedPhrase:
         """Whether the mask has no pixel."""
         return self.area == 0
 
+    def split_parts(self, probs: np.ndarray | None = None) -> GroundedPhrase:
+        """The phrase with an object for each connected part of its mask, the largest first.
+
+        Parts that meet at a corner are one; those below ``SPECK`` of the largest one's area are
+        no objects and left out. A phrase of several objects, or of a video, stays as it is.
+
+        Args:
+            probs: ``[H, W]`` in [0, 1], whose mean inside is an object's score; ``None``: every
+                object has the phrase's.
+        """
+        if len(self.objects) != 1 or len(self.objects[0].segmentations) != 1:
+            return self
+        import cv2
+
+        mask = np.ascontiguousarray(self.mask, np.uint8)
+        count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        areas = statistics[:, cv2.CC_STAT_AREA]
+        parts = sorted(range(1, count), key=lambda part: -areas[part])
+        objects = []
+        for part in parts:
+            if areas[part] >= SPECK * areas[parts[0]]:
+                own = labels == part
+                score = self.score if probs is None else float(probs[own].mean())
+                objects.append(GroundedObject((encode_mask(own),), score))
+        return replace(self, objects=tuple(objects))
+
+    def list_objects(self) -> list[GroundedPhrase]:
+        """Each of the objects as a phrase of its own; itself alone where it has at most one."""
+        if len(self.objects) < 2:
+            return [self]
+        return [replace(self, objects=(item,)) for item in self.objects]
+
     def to_coco(
         self, image_id: int | str | None = None, annotation_id: int | None = None
     ) -> dict[str, Any]:
         """A COCO-style record, JSON ready.
 
         ``phrase``, ``segmentation`` (compressed RLE), ``bbox`` (``[x, y, w, h]`` in pixels, all
-        zero where the mask is empty) and ``score``; in a data set, which numbers its pictures and
-        annotations, also ``id``, ``image_id``, ``category_id``, ``area`` (pixels) and ``iscrowd``.
+        zero where the mask is empty), ``score`` and ``presence``; in a data set, which numbers its
+        pictures and annotations, also ``id``, ``image_id``, ``category_id``, ``area`` (pixels) and
+        ``iscrowd``.
         """
         x0, y0, x1, y1 = np.nan_to_num(self.box_xyxy).tolist()
         record: dict[str, Any] = {} if annotation_id is None else {"id": annotation_id}
@@ -124,6 +161,7 @@ class GroundedPhrase:
             "segmentation": self.segmentation,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "score": self.score,
+            "presence": self.presence,
         }
 
     def to_polygons(self) -> list[np.ndarray]:

@@ -113,7 +113,7 @@ class GroundingResult:
 
     @property
     def presence(self) -> np.ndarray:
-        """Float32 ``[P]`` in [0, 1]: the highest foreground probability of any pixel."""
+        """Float32 ``[P]`` in [0, 1]: is it there at all, see :class:`GroundedPhrase`."""
         return _freeze(np.array([item.presence for item in self.found], np.float32))
 
     @property
@@ -146,6 +146,15 @@ class GroundingResult:
                 "image=PICTURE)"
             )
         return self.picture.load()
+
+    @property
+    def instances(self) -> GroundingResult:
+        """The same phrases, each with an object for every connected part of its mask.
+
+        See :meth:`GroundedPhrase.split_parts`; with ``probs`` each object has a score of its own.
+        """
+        probs = [None] * len(self) if self.probs is None else self.probs
+        return replace(self, found=[item.split_parts(own) for item, own in zip(self, probs)])
 
     def __len__(self) -> int:
         return len(self.found)
@@ -254,26 +263,40 @@ class GroundingResult:
             replace_file(paths[-1], formats.encode_mask_file(item.mask))
         return paths
 
-    def to_coco(self, image_id: int | str | None = None, first_id: int = 1) -> list[dict[str, Any]]:
-        """One record per phrase, see :meth:`GroundedPhrase.to_coco`.
+    def to_coco(
+        self, image_id: int | str | None = None, first_id: int = 1, per_object: bool = False
+    ) -> list[dict[str, Any]]:
+        """One record per phrase, or per object, see :meth:`GroundedPhrase.to_coco`.
 
         With an ``image_id`` they are a data set's (or ``COCO.loadRes``'s), from ``first_id`` on.
         """
+        found = self._list_rows(per_object)
         if image_id is None:
-            return [item.to_coco() for item in self.found]
-        return [item.to_coco(image_id, number) for number, item in enumerate(self.found, first_id)]
+            return [item.to_coco() for item in found]
+        return [item.to_coco(image_id, number) for number, item in enumerate(found, first_id)]
 
     def to_polygons(self) -> list[list[np.ndarray]]:
         """Per phrase the outer rims of its mask, see :meth:`GroundedPhrase.to_polygons`."""
         return [item.to_polygons() for item in self.found]
 
-    def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame``: phrase, score, x0, y0, x1, y1 (px; NaN where empty), area."""
-        return formats.build_data_frame(self.found)
+    def to_pandas(self, per_object: bool = False) -> Any:
+        """A ``pandas.DataFrame``, a row per phrase or per object.
 
-    def to_supervision(self) -> Any:
-        """``supervision.Detections`` without empty masks; ``class_id``: place in ``phrases``."""
-        return formats.build_detections(self.found, self.size)
+        Columns: phrase, score, presence, x0, y0, x1, y1 (px; NaN where empty), area.
+        """
+        return formats.build_data_frame(self._list_rows(per_object))
+
+    def to_supervision(self, per_object: bool = False) -> Any:
+        """``supervision.Detections``, one per phrase or per object, without empty masks.
+
+        ``class_id``: place in ``phrases``.
+        """
+        return formats.build_detections(self._list_rows(per_object), self.phrases, self.size)
+
+    def _list_rows(self, per_object: bool) -> list[GroundedPhrase]:
+        if not per_object:
+            return self.found
+        return [part for item in self.found for part in item.list_objects()]
 
 
 def join_results(parts: Sequence[GroundingResult]) -> GroundingResult:

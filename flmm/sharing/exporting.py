@@ -35,7 +35,7 @@ from flmm.sharing.sharing import encode_model, save_pretrained
 # These may differ from the training: where frozen models lie, how fast they run, what was trained.
 _FREE_SETTINGS = {
     *("name_or_path", "revision", "processor", "checkpoint"),
-    *("device_map", "attn_implementation", "frozen"),
+    *("device_map", "attn_implementation", "frozen", "presence", "presence_threshold"),
 }
 # F-LMM's names of what it trained, and flmm's.
 RENAMED = {

@@ -22,6 +22,7 @@ from flmm.checkpoints.checkpoint import describe_error
 from flmm.config.reading import is_hub_id
 from flmm.grounder import Grounder
 from flmm.masks import Refiner
+from flmm.presence import PresenceRule
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from flmm.selectors import KeywordSelector
@@ -34,12 +35,15 @@ SLOTS: dict[str, type] = {
     "mask_head": nn.Module,
     "sam": Refiner,
     "keyword_selector": KeywordSelector,
+    "presence": PresenceRule,
 }
 _PLACES = ["model", *(f"model.{slot}" for slot in SLOTS)]
 # They read files, so that they belong into their slots alone.
 _READING = (FrozenVLM, Refiner, Grounder)
 _HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
-_FREE_TEXTS = ("model.model.prompt",)
+# Whether a thing is there: numbers that build nothing, and words that nobody reads as a path.
+_RULE = "model.presence.rule"
+_FREE_TEXTS = ("model.model.prompt", f"{_RULE}.reader", f"{_RULE}.source")
 _GREATEST = {"min_pixels": 2**28, "max_pixels": 2**28, "upsample_input": 2048, "seed": 2**63 - 1}
 _CHANNELS = ("num_layers", "num_heads", "num_grids")
 _LONGEST_LIST = _GREATEST_IN_LIST = 64
@@ -55,7 +59,7 @@ def check_grounder(settings: dict[str, Any]) -> None:
     for name, part in settings.items():
         if name in SLOTS and (part is not None or name in ("model", "mask_head")):
             _check_kind(part, f"model.{name}", SLOTS[name])
-        elif name != "type" and part is not None:
+        elif name not in ("type", "presence_threshold") and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
     for name in REFINER_SOURCES:
         value = (settings.get("sam") or {}).get(name)
@@ -132,10 +136,12 @@ def _check_value(value: Any, place: str) -> None:
                 f"{place} is {show(value)}, neither a hub id (owner/name) nor 'tiny': a shared "
                 f"head leads to no file; give your own with cfg_options={{{place!r}: FOLDER}}"
             )
+    elif place == _RULE and value != "tiny" and not isinstance(value, dict):
+        raise ValueError(f"{place} is {show(value)}, and a shared head leads to no file")
     elif isinstance(value, dict):
         _check_part(value, place)
     elif isinstance(value, list):
-        if len(value) > _LONGEST_LIST:
+        if len(value) > _LONGEST_LIST and not place.startswith(f"{_RULE}."):
             raise ValueError(f"{place} has {len(value)} entries, and {_LONGEST_LIST} are the most")
         for index, item in enumerate(value):
             if isinstance(item, int) and not 0 <= item <= _GREATEST_IN_LIST:

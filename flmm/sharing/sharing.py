@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save as serialise
 
 import flmm
 from flmm.config import load_config, override
-from flmm.config.reading import is_hub_id, resolve_name, suggest
+from flmm.config.reading import TINY, is_hub_id, resolve_name, suggest
 from flmm.files import replace_file
 from flmm.fingerprints import hash_bytes
 from flmm.grounder import Grounder
@@ -87,6 +88,9 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
     _check_processor(reader.get("processor"))
     if settings.get("sam") is not None:
         refiner = record_refiner(settings["sam"], model.sam)
+    presence = model.presence_rule
+    if presence is not None and settings["presence"]["rule"] != TINY:
+        settings["presence"]["rule"] = asdict(presence.rule)  # a file would stay behind
     check_grounder(decode_settings(settings, "model"))
     has_weights, selectors = not reader.get("random_init"), config.get("selectors")
     return {

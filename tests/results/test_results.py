@@ -214,10 +214,34 @@ def test_several_results_are_one_data_set(result, tmp_path):
     assert len(coco.getAnnIds(imgIds=[2])) == 2
 
 
-def test_records_outside_a_data_set_are_as_before(result):
-    assert [sorted(record) for record in json.loads(json.dumps(result.to_coco()))] == [
-        ["bbox", "phrase", "score", "segmentation"]
+def test_records_outside_a_data_set_have_no_ids(result):
+    records = json.loads(json.dumps(result.to_coco()))
+    assert [sorted(record) for record in records] == [
+        ["bbox", "phrase", "presence", "score", "segmentation"]
     ] * 4
+    assert [record["presence"] for record in records] == [1, 1, 0, 1]
+
+
+def test_instances_are_the_connected_parts_without_specks(result):
+    masks = np.zeros((3, *SIZE), bool)
+    masks[0, 2:12, 2:12] = masks[0, 12:22, 12:22] = True  # they meet at a corner: one
+    masks[0, 30:36, 40:50] = True
+    masks[0, 38, 1:4] = True  # a speck
+    masks[1, 5:30, 5:30] = True
+    probs = np.where(masks, 0.6, 0.1).astype(np.float32)
+    probs[0, 30:36, 40:50] = 0.9
+    plain = GroundingResult.from_masks(["the squares", "a square", "none"], masks, [0.7, 0.6, 0])
+    split = dataclasses.replace(plain, probs=probs).instances
+    assert [len(item.objects) for item in split] == [2, 1, 0] and split.phrases == plain.phrases
+    assert [part.area for part in split[0].list_objects()] == [200, 60]  # the largest first
+    assert [part.score for part in split[0].objects] == pytest.approx([0.6, 0.9])
+    assert [part.score for part in plain.instances[0].objects] == pytest.approx([0.7, 0.7])
+    assert split.masks[0].sum() == 260 and np.array_equal(split.masks[1:], masks[1:])
+    assert split.instances == split and split[2].list_objects() == [split[2]]
+    records = split.to_coco(image_id=1, per_object=True)
+    assert [record["phrase"] for record in records] == ["the squares"] * 2 + ["a square", "none"]
+    assert [record["area"] for record in records] == [200, 60, 625, 0]
+    assert len(split.to_coco()) == 3
 
 
 def test_supervision_has_finite_boxes_and_the_same_masks(result):
@@ -232,16 +256,20 @@ def test_supervision_has_finite_boxes_and_the_same_masks(result):
     assert detections.confidence == pytest.approx([0.9, 0.8, 0.25])
     scene = np.zeros((*SIZE, 3), np.uint8)
     assert supervision.MaskAnnotator().annotate(scene, detections).any()
+    assert detections.data["presence"] == pytest.approx([1, 1, 1])
     assert len(result[2:3].to_supervision()) == 0
+    assert result.instances.to_supervision(per_object=True).class_id.tolist() == kept
 
 
 def test_pandas_has_a_row_per_phrase(result):
     pandas = pytest.importorskip("pandas")
     frame = result.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
-    assert list(frame.columns) == ["phrase", "score", "x0", "y0", "x1", "y1", "area"]
+    names = ["phrase", "score", "presence", "x0", "y0", "x1", "y1", "area"]
+    assert list(frame.columns) == names and frame.presence.tolist() == [1, 1, 0, 1]
     assert frame.area.tolist() == draw_masks().sum((1, 2)).tolist()
     assert frame.x0.isna().tolist() == [False, False, True, False]
+    assert len(result.instances.to_pandas(per_object=True)) == 4  # one pixel is no object
 
 
 @pytest.mark.parametrize("name", ["pandas", "supervision"])
