@@ -152,6 +152,15 @@ def scale_boxes(boxes_xyxy: Tensor, from_size: Size, to_size: Size) -> Tensor:
     return boxes_xyxy * boxes_xyxy.new_tensor([x_scale, y_scale, x_scale, y_scale])
 
 
+def find_box_cells(boxes_xyxy: Tensor, original_size: Size, size: Size) -> Tensor:
+    """Bool ``[N, *size]``: which cells over a picture its boxes ``[N, 4]`` touch."""
+    boxes = scale_boxes(boxes_xyxy, original_size, size)[..., None]
+    columns, rows = (torch.arange(side, device=boxes.device) for side in size[::-1])
+    in_columns = (boxes[:, 0] < columns + 1) & (columns < boxes[:, 2])
+    in_rows = (boxes[:, 1] < rows + 1) & (rows < boxes[:, 3])
+    return in_rows[:, :, None] & in_columns[:, None]
+
+
 def compute_sam_input_size(original_size: Size, image_size: int) -> Size:
     """(h, w) in SAM's frame of a picture whose longest side becomes ``image_size``.
 

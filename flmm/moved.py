@@ -18,6 +18,7 @@ from typing import Any
 # Old -> new; the longest that fits counts, and what stands behind it is kept.
 MOVED = {
     "flmm.atomic_files": "flmm.files",
+    "flmm.box_baseline": "flmm.ways",
     "flmm.datasets": "flmm.data",
     "flmm.datasets.bad_records": "flmm.data.grounding_dataset",
     "flmm.datasets.narratives": "flmm.data.png",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,12 +185,23 @@ class GroundingOutput:
         refined_mask_logits: ``[P, H, W]``, original pixels; minus infinity where the grounder says
             that nothing is there.
         presence: float32 ``[P]`` in [0, 1], calibrated; ``None``: nobody judges it.
+        object_logits: per phrase those of each of its objects, ``[n, H, W]``; ``None``: nobody told
+            them apart.
+        problems: per phrase what went wrong, or ``None``; see ``GroundedPhrase.problem``.
     """
 
     attention_maps: Tensor
     coarse_mask_logits: Tensor
     refined_mask_logits: Tensor
     presence: Tensor | None = None
+    object_logits: list[Tensor] | None = None
+    problems: list[str | None] | None = None
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What is said of the phrases beside their logits, as ``make_result`` takes it."""
+        names = ("presence", "object_logits", "problems")
+        return {name: getattr(self, name) for name in names}
 
 
 def join_attention(parts: Sequence[PhraseAttention]) -> PhraseAttention:

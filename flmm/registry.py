@@ -17,9 +17,7 @@ def _build_child(name: str, parent: Registry, modules: str) -> Registry:
     return Registry(name, parent=parent, scope="flmm", locations=locations)
 
 
-MODELS = _build_child(
-    "model", mmengine.MODELS, "readers masks selectors presence grounder box_baseline"
-)
+MODELS = _build_child("model", mmengine.MODELS, "readers masks selectors presence grounder ways")
 DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco data.png")
 TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms")
 METRICS = _build_child("metric", mmengine.METRICS, "evaluation.grounding_metrics")

@@ -18,12 +18,12 @@ from flmm.apps.explanation import explain
 from flmm.apps.visual_cot import VisualCotOptions, run_visual_cot
 from flmm.apps.web.pictures import read_upload
 from flmm.apps.web.requests import Limits
-from flmm.box_baseline import BoxBaseline
 from flmm.config import load_config
 from flmm.data.refcoco import RefCocoGroundingDataset
 from flmm.images import load_any_image
 from flmm.toy.shape_files import write_dataset
 from flmm.toy.shape_sentences import render_samples
+from flmm.ways import BoxGrounder
 from tests.visual_cot.shape_questions import write_questions
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
@@ -121,7 +121,7 @@ def test_a_turned_record_is_trained_and_evaluated_on_its_stored_pixels(inference
     path = shapes / "images" / item["data_samples"].img_path.rpartition("/")[2]
     original = path.read_bytes()
     losses, masks = step(inferencer.model, item)
-    baseline = BoxBaseline(inferencer.model.vlm, inferencer.model.sam, max_new_tokens=4).eval()
+    baseline = BoxGrounder(inferencer.model.vlm, inferencer.model.sam, max_new_tokens=4).eval()
     for tag in (3, 6, 7):
         pixels = add_tag(path, tag)
         turned = load_record(shapes)
@@ -130,7 +130,7 @@ def test_a_turned_record_is_trained_and_evaluated_on_its_stored_pixels(inference
         got, predicted = step(inferencer.model, turned)
         assert got == losses and torch.equal(predicted, masks)
         asked = [turned["data_samples"].continuations]
-        (result,) = baseline.predict_phrases(turned["inputs"], asked)
+        ((result,),) = baseline.predict_images([turned["inputs"]], [asked])
         assert result.masks.shape == turned["data_samples"].gt_masks.shape
         path.write_bytes(original)
 

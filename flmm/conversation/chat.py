@@ -57,6 +57,7 @@ class Chat:
         self.grounder = grounder
         self.turns: list[ChatTurn] = []
         self.dialogue: Dialogue = grounder.vlm.converse(prefix)
+        self._prefix = prefix
         self._encodings: dict[int, ImageEncoding | None] = {} if encoding is None else {0: encoding}
         self._selectors = list(selectors)
         self._notes: list[str] = []  # of the turn in progress
@@ -208,9 +209,15 @@ class Chat:
     def ground(
         self, seen: PhraseAttention, image: int, texts: Sequence[str] = ("",)
     ) -> GroundingResult:
-        """Masks of P phrases in a picture: ``seen`` is that picture's entry of :meth:`look`."""
-        picture = self.images[image]
-        outputs = ground_parts(self.grounder, picture, seen, self._encode(image))
+        """Masks of P phrases in a picture: ``seen`` is that picture's entry of :meth:`look`.
+
+        A grounder that points by boxes asks for them by ``texts``, apart from the conversation.
+        """
+        picture, boxes = self.images[image], None
+        if self.grounder.uses_boxes:
+            prefix = self._prefix if image == 0 else self.grounder.vlm.prefill(picture)
+            boxes = self.grounder.find_boxes(prefix, texts)
+        outputs = ground_parts(self.grounder, picture, seen, self._encode(image), boxes)
         return collect_result(texts, outputs, ResultPicture(picture.image))
 
     def _encode(self, image: int) -> ImageEncoding | None:

@@ -6,6 +6,7 @@ It owns no algorithm of its own but the text projection between reader and refin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,7 +32,8 @@ from flmm.results import GroundingResult, make_result
 from flmm.selectors import compute_keyword_figures, keep_hidden_states
 
 if TYPE_CHECKING:
-    from flmm.readers.base import FrozenVLM
+    from flmm.readers.base import FrozenVLM, Prefix
+    from flmm.readers.boxes import BoxReading
     from flmm.selectors import KeywordSelector
 
 
@@ -58,6 +60,8 @@ class Grounder(BaseModel):
         feature_cache: what the frozen models computed before, asked wherever they would run and
             given what they compute; ``None``: they always run. The engine sets it.
 
+    ``uses_maps``, ``uses_boxes``: what it points by, see :mod:`flmm.ways`.
+
     Only the mask head, the text projection, the layer weights, the selector and the refiner's
     prompt encoder and mask decoder are trained and appear in ``state_dict()``. The losses (and
     mmdet with them) are built at the first call in mode "loss".
@@ -66,6 +70,9 @@ class Grounder(BaseModel):
     reader's continuations instead of a full eager pass; true masks are resized without F-LMM's
     shift of half a cell (see ``geometry.resize_masks``).
     """
+
+    uses_maps = True
+    uses_boxes = False
 
     def __init__(
         self,
@@ -165,25 +172,46 @@ class Grounder(BaseModel):
             return self.sam.encode([image.image for image in images])
         return self.feature_cache.encode(images, self.sam.encode)
 
+    def attend(
+        self, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
+    ) -> list[PhraseAttention]:
+        """Where phrases look in pictures that were read."""
+        return self.vlm.attend(prefixes, continuations)
+
+    def find_boxes(self, prefix: Prefix, phrases: Sequence[str]) -> list[BoxReading] | None:
+        """The reader's own boxes of phrases; ``None``: attention alone points here."""
+        return None
+
     def ground_seen(
-        self, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
+        self,
+        image: ImageInput,
+        seen: PhraseAttention,
+        encoding: ImageEncoding | None,
+        boxes: Sequence[BoxReading] | None = None,
     ) -> GroundingOutput:
-        """Masks of phrases that were read in a picture, of which ``encoding`` is the refiner's."""
-        joined = join_grid_maps(seen.grid_maps, image.grids, self.vlm.num_grids)
-        maps, logits = compute_coarse_logits(self.mask_head, joined)
-        # What the reader did not see is as little the object as anything it saw.
-        least = logits.detach().amin((-2, -1))
-        box, size = image.grids[0].box, image.original_size
-        coarse = fit_to_picture(logits, box, size, least)
+        """Masks of phrases that were read in a picture, of which ``encoding`` is the refiner's.
+
+        ``boxes`` are what :meth:`find_boxes` gave for them.
+        """
+        maps, coarse = self.compute_coarse(image, seen)
         if self.sam is None or encoding is None:
             refined = resize_maps(coarse, image.original_size)
         else:
             words = self._embed_text(seen.text_features, maps.device)
             refined = self.sam.refine(encoding, coarse, words)
-        output = GroundingOutput(fit_to_picture(maps, box, size), coarse, refined)
+        output = GroundingOutput(maps, coarse, refined)
         if self.presence_rule is None or self.training:
             return output
         return self.presence_rule.judge(seen, output, self.presence_threshold)
+
+    def compute_coarse(self, image: ImageInput, seen: PhraseAttention) -> tuple[Tensor, Tensor]:
+        """What the mask head is given, and its logits ``[P, h', w']``, both over the picture."""
+        joined = join_grid_maps(seen.grid_maps, image.grids, self.vlm.num_grids)
+        maps, logits = compute_coarse_logits(self.mask_head, joined)
+        # What the reader did not see is as little the object as anything it saw.
+        least = logits.detach().amin((-2, -1))
+        box, size = image.grids[0].box, image.original_size
+        return fit_to_picture(maps, box, size), fit_to_picture(logits, box, size, least)
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:
         """Per phrase ``[L, T, D]`` to ``[T, C]``: layers weighed, then projected."""
@@ -226,16 +254,28 @@ class Grounder(BaseModel):
         Returns:
             per picture one result per question, with its coarse masks.
         """
-        asked = [[item for texts in lists for item in texts] for lists in questions]
-        seen = self.read_phrases(images, asked)
-        results = []
-        for image, lists, texts, attention, encoding in zip(
-            images, questions, asked, seen, self.encode_images(images)
-        ):
-            parts = iter(split_phrases(attention, texts))
-            joined = [join_attention([next(parts) for _ in texts]) for texts in lists]
-            outputs = [self.ground_seen(image, part, encoding) for part in joined]
-            results.append([_keep_masks(*pair) for pair in zip(lists, outputs)])
+        seen = self.read_phrases(images, [list(chain(*lists)) for lists in questions])
+        rows = zip(images, questions, seen, self.encode_images(images))
+        return [self.ground_questions(*row) for row in rows]
+
+    @torch.no_grad()
+    def ground_questions(
+        self,
+        image: ImageInput,
+        questions: Sequence[list[Continuation]],
+        seen: PhraseAttention,
+        encoding: ImageEncoding | None,
+        boxes: Sequence[BoxReading] | None = None,
+    ) -> list[GroundingResult]:
+        """A result per list of continuations, of all of which ``seen`` and ``boxes`` are."""
+        parts = iter(split_phrases(seen, list(chain(*questions))))
+        results, start = [], 0
+        for texts in questions:
+            phrases = [phrase for item in texts for phrase in item.phrases]
+            part = join_attention([next(parts) for _ in texts])
+            own = boxes and boxes[start : start + len(phrases)]
+            start += len(phrases)
+            results.append(_keep_masks(phrases, self.ground_seen(image, part, encoding, own)))
         return results
 
     def compute_loss(
@@ -286,10 +326,9 @@ class FrozenQwenSAM(Grounder):
     """:class:`Grounder` under the name F-LMM's users know; same arguments."""
 
 
-def _keep_masks(continuations: list[Continuation], output: GroundingOutput) -> GroundingResult:
-    phrases = [phrase for item in continuations for phrase in item.phrases]
+def _keep_masks(phrases: list[str], output: GroundingOutput) -> GroundingResult:
     logits, coarse = output.refined_mask_logits, output.coarse_mask_logits
-    return make_result(phrases, logits, coarse, presence=output.presence)
+    return make_result(phrases, logits, coarse, **output.remarks)
 
 
 def _build(module: Any, **defaults: Any) -> Any:

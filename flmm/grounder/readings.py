@@ -17,6 +17,7 @@ from flmm.records import Continuation, GroundingOutput, ImageInput, PhraseAttent
 if TYPE_CHECKING:
     from flmm.masks import ImageEncoding
     from flmm.readers.base import Prefix
+    from flmm.readers.boxes import BoxReading
 
 # What phrases may take at a time; the results do not depend on it.
 MAX_MAP_BYTES = 2**28  # their attention maps
@@ -53,29 +54,34 @@ def ground_readings(
     limit = max(1, MAX_MAP_BYTES // (4 * grounder.vlm.num_maps * columns))
     groups = [_group_phrases(own, limit) for own in continuations]
     prefixes = [item.prefix for item in readings]
-    first = grounder.vlm.attend(prefixes, [own[0] for own in groups])
+    first = grounder.attend(prefixes, [own[0] for own in groups])
     for reading, seen, own in zip(readings, first, groups):
-        yield _ground_groups(grounder, reading, seen, own[1:])
+        yield _ground_groups(grounder, reading, seen, own)
 
 
 @torch.no_grad()
 def _ground_groups(
     grounder: Grounder,
     reading: Reading,
-    seen: PhraseAttention,
-    others: Sequence[list[Continuation]],
+    first: PhraseAttention,
+    groups: Sequence[list[Continuation]],
 ) -> Iterator[GroundingOutput]:
-    """The phrases that have been asked, then the others."""
-    image, encoding = reading.prefix.image_input, reading.encoding
-    yield from ground_parts(grounder, image, seen, encoding)
-    for continuations in others:
-        seen = grounder.vlm.attend(reading.prefix, continuations)
-        yield from ground_parts(grounder, image, seen, encoding)
+    """The phrases of the first group have been asked where they look, the others are."""
+    prefix, encoding = reading.prefix, reading.encoding
+    for place, continuations in enumerate(groups):
+        seen = first if place == 0 else grounder.attend([prefix], [continuations])[0]
+        phrases = [phrase for item in continuations for phrase in item.phrases]
+        boxes = grounder.find_boxes(prefix, phrases)
+        yield from ground_parts(grounder, prefix.image_input, seen, encoding, boxes)
 
 
 @torch.no_grad()
 def ground_parts(
-    grounder: Grounder, image: ImageInput, seen: PhraseAttention, encoding: ImageEncoding | None
+    grounder: Grounder,
+    image: ImageInput,
+    seen: PhraseAttention,
+    encoding: ImageEncoding | None,
+    boxes: Sequence[BoxReading] | None = None,
 ) -> Iterator[GroundingOutput]:
     """As ``grounder.ground_seen``, some phrases after the others."""
     height, width = image.original_size
@@ -84,7 +90,7 @@ def ground_parts(
         part = slice(start, start + step)
         maps = [maps[part] for maps in seen.grid_maps]
         own = PhraseAttention(maps, seen.text_features[part], seen.input_ids)
-        yield grounder.ground_seen(image, own, encoding)
+        yield grounder.ground_seen(image, own, encoding, boxes and boxes[part])
 
 
 def _group_phrases(

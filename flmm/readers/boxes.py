@@ -1,10 +1,6 @@
-"""How each Qwen-VL family is asked for a box, and how its reply is read; pure functions.
+"""How a frozen model is asked for boxes, and how its reply is read; pure functions.
 
-Source: of the questions and frames, what the Qwen team says of its own RefCOCO evaluation.
-Qwen2-VL: arXiv 2409.12191, "Visual Grounding" (0-1000, box tokens), question in plain words from
-github.com/QwenLM/Qwen3-VL/issues/536 (a user's; the team has published none). Qwen2.5-VL: issues
-991 (question), 733 (JSON, no box tokens), 782 (pixels after resizing). Qwen3-VL: issues 1721
-(question), 1427 (0-1000).
+Words and frame are the family's: see ``Family.box_format``.
 """
 
 from __future__ import annotations
@@ -16,96 +12,83 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flmm.geometry import Size, scale_boxes
-from flmm.readers.prompts import quote_text
+from flmm.records import ImageInput
 
-GRID_SIDE = 1000
 QUOTED_CHARACTERS = 80
+# Of the referring expressions in LLaVA-1.5's instruction data, which others took over.
+REGION_QUESTION = (
+    "Please provide the bounding box coordinate of the region this sentence describes: {phrase}"
+)
 
-_NUMBER = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
+_NUMBER = r"\s*([-+]?\d*\.?\d+)\s*"
 # [x1, y1, x2, y2], (x1,y1),(x2,y2) or [[x1, y1], [x2, y2]], whatever stands around it.
 _BOX = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|[\])]\s*,?\s*[\[(]){_NUMBER},{_NUMBER}[\])]")
+# What a reply calls its boxes may hold numbers in brackets of its own.
+_NAME = re.compile(
+    r'"label"\s*:\s*"(?:[^"\\]|\\.)*"?|<\|object_ref_start\|>.*?<\|object_ref_end\|>|<ref>.*?</ref>',
+    re.DOTALL,
+)
+_NOTHING = re.compile(r"\s*(?:```(?:json)?)?\s*\[\s*\]\s*(?:```)?\s*(?:<\|\w+\|>\s*)*")
 
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How a family is asked, with ``{phrase}`` where the phrase stands, and answers.
+    """How models of a family are asked for boxes, and in which frame they answer.
 
-    Coordinates are pixels of the resized picture, or else thousandths of its sides.
+    Attributes:
+        question: the whole text of a user turn, ``{phrase}`` where the phrase stands.
+        side: what each side of the picture, as the model saw it, counts.
+        token_px: coordinates are pixels of the picture as it was resized, so many of them a side
+            of an image token, in place of ``side``.
     """
 
     question: str
-    in_input_pixels: bool
+    side: float = 1000.0
+    token_px: int | None = None
+
+    def ask(self, phrase: str) -> str:
+        """The text of the user turn that asks for a phrase's boxes."""
+        return self.question.replace("{phrase}", phrase.strip())
 
 
 class BoxReading(NamedTuple):
     """What was read from a reply.
 
     Attributes:
-        box_xyxy: float32 ``[4]``, pixels of the original picture, inside it.
-        problem: why there is none.
+        boxes_xyxy: float32 ``[n, 4]``, pixels of the picture as given, inside it, in the reply's
+            order, none twice.
+        problem: why there is none; ``None`` also where the reply says that nothing is there.
     """
 
-    box_xyxy: Tensor | None
+    boxes_xyxy: Tensor
     problem: str | None
 
 
-_QWEN3_VL = BoxFormat(
-    'Locate every object that matches the description "{phrase}" in the image. Report bbox '
-    "coordinates in JSON format.",
-    in_input_pixels=False,
-)
-BOX_FORMATS = {
-    "qwen2_vl": BoxFormat(
-        "Please provide the bounding box coordinate of the region this sentence describes: "
-        "{phrase}",
-        in_input_pixels=False,
-    ),
-    "qwen2_5_vl": BoxFormat(
-        "Locate {phrase} in this image and output the bbox coordinates in JSON format.",
-        in_input_pixels=True,
-    ),
-    "qwen3_vl": _QWEN3_VL,
-    "qwen3_vl_moe": _QWEN3_VL,
-}
+def read_boxes(reply: str, box_format: BoxFormat, image: ImageInput) -> BoxReading:
+    """Read every box of a reply about ``image``.
 
-
-def get_box_format(model_type: str) -> BoxFormat:
-    """The format of a family.
-
-    Raises:
-        ValueError: no grounding format of ``model_type`` is known.
+    Code fences, text around it, a single object or a list, names, control tokens kept or not,
+    floats and a reply that breaks off do not matter; swapped corners are put in order, and what
+    reaches outside the picture is cut off. An empty list says that nothing is there.
     """
-    if model_type not in BOX_FORMATS:
-        raise ValueError(
-            f"how a {model_type!r} model names boxes is not known: use a reader of "
-            f"{', '.join(BOX_FORMATS)}, or add its format to flmm/readers/boxes.py"
-        )
-    return BOX_FORMATS[model_type]
+    found = _BOX.findall(_NAME.sub("", reply))
+    numbers = torch.tensor([[float(item) for item in box] for box in found]).reshape(-1, 4)
+    boxes = _place(numbers, box_format, image)
+    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+    unique = list(dict.fromkeys(map(tuple, boxes.tolist())))
+    if unique or _NOTHING.fullmatch(reply):
+        return BoxReading(torch.tensor(unique).reshape(-1, 4), None)
+    fault = "the box covers nothing of the picture" if found else "the reply holds no readable box"
+    return BoxReading(boxes, f"{fault}: {' '.join(reply.split())[:QUOTED_CHARACTERS]!r}")
 
 
-def build_box_question(model_type: str, phrase: str) -> str:
-    """The text of the user turn that asks for a phrase's box, in the family's own words."""
-    return get_box_format(model_type).question.format(phrase=phrase.strip())
-
-
-def parse_box(reply: str, model_type: str, input_size: Size, original_size: Size) -> BoxReading:
-    """Read the first box of a reply to :func:`build_box_question`.
-
-    Code fences, text around it, a single object or a list, control tokens kept or not, floats and
-    a reply that breaks off later do not matter; swapped corners are put in order, and what
-    reaches outside the picture is cut off. ``input_size`` (H', W') is what the model saw,
-    ``original_size`` (H, W) the picture as given.
-    """
-    in_input_pixels = get_box_format(model_type).in_input_pixels
-    found, said = _BOX.search(reply), quote_text(reply, QUOTED_CHARACTERS)
-    if found is None:
-        return BoxReading(None, f"the reply holds no readable box: {said}")
-    box = torch.tensor([float(number) for number in found.groups()])
-    frame = input_size if in_input_pixels else (GRID_SIDE, GRID_SIDE)
-    corners = scale_boxes(box[None], frame, original_size).reshape(2, 2)
-    far_corner = torch.tensor([original_size[1], original_size[0]], dtype=torch.float32)
-    corners = corners.sort(0).values.clamp(min=0).minimum(far_corner)
-    if not (corners[1] > corners[0]).all():
-        return BoxReading(None, f"the box covers nothing of the picture: {said}")
-    return BoxReading(corners.flatten(), None)
+def _place(numbers: Tensor, box_format: BoxFormat, image: ImageInput) -> Tensor:
+    """Corners ``[n, 4]`` as the model counts, in pixels of the picture and cut off at its sides."""
+    grid = image.grids[0]
+    sides = torch.full((2,), box_format.side)
+    if box_format.token_px is not None:
+        sides = torch.tensor(grid.size[::-1]) * box_format.token_px
+    seen = torch.tensor(grid.box).reshape(2, 2)  # reaches outside where the model saw padding
+    corners = numbers.reshape(-1, 2, 2) * ((seen[1] - seen[0]) / sides) + seen[0]
+    far = torch.tensor(image.original_size[::-1], dtype=torch.float32)
+    return corners.sort(1).values.clamp(min=0).minimum(far).reshape(-1, 4)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from flmm.records import GroundingOutput
-from flmm.results.phrase import GroundedPhrase, ResultPicture
+from flmm.results.phrase import GroundedObject, GroundedPhrase, ResultPicture
 from flmm.results.result import GroundingResult, join_results
+from flmm.rle import encode_mask
 
 
 def compute_scores(mask_logits: Tensor) -> Tensor:
@@ -28,11 +30,12 @@ def make_result(
     return_probs: bool = False,
     problems: Sequence[str | None] | None = None,
     presence: Tensor | None = None,
+    object_logits: Sequence[Tensor] | None = None,
 ) -> GroundingResult:
     """Threshold logits ``[P, H, W]`` at probability one half; coarse logits and maps are kept.
 
     Args:
-        problems: per phrase why its mask is empty, or ``None``.
+        problems, object_logits: as in :class:`GroundingOutput`.
         presence: ``[P]`` in [0, 1]; ``None``: the highest probability of any pixel.
     """
     logits = mask_logits.detach()
@@ -45,6 +48,8 @@ def make_result(
         GroundedPhrase.from_mask(*row)
         for row in zip(phrases, masks, scores, presence.tolist(), reasons)
     ]
+    if object_logits is not None:
+        found = [_tell_apart(*pair) for pair in zip(found, object_logits)]
     return GroundingResult(
         found,
         (logits.shape[1], logits.shape[2]),
@@ -69,10 +74,21 @@ def collect_result(
         own = list(itertools.islice(words, len(logits)))
         coarse = output.coarse_mask_logits if return_maps else None
         maps = output.attention_maps if return_maps else None
-        parts.append(make_result(own, logits, coarse, maps, return_probs, presence=output.presence))
+        parts.append(make_result(own, logits, coarse, maps, return_probs, **output.remarks))
     result = join_results(parts)
     result.picture = picture
     return result
+
+
+def _tell_apart(phrase: GroundedPhrase, logits: Tensor) -> GroundedPhrase:
+    """The phrase with its objects, of logits ``[n, H, W]``, each by itself."""
+    if phrase.is_empty:
+        return phrase
+    masks, scores = (logits > 0).cpu().numpy(), compute_scores(logits).tolist()
+    pairs = [(mask, score) for mask, score in zip(masks, scores) if mask.any()]
+    return replace(
+        phrase, objects=tuple(GroundedObject((encode_mask(mask),), score) for mask, score in pairs)
+    )
 
 
 def _to_numpy(tensor: Tensor | None) -> np.ndarray | None:

@@ -36,8 +36,8 @@ class GroundedPhrase:
         presence: how probable it is that the picture shows what the words mean, in [0, 1],
             calibrated where the grounder has a presence rule; without one the highest foreground
             probability of any pixel, which is high for nonsense too.
-        problem: why the mask is empty whatever the picture shows (a reader's reply without a
-            readable box); ``None``: nothing went wrong.
+        problem: what went wrong whatever the picture shows (a reader's reply without a readable
+            box): the mask is empty, or from attention alone; ``None``: nothing.
     """
 
     text: str

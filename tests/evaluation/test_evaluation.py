@@ -321,8 +321,8 @@ def test_bad_records_stop_where_that_is_asked_for(damaged, tmp_path):
 
 def test_a_baseline_without_readable_boxes_is_counted_and_told(folder, tmp_path):
     report = evaluate_config(folder, tmp_path, splits=["val"], baseline="box")
-    (row,) = [row for row in report["rows"] if row["group"] == "all"]
-    assert row["mask"] == "box + SAM" and row["cIoU"] == 0
+    row, coarse = [row for row in report["rows"] if row["group"] == "all"]
+    assert row["mask"] == "box + SAM" and coarse["cIoU"] == row["cIoU"] == 0
     assert row["no_box"] == row["expressions"] == len(report["problems"]) > 0
     assert "no readable box" in report["problems"][0]["reason"]
     assert report["run"]["baseline"] == "box" and "sha256" not in report["run"]

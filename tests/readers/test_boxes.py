@@ -1,32 +1,48 @@
 """Boxes in replies: every family's own format, and everything that may happen to it."""
 
+import functools
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flmm.readers import QwenImageProcessorWrapper
-from flmm.readers.boxes import BOX_FORMATS, build_box_question, parse_box
-from flmm.readers.families.qwen import Qwen
-from tests.small_models import load_processor
+from flmm.readers.boxes import BoxFormat, read_boxes
+from flmm.readers.families import find_family
+from flmm.readers.image_processor import ImageProcessorWrapper
+from flmm.records import Grid, ImageInput
+from tests.small_models import FAMILY_FOLDERS, build_small_config, load_processor
 
-INPUT, ORIGINAL = (420, 560), (300, 400)  # (h, w); scale 5/7 on both axes
-
-
-def read(reply, model_type="qwen2_5_vl", input_size=INPUT, original_size=ORIGINAL):
-    box, problem = parse_box(reply, model_type, input_size, original_size)
-    assert (box is None) != (problem is None)
-    return problem if box is None else box.tolist()
+# (h, w) that the model saw, in tokens of 28 px: 420 x 560 px; the picture; scale 5/7 on both axes
+TOKENS, ORIGINAL = (15, 20), (300, 400)
+PIXELS, THOUSANDTHS, SHARES = BoxFormat("", token_px=28), BoxFormat(""), BoxFormat("", side=1.0)
+WANTED = pytest.approx([40.0, 60.0, 200.0, 180.0], abs=1e-4)
 
 
-def test_every_supported_family_has_a_format():
-    assert set(BOX_FORMATS) == set(Qwen.model_types)
+def show(box=(0.0, 0.0, 400.0, 300.0)):
+    """A picture of which the model saw a box."""
+    grids = [Grid(torch.zeros(TOKENS, dtype=torch.int64), box)]
+    blank = torch.zeros(0)
+    return ImageInput(blank, {}, blank.long(), grids, np.zeros((*ORIGINAL, 3), np.uint8))
+
+
+def read(reply, box_format=PIXELS, image=None):
+    """The boxes, or the problem."""
+    boxes, problem = read_boxes(reply, box_format, image or show())
+    assert boxes.shape[1:] == (4,) and (problem is None or len(boxes) == 0)
+    return problem or boxes.tolist()
+
+
+@functools.cache
+def build_family(data_dir, name):
+    config = build_small_config(data_dir, name)
+    return find_family(config)(config, load_processor(data_dir, name))
 
 
 @pytest.mark.parametrize(
-    ("model_type", "question"),
+    ("name", "question"),
     [
         (
             "qwen2_vl",
@@ -38,35 +54,36 @@ def test_every_supported_family_has_a_format():
             "Locate the {left} dog in this image and output the bbox coordinates in JSON format.",
         ),
         (
-            "qwen3_vl",
+            "qwen3_vl_moe",
             'Locate every object that matches the description "the {left} dog" in the image. '
             "Report bbox coordinates in JSON format.",
         ),
     ],
 )
-def test_the_question_is_the_familys_own(model_type, question):
-    assert build_box_question(model_type, " the {left} dog ") == question
+def test_the_question_is_the_familys_own(data_dir, name, question):
+    assert build_family(data_dir, name).box_format.ask(" the {left} dog ") == question
 
 
-# A box of 10 % to 50 % of the width and 20 % to 60 % of the height, as each family says it.
+# A box of 10 % to 50 % of the width and 20 % to 60 % of the height, as families say it.
 @pytest.mark.parametrize(
-    ("model_type", "reply"),
+    ("box_format", "reply"),
     [
-        ("qwen2_vl", "<|box_start|>(100,200),(500,600)<|box_end|>"),
+        (THOUSANDTHS, "<|box_start|>(100,200),(500,600)<|box_end|>"),
         (
-            "qwen2_vl",
-            "<|object_ref_start|>dog (1)<|object_ref_end|><|box_start|>(100, 200), (500, 600)"
-            "<|box_end|>",
+            THOUSANDTHS,
+            "<|object_ref_start|>dog (1,2),(3,4)<|object_ref_end|><|box_start|>(100, 200), "
+            "(500, 600)<|box_end|>",
         ),
-        ("qwen2_vl", "(100,200),(500,600)"),
-        ("qwen2_5_vl", '```json\n[\n\t{"bbox_2d": [56, 84, 280, 252], "label": "dog"}\n]\n```'),
-        ("qwen2_5_vl", '{"bbox_2d": [56.0, 84.0, 280.0, 252.0]}'),
-        ("qwen3_vl", '```json\n[\n\t{"bbox_2d": [100, 200, 500, 600], "label": "dog"}\n]\n```'),
-        ("qwen3_vl_moe", '[{"label": "dog", "bbox_2d": [100, 200, 500, 600]}]'),
+        (THOUSANDTHS, "(100,200),(500,600)"),
+        (PIXELS, '```json\n[\n\t{"bbox_2d": [56, 84, 280, 252], "label": "dog"}\n]\n```'),
+        (PIXELS, '{"bbox_2d": [56.0, 84.0, 280.0, 252.0]}'),
+        (THOUSANDTHS, '[{"label": "[1, 2, 3, 4] \\" dog", "bbox_2d": [100, 200, 500, 600]}]'),
+        (THOUSANDTHS, "<ref>dog</ref><box>[[100, 200, 500, 600]]</box>"),
+        (SHARES, "[0.1, 0.2, 0.50, .6]"),
     ],
 )
-def test_each_familys_reply_is_read_in_its_own_frame(model_type, reply):
-    assert read(reply, model_type) == pytest.approx([40.0, 60.0, 200.0, 180.0], abs=1e-4)
+def test_each_familys_reply_is_read_in_its_own_frame(box_format, reply):
+    assert read(reply, box_format) == [WANTED]
 
 
 @pytest.mark.parametrize(
@@ -76,26 +93,55 @@ def test_each_familys_reply_is_read_in_its_own_frame(model_type, reply):
         "[[56, 84], [280, 252]]",
         "The dog is at [56,84,280,252], on the sofa.",
         'Sure! ```json\n{"bbox_2d": [56, 84, 280, 252]}\n``` Anything else?',
-        '[{"bbox_2d": [56, 84, 280, 252], "label": "a"}, {"bbox_2d": [0, 0, 9, 9]}]',
         '[{"bbox_2d": [56, 84, 280, 252], "label": "the dog on',
         '[{"bbox_2d": [56, 84, 280, 252]}, {"bbox_2d": [1, 2, 3',
         '{"point_2d": [7, 8], "bbox_2d": [56, 84, 280, 252]}',
         "[280, 252, 56, 84]",
         "[280, 84, 56, 252]",
+        "[56, 84, 280, 252] [56, 84, 280, 252] [280, 252, 56, 84]",
+        "[600, 84, 700, 252] [56, 84, 280, 252] [1, 1, 1, 1]",
     ],
 )
-def test_the_first_whole_box_is_read_from_whatever_surrounds_it(reply):
-    assert read(reply) == pytest.approx([40.0, 60.0, 200.0, 180.0], abs=1e-4)
+def test_a_whole_box_is_read_once_from_whatever_surrounds_it(reply):
+    assert read(reply) == [WANTED]
+
+
+@pytest.mark.parametrize(
+    ("box_format", "reply"),
+    [
+        (
+            PIXELS,
+            '[{"bbox_2d": [56, 84, 280, 252], "label": "a"}, {"bbox_2d": [0, 0, 14, 7], "label": '
+            '"b"}, {"bbox_2d": [56, 84, 280, 252]}]',
+        ),
+        (PIXELS, "[[56, 84, 280, 252], [0, 0, 14, 7]]"),
+        (
+            THOUSANDTHS,
+            "<|box_start|>(100,200),(500,600)<|box_end|><|box_start|>(0,0),(25,16.6667)<|box_end|>",
+        ),
+        (THOUSANDTHS, "(100,200),(500,600)(0,0),(25,16.66667)"),
+        (THOUSANDTHS, "<box>[[100, 200, 500, 600], [0, 0, 25, 16.66667]]</box>"),
+    ],
+)
+def test_all_boxes_are_read_in_order(box_format, reply):
+    assert read(reply, box_format) == [WANTED, pytest.approx([0, 0, 10, 5], abs=1e-4)]
 
 
 def test_floats_are_not_rounded():
-    assert read("[56.7, 84, 280.35, 252]")[0] == pytest.approx(56.7 * 400 / 560, abs=1e-4)
+    assert read("[56.7, 84, 280.35, 252]")[0][0] == pytest.approx(56.7 * 400 / 560, abs=1e-4)
 
 
 def test_what_reaches_outside_is_cut_off():
-    assert read("[-50, -1.5, 9999, 252]") == pytest.approx([0, 0, 400, 180], abs=1e-4)
-    assert read("(0,0),(1000,1000)", "qwen2_vl") == [0, 0, 400, 300]
-    assert read("[0, 0, " + "9" * 400 + ", 252]") == pytest.approx([0, 0, 400, 180], abs=1e-4)
+    assert read("[-50, -1.5, 9999, 252]") == [pytest.approx([0, 0, 400, 180], abs=1e-4)]
+    assert read("(0,0),(1000,1000)", THOUSANDTHS) == [[0, 0, 400, 300]]
+    assert read("[0, 0, " + "9" * 400 + ", 252]") == [pytest.approx([0, 0, 400, 180], abs=1e-4)]
+
+
+def test_padding_that_the_model_saw_is_no_part_of_the_picture():
+    """The picture of 400 x 300 in the middle of a square of 400."""
+    padded = show((0.0, -50.0, 400.0, 350.0))
+    assert read("[0.1, 0.275, 0.5, 0.575]", SHARES, padded) == [WANTED]
+    assert read("[0, 0, 1, 0.1]", SHARES, padded).startswith("the box covers nothing")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +151,7 @@ def test_what_reaches_outside_is_cut_off():
         ("There is no\n dog.", r"holds no readable box: 'There is no dog\.'"),
         ('[{"bbox_2d": [56, 84, 280, 25', "holds no readable box"),
         ('{"point_2d": [56, 84]}', "holds no readable box"),
+        ('{"label": "[1, 2, 3, 4]"}', "holds no readable box"),
         ("[1, 2, 3, 4, 5]", "holds no readable box"),
         ("[a, b, c, d]", "holds no readable box"),
         ("word " * 100, "holds no readable box: '(word )+"),
@@ -119,39 +166,44 @@ def test_a_reply_without_a_box_gives_the_reason(reply, reason):
     assert re.search(reason, problem)
 
 
-def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match="how a 'llava' model names boxes is not known: use"):
-        build_box_question("llava", "dog")
-    with pytest.raises(ValueError, match="how a 'llava' model names boxes is not known"):
-        parse_box("[1, 2, 3, 4]", "llava", INPUT, ORIGINAL)
+@pytest.mark.parametrize("reply", ["[]", "```json\n[ ]\n```", "[]<|im_end|>"])
+def test_an_empty_list_is_an_answer(reply):
+    assert read(reply) == []
 
 
-@pytest.mark.parametrize("model_type", sorted(BOX_FORMATS))
-def test_a_persons_box_on_a_photograph_survives_the_round_trip(data_dir, model_type):
+@pytest.mark.parametrize("name", ["llava_next", "idefics3"])
+def test_an_unknown_format_is_refused(data_dir, name):
+    with pytest.raises(ValueError, match=f"how a '{name}' model names boxes is not known: point"):
+        _ = build_family(data_dir, name).box_format
+
+
+@pytest.mark.parametrize("name", [*FAMILY_FOLDERS, "llava_padded", "llava_cropped", "internvl"])
+def test_a_persons_box_on_a_photograph_survives_the_round_trip(data_dir, name):
     """Annotated in pixels of the photograph, said in the model's frame, read back."""
     path = data_dir / "coco" / "000000000785.jpg"
     annotations = json.loads((data_dir / "coco" / "instances_people.json").read_text())
     x, y, width, height = next(
         item["bbox"] for item in annotations["annotations"] if item["image_id"] == 785
     )
-    wanted = torch.tensor([x, y, x + width, y + height])
-    processor = load_processor(data_dir, model_type)
+    wanted = np.array([x, y, x + width, y + height])
+    family = build_family(data_dir, name)
     with Image.open(path) as picture:
-        original = (picture.height, picture.width)
-        encoded = QwenImageProcessorWrapper(processor).encode(picture)
-        patches = processor.image_processor(images=[picture], return_tensors="pt")
-    patch = processor.image_processor.patch_size
-    shown = [int(side) * patch for side in patches["image_grid_thw"][0][1:]]  # (H', W')
-    assert tuple(shown) == tuple(encoded.pixel_values.shape[1:])
-    assert tuple(shown) != original
-    if model_type == "qwen2_5_vl":
-        scale = torch.tensor([shown[1] / original[1], shown[0] / original[0]] * 2)
+        size, image = np.array(picture.size), ImageProcessorWrapper(family).encode(picture)
+        patches = family.processor.image_processor(images=[picture], return_tensors="pt")
+    corners, unit = wanted.reshape(2, 2), 1
+    if name == "qwen2_5_vl":  # what the processor itself resized it to
+        patch = family.processor.image_processor.patch_size
+        _, rows, columns = patches["image_grid_thw"][0].tolist()
+        said = corners * (np.array([columns, rows]) * patch / size)
+    elif name == "llava_padded":  # to a square, the picture in its middle
+        said, unit = (corners + (size.max() - size) // 2) / size.max(), 0.001
+    elif name == "llava_cropped":  # to the square in its middle
+        said, unit = (corners - (size - size.min()) / 2) / size.min(), 0.001
+        wanted = corners.clip((size - size.min()) / 2, (size + size.min()) / 2).flatten()
     else:
-        scale = torch.tensor([1000 / original[1], 1000 / original[0]] * 2)
-    said = [int(value) for value in (wanted * scale).round()]
-    reply = f'```json\n[{{"bbox_2d": {said}, "label": "person"}}]\n```'
-    if model_type == "qwen2_vl":
-        reply = f"<|box_start|>({said[0]},{said[1]}),({said[2]},{said[3]})<|box_end|>"
-    box, problem = parse_box(reply, model_type, tuple(shown), original)
-    assert problem is None
-    assert (box - wanted).abs().max() <= 0.51 / scale.min()
+        said = corners / size * 1000
+    said = (said / unit).round() * unit
+    numbers = ", ".join(f"{value:g}" for value in said.flatten())
+    boxes, problem = read_boxes(f'[{{"bbox_2d": [{numbers}]}}]', family.box_format, image)
+    assert problem is None and len(boxes) == 1
+    assert np.abs(boxes[0].numpy() - wanted).max() <= 0.0015 * size.max()

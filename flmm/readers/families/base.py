@@ -2,7 +2,7 @@
 
 1. ``model_types`` and, in ``check``, what it refuses; 2. ``layout``: which image tokens form which
 grids over the picture; 3. ``render``: its template; 4. ``locate`` and ``token_types``; 5.
-``collate``: pixels of several pictures in one pass; 6. ``image_options``.
+``collate``: pixels of several pictures in one pass; 6. ``image_options`` and ``box_format``.
 Not its duty: passes through the model, tokenising, masks.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flmm.readers.boxes import BoxFormat
 from flmm.records import Box, Grid
 
 PROMPT_SLOT = "FLMM PROMPT SLOT"
@@ -110,6 +111,18 @@ class Family(ABC):
                 "its config does not say in which layers: give it layer_types, or set "
                 "sliding_window to null"
             )
+
+    @property
+    def box_format(self) -> BoxFormat:
+        """How its models are asked for boxes, and in which frame they answer.
+
+        Raises:
+            ValueError: no source says so.
+        """
+        raise ValueError(
+            f"how a {self.config.model_type!r} model names boxes is not known: point by attention, "
+            "use another reader, or add box_format to its file in flmm/readers/families"
+        )
 
     @abstractmethod
     def layout(self, seen: Seen) -> list[Grid]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
+from flmm.readers.boxes import REGION_QUESTION, BoxFormat
 from flmm.readers.families.base import Family, Seen
 from flmm.records import Grid
 
@@ -35,6 +36,15 @@ class InternVL(Family):
             int(side // patch * ratio) for side, patch in zip(vision.image_size, vision.patch_size)
         )
         return height, width
+
+    @property
+    def box_format(self) -> BoxFormat:
+        """Thousandths of the picture's sides.
+
+        Source: github.com/OpenGVLab/InternVL/issues/227 (question and reply) and 285 (frame).
+        Deviation: the phrase stands without ``<ref>`` tags, which plain text cannot write.
+        """
+        return BoxFormat(REGION_QUESTION)
 
     def layout(self, seen: Seen) -> list[Grid]:
         """All tiles as one grid, then the thumbnail; or a single tile."""

@@ -9,6 +9,7 @@ import numpy as np
 from transformers.image_transforms import get_resize_output_image_size
 
 from flmm.geometry import Size, place_region
+from flmm.readers.boxes import REGION_QUESTION, BoxFormat
 from flmm.readers.families.base import Family, Seen
 from flmm.records import Grid
 
@@ -26,6 +27,14 @@ class Llava(Family):
                 "this llava sees through a Pixtral tower, whose rows of image tokens flmm does not "
                 "read: give a LLaVA-1.5 with a CLIP or SigLIP tower"
             )
+
+    @property
+    def box_format(self) -> BoxFormat:
+        """Shares of the sides of the square that it sees, padding included.
+
+        Source: github.com/haotian-liu/LLaVA/issues/606.
+        """
+        return BoxFormat(REGION_QUESTION, side=1.0)
 
     def layout(self, seen: Seen) -> list[Grid]:
         """The tokens are a grid over what the processor padded or cropped to."""

@@ -15,9 +15,16 @@ import torch
 import transformers
 from torch import Tensor
 
+from flmm.readers.boxes import REGION_QUESTION, BoxFormat
 from flmm.readers.families.base import Family, Seen
 from flmm.readers.qwen_image_processor import QwenImageProcessorWrapper, patchify
 from flmm.records import Grid
+
+_LOCATE = "Locate {phrase} in this image and output the bbox coordinates in JSON format."
+_LOCATE_EVERY = (
+    'Locate every object that matches the description "{phrase}" in the image. Report bbox '
+    "coordinates in JSON format."
+)
 
 
 class Qwen(Family):
@@ -41,6 +48,20 @@ class Qwen(Family):
                     f"the model has {name} {of_model}, the processor {of_processor}: load both "
                     "from the same folder"
                 )
+
+    @property
+    def box_format(self) -> BoxFormat:
+        """Thousandths of the sides, or (Qwen2.5-VL) pixels of the picture as it was resized.
+
+        Source: what the Qwen team says of its own RefCOCO evaluation. Qwen2-VL: arXiv 2409.12191,
+        "Visual Grounding", the question in plain words from github.com/QwenLM/Qwen3-VL/issues/536
+        (a user's; the team has published none). Qwen2.5-VL: issues 991 (question), 733 (JSON, no
+        box tokens), 782 (pixels). Qwen3-VL: issues 1721 (question), 1427 (0-1000).
+        """
+        kind, vision = self.config.model_type, self.config.vision_config
+        if kind == "qwen2_5_vl":
+            return BoxFormat(_LOCATE, token_px=vision.patch_size * vision.spatial_merge_size)
+        return BoxFormat(REGION_QUESTION if kind == "qwen2_vl" else _LOCATE_EVERY)
 
     def layout(self, seen: Seen) -> list[Grid]:
         """The picture as it was resized, each side by its own factor."""
