@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flmm.records import Box, Grid
+from flmm.records import Box, Grid, ImageInput
 
 Size = tuple[int, int]
 
@@ -64,6 +64,24 @@ def join_grid_maps(grid_maps: Sequence[Tensor], grids: Sequence[Grid], num_grids
     return torch.cat(
         [grid_maps[0], resample_area(grid_maps[-1], coarse.box, fine.box, fine.size)], dim=1
     )
+
+
+def merge_grids(grid_maps: Sequence[Tensor], image: ImageInput) -> Tensor:
+    """All attention on a picture, that on its tiles and on its thumbnail alike, as one map.
+
+    A cell of a coarser grid gives its weight to the finest grid's cells by the area they share.
+    ``[..., h_g, w_g]`` of each grid, finest first, to ``[..., h, w]`` over the picture as given.
+    """
+    fine, merged = image.grids[0], grid_maps[0]
+    for maps, grid in zip(grid_maps[1:], image.grids[1:]):
+        density = resample_area(maps, grid.box, fine.box, fine.size)
+        merged = merged + density * (_compute_cell_area(fine) / _compute_cell_area(grid))
+    return fit_to_picture(merged, fine.box, image.original_size)
+
+
+def _compute_cell_area(grid: Grid) -> float:
+    x0, y0, x1, y1 = grid.box
+    return (x1 - x0) * (y1 - y0) / grid.columns.numel()
 
 
 def fit_to_picture(
@@ -118,11 +136,13 @@ def resize_masks(masks: Tensor, size: Size) -> Tensor:
 
 
 def compute_coverage(masks: Tensor, size: Size) -> Tensor:
-    """Share of each cell of a coarser grid that bool masks ``[P, H, W]`` cover: float32 in [0, 1].
+    """Share of each cell of a grid that bool masks ``[P, H, W]`` cover: float32 in [0, 1].
 
-    Where the grid does not divide the frame, border pixels count for both cells.
+    Pixels across a border count by their area.
     """
-    return F.adaptive_avg_pool2d(masks[:, None].float(), size)[:, 0]
+    frame = (0.0, 0.0, 1.0, 1.0)
+    # A hair less or more than all of a cell is rounding.
+    return resample_area(masks.float(), frame, frame, size).clamp(0, 1)
 
 
 def compute_boxes_xyxy(masks: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ Made by ``flmm.head_selection`` or by hand; read by mask heads that look at a fe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from flmm.files import replace_file
+from flmm.tables import format_text
 
 Head = tuple[int, int]
 
@@ -38,6 +39,8 @@ class HeadChoice:
         reader: which one, in words.
         method: how they were chosen: "labels", "no labels" or "by hand".
         source: on what.
+        figures: what they are ranked by, the first, and what else was measured: one per head.
+        chance: of a figure, that of attention which is the same everywhere.
 
     Raises:
         ValueError: there is no head, one is named twice, or one lies outside the reader.
@@ -49,6 +52,8 @@ class HeadChoice:
     reader: str = ""
     method: str = "by hand"
     source: str = ""
+    figures: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    chance: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         heads = tuple((int(layer), int(head)) for layer, head in self.heads)
@@ -64,6 +69,9 @@ class HeadChoice:
                 )
             if (layer, head) in heads[:place]:
                 raise ValueError(f"head {head} of layer {layer} is chosen twice: name it once")
+        short = [name for name, values in self.figures.items() if len(values) != len(heads)]
+        if short:
+            raise ValueError(f"the figures {short[0]} are not one for each of {len(heads)} heads")
 
     @property
     def layers(self) -> int:
@@ -72,7 +80,10 @@ class HeadChoice:
 
     def best(self, count: int) -> HeadChoice:
         """The first so many heads; all where there are fewer."""
-        return HeadChoice(**{**asdict(self), "heads": self.heads[:count]})
+        if count < 1:
+            raise ValueError(f"{count} best heads are asked for: give 1 or more")
+        figures = {name: values[:count] for name, values in self.figures.items()}
+        return replace(self, heads=self.heads[:count], figures=figures)
 
     def list_channels(self) -> list[int]:
         """Their places among the channels ``l*A + a`` of attention maps of one grid."""
@@ -87,6 +98,17 @@ class HeadChoice:
                 f"{reader.num_layers} x {reader.num_heads}: choose heads for it with "
                 "tools/rank_heads.py"
             )
+
+    def format_table(self, count: int = 20) -> str:
+        """The best heads with their figures as a plain-text table, chance as the last row."""
+        rows: list[list[Any]] = [["rank", "layer", "head", *self.figures]]
+        for place, head in enumerate(self.heads[:count]):
+            rows.append([place + 1, *head, *(f"{own[place]:.3f}" for own in self.figures.values())])
+        if self.chance:
+            chance = (self.chance.get(name) for name in self.figures)
+            told = ("" if value is None else f"{value:.3f}" for value in chance)
+            rows.append(["-", "chance", "", *told])
+        return format_text(rows)
 
     def save_json(self, path: str | Path) -> Path:
         """Write everything; :func:`load_head_choice` reads it."""
@@ -115,3 +137,23 @@ def load_head_choice(given: str | Path | HeadChoice | Mapping[str, Any]) -> Head
         raise ValueError(
             f"{given} is no choice of heads ({error}): make one with tools/rank_heads.py"
         ) from error
+
+
+def rank_choice(
+    figures: Mapping[str, Sequence[float]], vlm: ReaderSizes, **fields: Any
+) -> HeadChoice:
+    """All heads of a reader, those with the most of the first figure first.
+
+    Args:
+        figures: by name, one per channel ``l*A + a``.
+        fields: the choice's others.
+    """
+    ranked = next(iter(figures.values()))
+    order = sorted(range(len(ranked)), key=lambda channel: -ranked[channel])
+    return HeadChoice(
+        heads=tuple(divmod(channel, vlm.num_heads) for channel in order),
+        num_layers=vlm.num_layers,
+        num_heads=vlm.num_heads,
+        figures={name: [values[channel] for channel in order] for name, values in figures.items()},
+        **fields,
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 # Old -> new; the longest that fits counts, and what stands behind it is kept.
 MOVED = {
+    "flmm.apps.explanation.head_ranking": "flmm.head_selection",
     "flmm.atomic_files": "flmm.files",
     "flmm.box_baseline": "flmm.ways",
     "flmm.datasets": "flmm.data",

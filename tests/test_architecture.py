@@ -17,7 +17,7 @@ LEVELS = [
     },
     {"head_choice"},
     {"readers", "masks", "data", "provenance", "selectors", "visualization"},
-    {"checkpoints", "features", "data_checks", "results", "presence"},
+    {"checkpoints", "features", "data_checks", "results", "presence", "head_selection"},
     {"grounder", "batches"},
     {"ways"},
     {"evaluation", "conversation"},

@@ -58,20 +58,23 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Ask, explain, save."""
     from flmm import GroundingInferencer
-    from flmm.apps.explanation import explain, load_head_ranking
+    from flmm.apps.explanation import explain
     from flmm.apps.explanation.explanation import save_results
     from flmm.checkpoints.chosen_weights import tell_weights
+    from flmm.head_choice import load_head_choice
     from flmm.images import load_any_image, name_image
 
-    heads = load_head_ranking(args.heads).best(args.top) if args.heads else None
+    choice = load_head_choice(args.heads).best(args.top) if args.heads else None
     inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    if choice is not None:
+        choice.check(inferencer.model.vlm)
     tell_weights(inferencer.weights)
     first, *others = map(load_any_image, args.image)
     chat = inferencer.chat(first)
     for number, question in enumerate(args.ask):
         images = others if number == 0 else []
         chat.ask(question, images, max_new_tokens=args.max_new_tokens, begin=args.begin)
-    explanation = explain(chat, heads)
+    explanation = explain(chat, choice and choice.heads)
     save_results(
         explanation, args.out, name_image(args.image[0]), args.word, args.box, args.picture
     )

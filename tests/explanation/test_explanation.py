@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from flmm.apps.explanation import ExplainedToken, explain, reading
-from flmm.apps.explanation.reading import merge_grids
 from flmm.apps.explanation.tokens import join_text
 from flmm.conversation import Chat, TurnToken
+from flmm.geometry import merge_grids
 from flmm.grounder import Grounder
 from flmm.readers import FrozenVLM
 from flmm.records import Continuation, Grid, ImageInput

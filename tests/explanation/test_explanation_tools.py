@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 from PIL import Image
 
-from flmm.apps.explanation import load_head_ranking
+from flmm.head_choice import load_head_choice
 from flmm.toy.shape_files import write_dataset
 
 ASK = "Please give me a description of the image."
@@ -45,10 +45,20 @@ def heads(run, tmp_path_factory):
 
 def test_heads_are_tabled_and_saved(heads):
     text, path = heads
-    assert "inside share %" in text and "chance" in text and str(path) in text
-    ranking = load_head_ranking(path)
-    assert len(ranking.heads) == 30 and f"{ranking.phrases} phrases, 0 skipped" in text
-    assert f"{100 * ranking.heads[0].inside_share:.2f}" in text
+    assert "inside_share" in text and "chance" in text and str(path) in text
+    choice = load_head_choice(path)
+    assert len(choice.heads) == 30 and choice.source in text and ", 0 skipped" in text
+    assert f"{choice.figures['inside_share'][0]:.3f}" in text
+
+
+def test_heads_are_found_without_labels_and_named_by_hand(run, tmp_path):
+    out = ("--out", tmp_path / "heads.json")
+    own = ("--pictures", "docs/images/scene.png", "--phrases", "the red triangle", "a square")
+    code, text = run("rank_heads", "--method", "none", *own, "--count", 5, *out)
+    assert code == 0 and "no labels: 2 phrases of 1 pictures" in text
+    assert len(load_head_choice(out[1]).heads) == 5
+    code, text = run("rank_heads", "--method", "hand", "--heads", "3,1", "2,4", *out)
+    assert code == 0 and load_head_choice(out[1]).heads == ((3, 1), (2, 4))
 
 
 def test_a_conversation_is_explained(run, heads, tmp_path):
@@ -82,9 +92,10 @@ def test_a_conversation_is_explained(run, heads, tmp_path):
         (
             "explain",
             ("docs/images/scene.png", "--ask", ASK, "--heads", "none.json"),
-            "head ranking none.json does not exist",
+            "head choice none.json does not exist",
         ),
         ("rank_heads", ("--data", "none"), "none/refs(unc).p does not exist"),
+        ("rank_heads", ("--method", "hand", "--heads", "5,0"), "head 0 of layer 5 is outside of"),
     ],
 )
 def test_mistakes_end_with_one_line(run, name, arguments, message, tmp_path):

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flmm.apps.explanation import explain
-from flmm.apps.explanation.reading import compute_mask_coverage, compute_region_coverage
+from flmm.apps.explanation.reading import compute_region_coverage
+from flmm.geometry import compute_coverage
 from tests.explanation.conftest import describe
 
 SIDES = st.integers(1, 23)
@@ -24,7 +25,7 @@ def count_coverage(mask, grid_size):
 @given(height=SIDES, width=SIDES, rows=SIDES, columns=SIDES, seed=st.integers(0, 99))
 def test_cells_of_a_mask_are_exact(height, width, rows, columns, seed):
     mask = np.random.default_rng(seed).random((height, width)) < 0.4
-    covered = compute_mask_coverage(torch.from_numpy(mask)[None], (rows, columns))[0].numpy()
+    covered = compute_coverage(torch.from_numpy(mask)[None], (rows, columns))[0].numpy()
     np.testing.assert_allclose(covered, count_coverage(mask, (rows, columns)), atol=1e-6)
 
 

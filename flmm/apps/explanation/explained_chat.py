@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from flmm.apps.explanation.reading import (
-    Head,
     RankedToken,
     RegionBox,
     RegionMask,
     compute_region_coverage,
-    merge_grids,
     rank_maps,
     read_merged_maps,
 )
 from flmm.apps.explanation.tokens import ExplainedToken, find_text, join_text, list_tokens
 from flmm.conversation import Chat, PointedPhrase
+from flmm.geometry import merge_grids
+from flmm.head_choice import Head
 from flmm.records import Span
 
 # A token by its index, a half-open range of them, a token, or words that stand in the text once.

@@ -18,9 +18,10 @@ import numpy as np
 from flmm.apps.explanation.drawing import draw_ranking, draw_sheet, draw_words
 from flmm.apps.explanation.explained_chat import ExplainedChat, TokenChoice
 from flmm.apps.explanation.page import build_page
-from flmm.apps.explanation.reading import Head, RankedToken, RegionBox, RegionMask
+from flmm.apps.explanation.reading import RankedToken, RegionBox, RegionMask
 from flmm.conversation import Chat, PointedPhrase
 from flmm.files import replace_file
+from flmm.head_choice import Head
 from flmm.records import Span
 from flmm.tables import format_text, tabulate
 
@@ -33,7 +34,7 @@ def explain(chat: Chat, heads: Sequence[Head] | None = None) -> Explanation:
     Args:
         chat: with at least one turn; no picture is read again.
         heads: (layer, head) of those whose mean is taken, such as
-            ``rank_heads(...).best(8)``; ``None``: all.
+            ``rank_heads(...).best(8).heads``; ``None``: all.
 
     Raises:
         ValueError: there is no turn, or no such head.

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flmm.apps.explanation.tokens import ExplainedToken
 from flmm.conversation import Chat
-from flmm.geometry import Size, fit_to_picture, resample_area
-from flmm.records import Grid, ImageInput
+from flmm.geometry import Size, compute_coverage, merge_grids
+from flmm.head_choice import Head
 
-Head = tuple[int, int]
 # A region is one of both: xyxy in pixels of the picture as given, or bool ``[H, W]``.
 RegionBox = Sequence[float] | np.ndarray | None
 RegionMask = np.ndarray | None
@@ -62,25 +60,6 @@ def read_merged_maps(
     channels = _list_channels(chat, heads)
     portions = [_read_portion(chat, part, channels) for part in _split_portions(chat, tokens)]
     return [np.concatenate(own) for own in zip(*portions)]
-
-
-def merge_grids(grid_maps: Sequence[Tensor], image: ImageInput) -> Tensor:
-    """All attention on a picture, that on its tiles and on its thumbnail alike, as one map.
-
-    A cell of a coarser grid gives its weight to the finest grid's cells by the area they share.
-    ``[..., h_g, w_g]`` of each grid, finest first, to ``[..., h, w]`` over the picture as given.
-    """
-    fine = image.grids[0]
-    merged = grid_maps[0]
-    for maps, grid in zip(grid_maps[1:], image.grids[1:]):
-        density = resample_area(maps, grid.box, fine.box, fine.size)
-        merged = merged + density * (_compute_cell_area(fine) / _compute_cell_area(grid))
-    return fit_to_picture(merged, fine.box, image.original_size)
-
-
-def _compute_cell_area(grid: Grid) -> float:
-    x0, y0, x1, y1 = grid.box
-    return (x1 - x0) * (y1 - y0) / grid.columns.numel()
 
 
 def _list_channels(chat: Chat, heads: Sequence[Head] | None) -> list[int] | slice:
@@ -143,20 +122,10 @@ def compute_region_coverage(
         raise ValueError("give one region: a box (x0, y0, x1, y1 in pixels) or a mask")
     if mask is not None:
         checked = torch.from_numpy(_check_mask(mask, image_size))[None]
-        return compute_mask_coverage(checked, grid_size)[0].numpy()
+        return compute_coverage(checked, grid_size)[0].double().numpy()
     x0, y0, x1, y1 = _check_box(box, image_size)
     rows = _compute_overlaps(y0, y1, image_size[0], grid_size[0])
     return np.outer(rows, _compute_overlaps(x0, x1, image_size[1], grid_size[1]))
-
-
-def compute_mask_coverage(masks: Tensor, grid_size: Size) -> Tensor:
-    """Share of each cell of a grid that masks cover; pixels across a border count by their area.
-
-    Bool ``[P, H, W]`` to float64 ``[P, h, w]`` in [0, 1] on the CPU.
-    """
-    frame = (0.0, 0.0, 1.0, 1.0)
-    # A hair less or more than all of a cell is rounding.
-    return resample_area(masks.cpu().float(), frame, frame, grid_size).double().clamp(0, 1)
 
 
 def rank_maps(

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from flmm.apps.explanation.reading import RankedToken, merge_grids, rank_maps, read_merged_maps
+from flmm.apps.explanation.reading import RankedToken, rank_maps, read_merged_maps
 from flmm.apps.explanation.tokens import ExplainedToken, group_words, join_text, list_tokens
 from flmm.conversation import BRACKETS, Chat, TurnToken
+from flmm.geometry import merge_grids
 from flmm.records import Span
 from flmm.selectors import Answer
 from flmm.visualization import merge_channels
