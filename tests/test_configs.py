@@ -324,7 +324,9 @@ def test_the_schedule_follows_the_iterations_of_an_epoch(
 
 
 def shrink_refiner(config: Config) -> None:
-    """The refiner of a config as the same class at toy size."""
+    """The refiner of a config, where it has one, as the same class at toy size."""
+    if config.model.sam is None:
+        return
     small = {"Sam2Refiner": SAM2, "SamHQRefiner": SAM_HQ}.get(config.model.sam.type)
     if small is None:
         config.model.sam.update(model_name="tiny", checkpoint=None)

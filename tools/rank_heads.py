@@ -6,16 +6,16 @@ python tools/rank_heads.py CONFIG --method none --pictures a.jpg b.jpg --phrases
 python tools/rank_heads.py CONFIG --method none --pictures a.jpg b.jpg   # the reader's own words
 python tools/rank_heads.py CONFIG --method hand --heads 3,1 2,4
 
-CONFIG is "tiny" where none is given. The JSON serves a config's RuleHead (choice=FILE) and
-tools/explain.py --heads FILE. No trained head is needed. Choose heads on pictures other than those
-that are measured or explained afterwards.
+CONFIG is "tiny" where none is given, and --cfg-options reader=FOLDER another reader. The JSON
+serves a config's RuleHead or SharedHead (choice=FILE) and tools/explain.py --heads FILE. No trained
+head is needed. Choose heads on pictures other than those that are measured or explained afterwards.
 """
 
 import argparse
 import os
 from typing import Any
 
-from flmm.command_line import run_tool
+from flmm.command_line import add_override_argument, run_tool
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -46,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=20, help="rows of the table (default 20)")
     parser.add_argument("--device", help="for example cuda:0; default: a GPU if there is one")
     parser.add_argument("--out", default="outputs/heads.json", help="JSON of the chosen heads")
+    add_override_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     if (args.method == "hand") != bool(args.heads):
@@ -67,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
     from flmm.head_choice import HeadChoice
     from flmm.head_selection import build_reader, choose_heads, load_samples, rank_heads
 
-    config = load_config(args.config, {"data_root": args.data} if args.data else None)
+    data = {"data_root": args.data} if args.data else {}
+    config = load_config(args.config, data | (args.cfg_options or {}))
     print(f"reader: {config.reader}; its own heads are ranked, no trained head is used")
 
     def load() -> Any:

@@ -1,6 +1,7 @@
 """What is trained: the mask head and the mask refiner. No datasets."""
 
 from flmm.masks.mask_head import compute_coarse_logits
+from flmm.masks.ranked import RankedHead, SharedHead
 from flmm.masks.refiners.base import ImageEncoding, Refiner
 from flmm.masks.refiners.sam2 import Sam2Refiner
 from flmm.masks.refiners.sam_hq import SamHQRefiner
@@ -10,11 +11,13 @@ from flmm.masks.unet import UNetHead
 
 __all__ = [
     "ImageEncoding",
+    "RankedHead",
     "Refiner",
     "RuleHead",
     "SAMRefiner",
     "Sam2Refiner",
     "SamHQRefiner",
+    "SharedHead",
     "UNetHead",
     "build_tiny_sam",
     "compute_coarse_logits",

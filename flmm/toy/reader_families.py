@@ -142,7 +142,7 @@ class TinyLlava(ReaderFamily):
         config = LlavaConfig(
             vision_config=vision,
             text_config=text,
-            image_token_id=processor.image_token_id,
+            image_token_index=processor.image_token_id,
             vision_feature_layer=-1,
             vision_feature_select_strategy="default",
             tie_word_embeddings=True,
