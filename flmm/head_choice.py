@@ -15,6 +15,8 @@ from flmm.files import replace_file
 from flmm.tables import format_text
 
 Head = tuple[int, int]
+TINY = "tiny"
+TINY_HEADS = Path(__file__).parent / "assets/tiny_heads.json"
 
 
 class ReaderSizes(Protocol):
@@ -39,7 +41,7 @@ class HeadChoice:
         reader: which one, in words.
         method: how they were chosen: "labels", "no labels" or "by hand".
         source: on what.
-        figures: what they are ranked by, the first, and what else was measured: one per head.
+        figures: what was measured of them: by name, one per head.
         chance: of a figure, that of attention which is the same everywhere.
 
     Raises:
@@ -119,12 +121,15 @@ class HeadChoice:
 def load_head_choice(given: str | Path | HeadChoice | Mapping[str, Any]) -> HeadChoice:
     """What :meth:`HeadChoice.save_json` wrote, its fields, or a choice as it is.
 
+    ``"tiny"`` is the choice of the embedded reader's heads, made without labels.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it holds no choice of heads.
     """
     if isinstance(given, HeadChoice):
         return given
+    given = TINY_HEADS if given == TINY else given
     try:
         if isinstance(given, (str, Path)):
             given = json.loads(Path(given).read_text(encoding="utf-8"))
@@ -140,20 +145,23 @@ def load_head_choice(given: str | Path | HeadChoice | Mapping[str, Any]) -> Head
 
 
 def rank_choice(
-    figures: Mapping[str, Sequence[float]], vlm: ReaderSizes, **fields: Any
+    figures: Mapping[str, Sequence[float]],
+    marks: Sequence[float],
+    sizes: ReaderSizes,
+    **fields: Any,
 ) -> HeadChoice:
-    """All heads of a reader, those with the most of the first figure first.
+    """All heads of a reader, those with the highest marks first.
 
     Args:
         figures: by name, one per channel ``l*A + a``.
+        marks: one per channel.
         fields: the choice's others.
     """
-    ranked = next(iter(figures.values()))
-    order = sorted(range(len(ranked)), key=lambda channel: -ranked[channel])
+    order = sorted(range(len(marks)), key=lambda channel: -marks[channel])
     return HeadChoice(
-        heads=tuple(divmod(channel, vlm.num_heads) for channel in order),
-        num_layers=vlm.num_layers,
-        num_heads=vlm.num_heads,
+        heads=tuple((channel // sizes.num_heads, channel % sizes.num_heads) for channel in order),
+        num_layers=sizes.num_layers,
+        num_heads=sizes.num_heads,
         figures={name: [values[channel] for channel in order] for name, values in figures.items()},
         **fields,
     )

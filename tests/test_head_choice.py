@@ -13,10 +13,12 @@ SIZES = SimpleNamespace(num_layers=2, num_heads=3)
 @pytest.fixture
 def choice():
     figures = {"inside_share": [0.1, 0.2, 0.6, 0.3, 0.5, 0.4], "hit_rate": [0, 1, 2, 3, 4, 5]}
-    return rank_choice(figures, SIZES, reader="toy", chance={"inside_share": 0.25})
+    return rank_choice(
+        figures, figures["inside_share"], SIZES, reader="toy", chance={"inside_share": 0.25}
+    )
 
 
-def test_heads_are_ranked_by_the_first_figure(choice):
+def test_heads_are_ranked_by_their_marks(choice):
     assert choice.heads == ((0, 2), (1, 1), (1, 2), (1, 0), (0, 1), (0, 0))
     assert choice.figures["hit_rate"] == [2, 4, 5, 3, 1, 0]
     best = choice.best(2)

@@ -35,9 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument(
         "--measure",
-        choices=["inside_share", "hit_rate"],
-        default="inside_share",
-        help="to rank by, with labels",
+        choices=["inside_share", "hit_rate", "agreement", "entropy"],
+        help="to rank by; default: inside_share with labels, agreement without",
     )
     parser.add_argument("--pictures", nargs="+", help="of your own, in place of the data set's")
     parser.add_argument("--phrases", nargs="+", help="of each of the pictures")
@@ -72,23 +71,25 @@ def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, data | (args.cfg_options or {}))
     print(f"reader: {config.reader}; its own heads are ranked, no trained head is used")
 
+    by = {"measure": args.measure} if args.measure else {}
+
     def load() -> Any:
         return load_samples(config, args.loader, args.split, args.limit)
 
     if args.method == "labels":
         samples = load()
-        choice = rank_heads(build_reader(config, args.device), samples, args.measure)
+        choice = rank_heads(build_reader(config, args.device), samples, **by)
     elif args.method == "hand":
         vlm = build_reader(config, args.device)
         sizes = vlm.num_layers, vlm.num_heads
         choice = HeadChoice(args.heads, *sizes, vlm.extra_repr(), "by hand", "named by hand")
     elif args.pictures:
         items = [(picture, args.phrases or ()) for picture in args.pictures]
-        choice = choose_heads(build_reader(config, args.device), items)
+        choice = choose_heads(build_reader(config, args.device), items, **by)
     else:
         pairs = ((item["inputs"], item["data_samples"].continuations) for item in load())
         items = (pair for pair in pairs if pair[0] is not None)
-        choice = choose_heads(build_reader(config, args.device), items)
+        choice = choose_heads(build_reader(config, args.device), items, **by)
     choice = choice.best(args.count or len(choice.heads))
     print(choice.format_table(args.top))
     print(f"chosen by {choice.method}: {choice.source}; saved {choice.save_json(args.out)}")

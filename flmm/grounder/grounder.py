@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flmm.features import FeatureCache, split_phrases
 from flmm.geometry import fit_to_picture, join_grid_maps, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
-from flmm.masks import ImageEncoding, Refiner, compute_coarse_logits
+from flmm.masks import ImageEncoding, Refiner, RuleHead, compute_coarse_logits
 from flmm.presence import PresenceRule, check_presence
 from flmm.records import (
     Continuation,
@@ -89,6 +89,8 @@ class Grounder(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
         self.mask_head: nn.Module = _build(mask_head, in_channels=self.vlm.num_channels)
+        if isinstance(self.mask_head, RuleHead):
+            self.mask_head.choice.check(self.vlm)
         self.sam: Refiner | None = None if sam is None else _build(sam)
         self.text_proj: nn.Linear | None = None
         self.text_layer_weights: nn.Parameter | None = None

@@ -4,8 +4,8 @@ In: a reader and pictures with phrases. Out: a :class:`~flmm.head_choice.HeadCho
 the most pointing first. No trained head and no refiner takes part; masks are another room's duty.
 """
 
-from flmm.head_selection.labelled import MEASURES, rank_heads
+from flmm.head_selection.labelled import rank_heads
 from flmm.head_selection.samples import build_reader, load_samples
 from flmm.head_selection.unlabelled import choose_heads
 
-__all__ = ["MEASURES", "build_reader", "choose_heads", "load_samples", "rank_heads"]
+__all__ = ["build_reader", "choose_heads", "load_samples", "rank_heads"]

@@ -67,7 +67,8 @@ def rank_heads(
         )
     means = dict(zip(MEASURES, (sums / phrases).tolist()))
     return rank_choice(
-        {measure: means[measure], **means},
+        means,
+        means[measure],
         vlm,
         reader=vlm.extra_repr(),
         method="labels",

@@ -13,12 +13,15 @@ what is left of all other heads together:
 much of a map is special, a head's vote grows. Sums per head are kept, whatever the number of
 pictures. 1: all heads say the same of every phrase; 0: they agree on nothing.
 
-Source: that a few heads localise, and that labels are not needed to find them: Kang et al., "Your
-large vision-language model only needs a few attention heads for visual grounding", CVPR 2025
-(arXiv 2503.06287), who keep heads with a high image share, and of them those that are most often
-among the ones of lowest spatial entropy. Deviations: the share weighs votes instead of cutting
-heads off; agreement takes the place of entropy, which also likes heads that always look at one
-spot (docs/without_training.md has both on the same pictures).
+The measure "entropy" is there to compare with: of the heads whose image share is no less than the
+median, those whose maps are the least spread, by Shannon's entropy in nats.
+
+Source: that a few heads localise, and that no label is needed to find them: Kang et al., "Your
+large vision-language model only needs a few attention heads for visual grounding" (arXiv
+2503.06287), who keep heads with a high image share, and of those the ones that are most often among
+the lowest in spatial entropy. Deviations: here the share weighs votes instead of cutting heads off;
+agreement takes the place of entropy, which also likes heads that always look at one spot; our
+"entropy" is of cells, not of connected regions, and ranks by its mean.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from flmm.head_choice import HeadChoice, rank_choice
 from flmm.readers import FrozenVLM
 from flmm.records import Continuation, as_continuations
 
+MEASURES = ("agreement", "entropy")
 NEUTRAL = "the thing"  # names nothing that a picture shows in one place
 MAX_DESCRIPTION = 64  # tokens
 _LEAST = 1e-30
@@ -45,7 +49,10 @@ Phrases = Sequence[str | Continuation]
 
 @torch.inference_mode()
 def choose_heads(
-    vlm: FrozenVLM, items: Iterable[tuple[Any, Phrases]], count: int | None = None
+    vlm: FrozenVLM,
+    items: Iterable[tuple[Any, Phrases]],
+    count: int | None = None,
+    measure: str = "agreement",
 ) -> HeadChoice:
     """The heads of a reader that point, found on pictures without masks.
 
@@ -55,12 +62,14 @@ def choose_heads(
             picture with no phrases the reader writes a description, and its words of four letters
             and more are the phrases.
         count: so many heads, the best; ``None``: all.
+        measure: what they are ranked by, ``"agreement"`` or ``"entropy"``.
 
     Raises:
-        ValueError: there is no picture.
+        ValueError: there is no picture, or no such measure.
     """
-    agreement = torch.zeros(vlm.num_maps, dtype=torch.float64)
-    shares = torch.zeros(vlm.num_maps, dtype=torch.float64)
+    if measure not in MEASURES:
+        raise ValueError(f"measure is {measure!r}: use one of {', '.join(MEASURES)}")
+    sums = torch.zeros(3, vlm.num_maps, dtype=torch.float64)
     pictures = phrases = described = 0
     for picture, given in items:
         prefix = vlm.prefill(picture)
@@ -70,8 +79,9 @@ def choose_heads(
             asked = _describe(vlm.generate(prefix, MAX_DESCRIPTION))
         seen = vlm.attend(prefix, [*asked, Continuation(NEUTRAL)])
         maps = merge_grids(seen.grid_maps, prefix.image_input).cpu().double().flatten(2)
-        agreement += compute_agreement(maps[:-1], maps[-1])
-        shares += maps[:-1].sum((0, 2))
+        sums[0] += compute_agreement(maps[:-1], maps[-1])
+        sums[1] += compute_entropy(maps[:-1])
+        sums[2] += maps[:-1].sum((0, 2))
         pictures += 1
         phrases += len(maps) - 1
         described += not given
@@ -80,9 +90,13 @@ def choose_heads(
             "no picture is given to choose heads on: give a few, each with phrases of what it shows"
         )
     told = f" ({described} pictures in the reader's own words)" if described else ""
-    figures = dict(agreement=agreement / phrases, image_share=shares / phrases)
+    means = sums / phrases
+    marks = means[0]
+    if measure == "entropy":
+        marks = torch.where(means[2] >= means[2].median(), -means[1], -torch.inf)
     choice = rank_choice(
-        {name: values.tolist() for name, values in figures.items()},
+        dict(zip((*MEASURES, "image_share"), means.tolist())),
+        marks.tolist(),
         vlm,
         reader=vlm.extra_repr(),
         method="no labels",
@@ -103,6 +117,12 @@ def compute_agreement(maps: Tensor, neutral: Tensor) -> Tensor:
     votes = special * maps.sum(-1, keepdim=True)
     of_others = votes.sum(1, keepdim=True) - votes
     return F.cosine_similarity(special, of_others, dim=-1, eps=_LEAST).sum(0)
+
+
+def compute_entropy(maps: Tensor) -> Tensor:
+    """Of each head's maps ``[P, C, n]``, in nats, sum over the phrases: ``[C]``."""
+    parts = maps / maps.sum(-1, keepdim=True).clamp(min=_LEAST)
+    return -torch.special.xlogy(parts, parts).sum((0, 2))
 
 
 def _describe(text: str) -> list[Continuation]:

@@ -26,7 +26,7 @@ def compute_plain_agreement(phrase, others, head):
 
 
 def test_figures_equal_plain_numpy(vlm, samples, choice):
-    agreement, shares = [], []
+    agreement, entropies, shares = [], [], []
     for sample in samples:
         asked = [*sample.phrases, NEUTRAL]
         maps = vlm.attend(vlm.prefill(sample.image), asked).maps.double().flatten(2).numpy()
@@ -34,10 +34,13 @@ def test_figures_equal_plain_numpy(vlm, samples, choice):
             others = [other for place, other in enumerate(maps) if place != number]
             agreement.append([compute_plain_agreement(own, others, c) for c in range(len(own))])
             shares.append(own.sum(1))
+            parts = own / own.sum(1, keepdims=True)
+            entropies.append([-sum(p * np.log(p) for p in row if p > 0) for row in parts])
     channels = choice.list_channels()
     assert sorted(channels) == list(range(vlm.num_maps))
     figures = choice.figures
     np.testing.assert_allclose(figures["agreement"], np.mean(agreement, 0)[channels], atol=1e-9)
+    np.testing.assert_allclose(figures["entropy"], np.mean(entropies, 0)[channels], atol=1e-9)
     np.testing.assert_allclose(figures["image_share"], np.mean(shares, 0)[channels], atol=1e-9)
     assert figures["agreement"] == sorted(figures["agreement"], reverse=True)
     assert choice.source == f"{len(agreement)} phrases of {len(samples)} pictures"
@@ -63,6 +66,16 @@ def test_pictures_may_come_with_a_caption_or_with_nothing(vlm, samples):
     )
 
 
-def test_no_picture_is_an_error(vlm):
+def test_by_entropy_the_least_spread_of_those_that_look(vlm, samples):
+    items = [(sample.image, sample.phrases) for sample in samples[:3]]
+    figures = choose_heads(vlm, items, count=15, measure="entropy").figures
+    assert figures["entropy"] == sorted(figures["entropy"])
+    every = choose_heads(vlm, items).figures["image_share"]
+    assert min(figures["image_share"]) >= np.median(every) - 0.02
+
+
+def test_no_picture_and_no_such_measure_are_errors(vlm):
+    with pytest.raises(ValueError, match="measure is 'luck': use one of agreement, entropy"):
+        choose_heads(vlm, [], measure="luck")
     with pytest.raises(ValueError, match="no picture is given to choose heads on: give a few"):
         choose_heads(vlm, [])
