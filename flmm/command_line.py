@@ -40,6 +40,30 @@ def add_override_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a model; ``flmm.apps.opening.open_inferencer`` builds it."""
+    add = parser.add_argument
+    add("--config", help="config or shared head (default: the embedded toy model)")
+    add("--checkpoint", help="trained head; default: the config's own weights")
+    add("--device", help="for example cpu or cuda:0; default: a GPU if there is one")
+    add_override_argument(parser)
+    add = parser.add_argument_group("in place of a config, without training").add_argument
+    add("--reader", help="folder or hub id of a vision-language model")
+    add(
+        "--refiner",
+        help="vit_b (default), vit_l or vit_h with their weights in checkpoints/, a checkpoint of "
+        "segment-anything's, folder or hub id of a SAM 2.1 or SAM-HQ, tiny, or none",
+    )
+    add("--heads", help="JSON of tools/rank_heads.py (default: kept, or chosen without labels)")
+    add("--way", help="what points: attention (default)")
+    add(
+        "--choose-from",
+        nargs="+",
+        metavar="PICTURE",
+        help="a handful to choose the heads from (default: the first that are grounded)",
+    )
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that OpenMMLab's tools share, and ``--debug``."""
     parser.add_argument("--work-dir", help="folder for logs (default: ./work_dirs/<config name>)")

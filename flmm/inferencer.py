@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -29,11 +29,14 @@ from flmm.conversation import BRACKETS, Chat
 from flmm.fingerprints import hash_picture
 from flmm.grounder import Grounder, Reading, ground_readings, read_images
 from flmm.images import load_any_image
+from flmm.readers import FrozenVLM
 from flmm.records import Continuation, ImageInput, as_continuations
 from flmm.registry import MODELS
 from flmm.results import GroundingResult, ResultPicture, collect_result
 from flmm.sharing.model_card import CardOptions
 from flmm.sharing.sharing import load_config_or_head, load_pretrained, save_pretrained
+from flmm.without_training.building import build_grounder, settle_heads
+from flmm.without_training.parts import configure
 
 DEFAULT_SELECTORS = (BRACKETS, "reader")
 Phrases = Sequence[str | Continuation] | str | Continuation
@@ -72,7 +75,7 @@ class GroundingInferencer:
         self.weights.load(model)
         self.config: Config | None = config
         self.selectors = config.get("selectors", DEFAULT_SELECTORS)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _choose_device(device)
         self.model: Grounder = model.to(self.device).eval()
 
     @classmethod
@@ -83,6 +86,45 @@ class GroundingInferencer:
         inferencer.selectors = DEFAULT_SELECTORS
         inferencer.device = torch.device(device)
         inferencer.model = model.to(inferencer.device).eval()
+        return inferencer
+
+    @classmethod
+    def from_reader(
+        cls,
+        reader: str | Path | FrozenVLM,
+        refiner: str | Path | Mapping[str, Any] | None = "vit_b",
+        *,
+        heads: Any = None,
+        way: str = "attention",
+        pictures: Sequence[Any] = (),
+        device: str | torch.device | None = None,
+        cfg_options: Mapping[str, Any] | None = None,
+    ) -> GroundingInferencer:
+        """A reader and a refiner as they were published; see ``docs/without_training.md``.
+
+        Which heads of the reader point is kept from before, or chosen without labels from
+        ``pictures``, else from the first pictures that are grounded; the log says how.
+
+        Args:
+            reader: folder or hub id, ``"tiny"``, or a ready reader.
+            refiner: ``"vit_b"``, ``"vit_l"``, ``"vit_h"`` (of ``checkpoints/``), ``"tiny"``, a
+                checkpoint of SAM's, a folder or hub id, a config, or ``None``: coarse masks.
+            heads: path of a JSON of ``tools/rank_heads.py``, a choice, or a list of (layer, head).
+            way: what points; ``"attention"``: where the words look.
+            pictures: a handful, such as will be grounded; each may be a pair with its phrases.
+
+        Raises:
+            OSError: weights are not there; the message says where they are to be had.
+            ValueError: the heads are another reader's, or a name means nothing.
+        """
+        config = configure(reader, refiner, way, cfg_options=cfg_options)
+        ready, device = reader if isinstance(reader, FrozenVLM) else None, _choose_device(device)
+        model = build_grounder(config, ready, device, heads, pictures)
+        inferencer = cls.from_model(model, device)
+        if config.reader:  # else nobody could build the reader again
+            inferencer.config, inferencer.weights = config, choose_weights(config)
+            inferencer.weights.load(model)
+        inferencer.selectors = config.selectors
         return inferencer
 
     @classmethod
@@ -201,6 +243,7 @@ class GroundingInferencer:
         the config, else the words in brackets and those that the reader names.
         """
         seen = self._read(image)
+        settle_heads(self.model, [seen])
         chosen = self.selectors if selectors is None else selectors
         return Chat(self.model, seen.prefix, seen.encoding, chosen)
 
@@ -226,6 +269,7 @@ class GroundingInferencer:
         keep: dict[str, bool],
     ) -> list[GroundingResult]:
         """Results of pictures that were read, called as ``given``."""
+        settle_heads(self.model, readings, continuations)
         results = []
         outputs = ground_readings(self.model, readings, continuations)
         for reading, texts, name, parts in zip(readings, continuations, given, outputs):
@@ -249,6 +293,11 @@ class GroundingInferencer:
             encoded = self.model.vlm.image_processor.encode(picture)
             self._last = last = (key, read_images(self.model, [encoded])[0])
         return last[1]
+
+
+def _choose_device(device: str | torch.device | None) -> torch.device:
+    """What is given, else a GPU where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _load(image: Any) -> ImageInput | Image.Image:

@@ -22,6 +22,7 @@ LEVELS = [
     {"ways"},
     {"evaluation", "conversation"},
     {"training", "sharing"},
+    {"without_training"},
     {"inferencer"},
     {"toy"},
     {"apps", "benchmarks"},

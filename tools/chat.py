@@ -2,6 +2,7 @@
 
 python tools/chat.py                                   # a drawn scene, the embedded toy model
 python tools/chat.py IMAGE --config CONFIG --checkpoint TRAINED_HEAD
+python tools/chat.py IMAGE --reader READER --refiner vit_b   # no training
 python tools/chat.py IMAGE --select brackets keywords  # which words point
 echo "Where is [the red cup]?" | python tools/chat.py IMAGE
 
@@ -13,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from flmm.command_line import run_tool
+from flmm.command_line import add_model_arguments, run_tool
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -26,8 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "image", nargs="?", help="path or address; default: a sample scene is drawn"
     )
-    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
-    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
+    add_model_arguments(parser)
     parser.add_argument(
         "--select",
         nargs="+",
@@ -35,9 +35,6 @@ def parse_args() -> argparse.Namespace:
         help="words that point: brackets, noun_chunks, reader, keywords (default: the config's)",
     )
     parser.add_argument("--out", default="outputs/chat", type=Path, help="folder for the pictures")
-    parser.add_argument(
-        "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
-    )
     parser.add_argument("--max-new-tokens", type=int, default=256, help="the longest answer")
     parser.add_argument("--begin", default="", help="words that every answer begins with")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -46,10 +43,10 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Converse up to the end of the input; from a pipe, a mistake makes the exit code 1."""
-    from flmm import GroundingInferencer
+    from flmm.apps.opening import open_inferencer
     from flmm.apps.terminal import ChatSettings, TerminalChat, open_terminal
 
-    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    inferencer = open_inferencer(args)
     terminal = open_terminal()
     settings = ChatSettings(args.out, args.select, args.max_new_tokens, args.begin)
     chat = TerminalChat(inferencer, settings, terminal)

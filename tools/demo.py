@@ -3,13 +3,14 @@
 python tools/demo.py                                   # sample scenes, the embedded toy model
 python tools/demo.py IMAGE --phrase "the red circle" --phrase "small blue square"
 python tools/demo.py IMAGE --phrase "the dog" --config CONFIG --checkpoint TRAINED_HEAD
+python tools/demo.py IMAGE --phrase "the dog" --reader READER --refiner vit_b   # no training
 """
 
 import argparse
 import os
 from pathlib import Path
 
-from flmm.command_line import run_tool
+from flmm.command_line import add_model_arguments, run_tool
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -23,11 +24,7 @@ def parse_args() -> argparse.Namespace:
         "image", nargs="?", help="path or address; default: sample scenes are drawn"
     )
     parser.add_argument("--phrase", action="append", default=[], help="may be given many times")
-    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
-    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
-    parser.add_argument(
-        "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--out", default="outputs/demo", type=Path, help="folder for the pictures")
     parser.add_argument("--samples", type=int, default=3, help="sample scenes to draw (default 3)")
     parser.add_argument("--seed", type=int, default=3, help="of the sample scenes (default 3)")
@@ -40,12 +37,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Ground, print the table, save the pictures."""
-    from flmm import GroundingInferencer
     from flmm.apps.demo import DemoSample, demonstrate, load_sample_scenes
+    from flmm.apps.opening import open_inferencer
     from flmm.checkpoints.chosen_weights import tell_weights
     from flmm.images import load_any_image, name_image
 
-    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    inferencer = open_inferencer(args)
     tell_weights(inferencer.weights)
     if args.image:
         picture = load_any_image(args.image)

@@ -12,7 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
-from flmm.command_line import run_tool
+from flmm.command_line import add_model_arguments, run_tool
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -40,13 +40,8 @@ def parse_args() -> argparse.Namespace:
         help="which tokens look there, in pixels of the picture; repeatable",
     )
     parser.add_argument("--picture", type=int, default=0, help="of the boxes (default 0)")
-    parser.add_argument(
-        "--heads", help="JSON of tools/rank_heads.py: merge the best (default: all)"
-    )
-    parser.add_argument("--top", type=int, default=8, help="so many of them (default 8)")
-    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
-    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
-    parser.add_argument("--device", help="for example cuda:0; default: a GPU if there is one")
+    parser.add_argument("--top", type=int, default=8, help="merge so many of --heads (default 8)")
+    add_model_arguments(parser)
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, help="of an answer (default 256)"
     )
@@ -57,15 +52,16 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Ask, explain, save."""
-    from flmm import GroundingInferencer
     from flmm.apps.explanation import explain
     from flmm.apps.explanation.explanation import save_results
+    from flmm.apps.opening import open_inferencer
     from flmm.checkpoints.chosen_weights import tell_weights
     from flmm.head_choice import load_head_choice
     from flmm.images import load_any_image, name_image
 
     choice = load_head_choice(args.heads).best(args.top) if args.heads else None
-    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device)
+    args.heads = args.heads if args.reader else None  # of a trained head, they are shown alone
+    inferencer = open_inferencer(args)
     if choice is not None:
         choice.check(inferencer.model.vlm)
     tell_weights(inferencer.weights)

@@ -2,6 +2,7 @@
 
 python tools/web_demo.py                                     # the embedded toy model
 python tools/web_demo.py --config CONFIG --checkpoint TRAINED_HEAD
+python tools/web_demo.py --reader READER --refiner vit_b     # no training
 python tools/web_demo.py --host 0.0.0.0 --port 8080          # for others on the network, too
 
 Needs the extra "web": pip install -e ".[web]". Nothing is loaded from another host.
@@ -10,7 +11,7 @@ Needs the extra "web": pip install -e ".[web]". Nothing is loaded from another h
 import argparse
 import os
 
-from flmm.command_line import add_override_argument, run_tool
+from flmm.command_line import add_model_arguments, run_tool
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -24,12 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="tiny", help="default: the embedded toy model")
-    parser.add_argument("--checkpoint", help="trained head; default: the config's own weights")
-    parser.add_argument(
-        "--device", help="for example cpu or cuda:0; default: a GPU if there is one"
-    )
-    add_override_argument(parser)
+    add_model_arguments(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
     )
@@ -70,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load the model, show the page."""
-    from flmm import GroundingInferencer
+    from flmm.apps.opening import open_inferencer
     from flmm.apps.web.service import PageService
     from flmm.apps.web.visitors import Limits
 
@@ -91,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
         max_visitors=args.max_visitors,
         idle_s=args.idle_minutes * 60,
     )
-    inferencer = GroundingInferencer(args.config, args.checkpoint, args.device, args.cfg_options)
+    inferencer = open_inferencer(args)
     # The toy writes captions that begin so, and nothing else (see docs/tiny_model.md).
     begin = ("a" if inferencer.model.vlm.notice else "") if args.begin is None else args.begin
     service = PageService(inferencer, limits)

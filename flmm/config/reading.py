@@ -74,6 +74,12 @@ def find_config(name: str | Path) -> Path:
     )
 
 
+def find_recipe(name: str) -> Path:
+    """The file of one of flmm's own recipes, which others are made of: they need more settings."""
+    places = [root / "_base_" / "recipes" / f"{name}.py" for root in _CONFIG_ROOTS]
+    return next(path for path in places if path.is_file())
+
+
 def is_hub_id(text: Any) -> bool:
     """Whether a text can only be a hub id ``owner/name``, and no path."""
     return isinstance(text, str) and text.count("/") == 1 and is_repository(text)

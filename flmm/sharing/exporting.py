@@ -25,6 +25,7 @@ from flmm.checkpoints.checkpoint import (
     load_trainable,
     save_trainable,
 )
+from flmm.checkpoints.chosen_weights import PUBLISHED, choose_weights
 from flmm.config.text import flatten, read_literals
 from flmm.grounder import Grounder
 from flmm.registry import MODELS
@@ -59,15 +60,19 @@ def export_checkpoint(
 
     Args:
         checkpoint: a file of the training, embedded weights ("tiny"), or a work folder, of which
-            the best checkpoint is taken, else the latest.
+            the best checkpoint is taken, else the latest; "published": nothing was trained.
         config, folder, card, overwrite: see :func:`flmm.sharing.sharing.save_pretrained`.
 
     Raises:
         ValueError: the checkpoint was trained with other settings, or its weights do not fit.
     """
+    init_default_scope("flmm")
+    if checkpoint == PUBLISHED:
+        model = build_without_reader_weights(config)
+        choose_weights(config, PUBLISHED).load(model)
+        return save_pretrained(model, config, folder, card, overwrite)
     path = find_checkpoint(checkpoint)
     content = load_checkpoint(path)
-    init_default_scope("flmm")
     meta = content.get("meta")
     if isinstance(meta, dict) and isinstance(meta.get("cfg"), str):
         _check_settings(config, meta["cfg"], path)

@@ -41,9 +41,13 @@ _PLACES = ["model", *(f"model.{slot}" for slot in SLOTS)]
 # They read files, so that they belong into their slots alone.
 _READING = (FrozenVLM, Refiner, Grounder)
 _HUB_KEYS = ("model.model.processor", "model.model.name_or_path")
-# Whether a thing is there: numbers that build nothing, and words that nobody reads as a path.
-_RULE = "model.presence.rule"
-_FREE_TEXTS = ("model.model.prompt", f"{_RULE}.reader", f"{_RULE}.source")
+# Chosen heads and whether a thing is there: numbers that build nothing, and words that nobody reads
+# as a path.
+_RECORDS = ("model.mask_head.choice", "model.presence.rule")
+_FREE_TEXTS = (
+    "model.model.prompt",
+    *(f"{place}.{name}" for place in _RECORDS for name in ("reader", "source")),
+)
 _GREATEST = {"min_pixels": 2**28, "max_pixels": 2**28, "upsample_input": 2048, "seed": 2**63 - 1}
 _CHANNELS = ("num_layers", "num_heads", "num_grids")
 _LONGEST_LIST = _GREATEST_IN_LIST = 64
@@ -136,15 +140,17 @@ def _check_value(value: Any, place: str) -> None:
                 f"{place} is {show(value)}, neither a hub id (owner/name) nor 'tiny': a shared "
                 f"head leads to no file; give your own with cfg_options={{{place!r}: FOLDER}}"
             )
-    elif place == _RULE and value != "tiny" and not isinstance(value, dict):
+    elif place in _RECORDS and value != "tiny" and not isinstance(value, dict):
         raise ValueError(f"{place} is {show(value)}, and a shared head leads to no file")
     elif isinstance(value, dict):
         _check_part(value, place)
     elif isinstance(value, list):
-        if len(value) > _LONGEST_LIST and not place.startswith(f"{_RULE}."):
+        is_record = place.startswith(tuple(f"{name}." for name in _RECORDS))
+        if len(value) > _LONGEST_LIST and not is_record:
             raise ValueError(f"{place} has {len(value)} entries, and {_LONGEST_LIST} are the most")
         for index, item in enumerate(value):
-            if isinstance(item, int) and not 0 <= item <= _GREATEST_IN_LIST:
+            is_bounded = isinstance(item, int) and not is_record
+            if is_bounded and not 0 <= item <= _GREATEST_IN_LIST:
                 raise ValueError(f"{place} holds {show(item)}, not in 0..{_GREATEST_IN_LIST}")
             _check_value(item, f"{place}[{index}]")
     elif isinstance(value, int) and (key in _GREATEST or place.startswith(_IMAGE_OPTIONS)):

@@ -22,6 +22,7 @@ from flmm.config.reading import TINY, is_hub_id, resolve_name, suggest
 from flmm.files import replace_file
 from flmm.fingerprints import hash_bytes
 from flmm.grounder import Grounder
+from flmm.head_choice import HeadChoice
 from flmm.sharing.guard import check_grounder
 from flmm.sharing.head_files import (
     CONFIG_FILE,
@@ -86,6 +87,9 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
     reader.pop("device_map", None)
     reader.update((key, value) for key, value in _read_live(model.vlm).items() if key in reader)
     _check_processor(reader.get("processor"))
+    choice = getattr(model.mask_head, "choice", None)
+    if isinstance(choice, HeadChoice):  # its file may be on this machine alone
+        settings["mask_head"]["choice"] = encode_settings(asdict(choice), "model.mask_head.choice")
     if settings.get("sam") is not None:
         refiner = record_refiner(settings["sam"], model.sam)
     presence = model.presence_rule

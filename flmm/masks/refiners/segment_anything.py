@@ -128,6 +128,23 @@ def build_sam(model_name: str, checkpoint: str | Path | None = None) -> Sam:
     return sam.eval()
 
 
+def tell_architecture(checkpoint: str | Path) -> str:
+    """The ``model_name`` of a checkpoint's SAM, by its weights; raises as :func:`build_sam`."""
+    weights = _load_weights(Path(checkpoint).expanduser())
+    name = _name_architecture(weights)
+    if name is None:
+        raise ValueError(
+            f"SAM checkpoint {checkpoint} holds no model of segment-anything's: give one of "
+            f"{', '.join(_WIDTH_TO_NAME.values())}"
+        )
+    return name
+
+
+def _name_architecture(weights: dict[str, Tensor]) -> str | None:
+    width = weights.get("image_encoder.pos_embed", torch.empty(0)).shape[-1]
+    return _WIDTH_TO_NAME.get(width)
+
+
 def _load_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in ``path``, on the CPU; pickled code is never run."""
     if not path.is_file():
@@ -159,8 +176,7 @@ def _check_architecture(
     problems = describe_mismatch(sam.state_dict(), weights)
     if not problems:
         return
-    width = weights.get("image_encoder.pos_embed", torch.empty(0)).shape[-1]
-    name = _WIDTH_TO_NAME.get(width)
+    name = _name_architecture(weights)
     advice = "download it again" if name == model_name else f"it looks like model_name={name!r}"
     if name is None:
         advice = "give a checkpoint of segment-anything itself"
