@@ -55,7 +55,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "segment-anything's, folder or hub id of a SAM 2.1 or SAM-HQ, tiny, or none",
     )
     add("--heads", help="JSON of tools/rank_heads.py (default: kept, or chosen without labels)")
-    add("--way", help="what points: attention (default)")
+    add("--way", choices=["attention", "box", "both"], help="what points (default: attention)")
     add(
         "--choose-from",
         nargs="+",

@@ -110,7 +110,8 @@ class GroundingInferencer:
             refiner: ``"vit_b"``, ``"vit_l"``, ``"vit_h"`` (of ``checkpoints/``), ``"tiny"``, a
                 checkpoint of SAM's, a folder or hub id, a config, or ``None``: coarse masks.
             heads: path of a JSON of ``tools/rank_heads.py``, a choice, or a list of (layer, head).
-            way: what points; ``"attention"``: where the words look.
+            way: what points: where the words look (``"attention"``), the reader's own boxes
+                (``"box"``), or ``"both"``.
             pictures: a handful, such as will be grounded; each may be a pair with its phrases.
 
         Raises:

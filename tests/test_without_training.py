@@ -74,6 +74,7 @@ def test_real_processors_and_sam_vit_b_give_masks_of_a_photograph(data_dir, tmp_
         given = refiner if sam is None else None  # of 90 million random weights, one is enough
         grounder = GroundingInferencer.from_reader(folder, given, device="cpu")
         grounder.model.sam = sam = grounder.model.sam or sam
+        assert sam.mask_prompt_size == (256, 256) and sam.embed_dim == 256
         features = FeatureCache(tmp_path / "features", grounder.model.vlm, sam)
         grounder.model.feature_cache = features  # it encodes the photograph once for all three
         assert f"no heads were chosen for {family}, qwen" in told.text
@@ -162,6 +163,19 @@ def test_heads_travel_within_the_config(scenes, tmp_path):
         GroundingInferencer.from_pretrained(tmp_path / "shared")
 
 
+def test_boxes_point_through_the_same_door(stranger, scenes, tmp_path):
+    scene, short = scenes[0], {"model.max_new_tokens": 4}
+    both = open_tiny(stranger, heads=CHOICE, way="both", cfg_options=short)
+    assert both(scene.image, scene.phrases).masks.any()  # no box can be read: the map points
+    box = open_tiny(way="box", cfg_options=short)
+    assert "box" in box(scene.image, "red star")[0].problem
+    box.save_pretrained(tmp_path / "box")
+    again = GroundingInferencer.from_pretrained(tmp_path / "box", device="cpu")
+    assert again.model.max_new_tokens == 4 and not again.model.uses_maps
+    with pytest.raises(ValueError, match="boxes alone point here, and no head: leave heads"):
+        open_tiny(stranger, heads=CHOICE, way="box")
+
+
 def test_refiners_are_told_by_what_lies_there(tmp_path):
     assert configure_refiner("tiny")["model_name"] == "tiny"
     assert configure_refiner(TINY_WEIGHTS) == {
@@ -182,7 +196,7 @@ def test_refiners_are_told_by_what_lies_there(tmp_path):
         ({"heads": "OTHERS"}, r"chosen for a reader of 28 layers x 28 heads \(another reader\)"),
         ({"heads": [(5, 0)]}, "head 0 of layer 5 is outside of the reader, which has 5 layers"),
         ({"heads": "nowhere.json"}, r"head choice nowhere\.json does not exist"),
-        ({"way": "telepathy"}, "way is 'telepathy'"),
+        ({"way": "telepathy"}, "way is 'telepathy': give one of 'attention', 'box', 'both'"),
         (
             {"refiner": "vit_b"},
             r"checkpoints/sam_vit_b_01ec64\.pth are not here: download "

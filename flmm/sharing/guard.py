@@ -37,6 +37,7 @@ SLOTS: dict[str, type] = {
     "keyword_selector": KeywordSelector,
     "presence": PresenceRule,
 }
+_NUMBERS = ("type", "presence_threshold", "max_new_tokens")  # of a grounder, and its class
 _PLACES = ["model", *(f"model.{slot}" for slot in SLOTS)]
 # They read files, so that they belong into their slots alone.
 _READING = (FrozenVLM, Refiner, Grounder)
@@ -57,13 +58,14 @@ _IMAGE_OPTIONS, _GREATEST_OPTION = "model.model.image_options.", 2**14  # sides 
 def check_grounder(settings: dict[str, Any]) -> None:
     """Refuse (ValueError) settings that are no grounder's, or lead anywhere but to the hub."""
     _check_kind(settings, "model", Grounder)
-    for name in ("model", "mask_head"):
+    needed = _list_needed(settings["type"])
+    for name in needed:
         if name not in settings:
             raise ValueError(f"model.{name} is missing")
     for name, part in settings.items():
-        if name in SLOTS and (part is not None or name in ("model", "mask_head")):
+        if name in SLOTS and (part is not None or name in needed):
             _check_kind(part, f"model.{name}", SLOTS[name])
-        elif name not in ("type", "presence_threshold") and part is not None:
+        elif name not in _NUMBERS and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
     for name in REFINER_SOURCES:
         value = (settings.get("sam") or {}).get(name)
@@ -102,6 +104,14 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
                 f"model.{name} would have {count:,} values, its file has {greatest:,}: it is not "
                 "built"
             )
+
+
+def _list_needed(kind: str) -> list[str]:
+    """The slots that a grounder cannot do without; one that points by boxes needs no mask head."""
+    parameters = inspect.signature(typing.cast(type, find_type(kind))).parameters
+    head = parameters.get("mask_head")
+    is_free = head is not None and head.default is not inspect.Parameter.empty
+    return ["model"] if is_free else ["model", "mask_head"]
 
 
 def _check_kind(settings: Any, place: str, kind: type) -> None:

@@ -82,9 +82,14 @@ def build_grounder(
     init_default_scope("flmm")
     sam = None if config.model.sam is None else MODELS.build(config.model.sam)
     vlm = (MODELS.build(config.model.model) if reader is None else reader).to(device)
-    choice = find_heads(vlm, heads, pictures)
-    head = UnchosenHead(config) if choice is None else _build_head(config, vlm, choice)
-    return MODELS.build({**config.model, "model": vlm, "mask_head": head, "sam": sam}).to(device)
+    parts: dict[str, Any] = {"model": vlm, "sam": sam}
+    if "mask_head" in config.model:
+        choice = find_heads(vlm, heads, pictures)
+        head = UnchosenHead(config) if choice is None else _build_head(config, vlm, choice)
+        parts["mask_head"] = head
+    elif heads is not None or pictures:
+        raise ValueError("boxes alone point here, and no head: leave heads and pictures out")
+    return MODELS.build({**config.model, **parts}).to(device)
 
 
 def _build_head(config: Config, vlm: FrozenVLM, choice: HeadChoice) -> nn.Module:

@@ -20,6 +20,7 @@ from flmm.readers import FrozenVLM
 from flmm.readers.loading import is_embedded
 from flmm.readers.loading import load_config as load_model_config
 from flmm.sharing.frozen_models import PLACE
+from flmm.ways import configure_way
 
 RECIPE = "any_reader_rule_sam_b_refcoco"
 # segment-anything's names, and the files that its authors publish.
@@ -46,16 +47,14 @@ def configure(
         reader: folder or hub id, ``"tiny"``, or a ready reader, of which the config says all that
             another could build it from.
         refiner: see :func:`configure_refiner`.
-        way: what points: ``"attention"``.
+        way: what points: ``"attention"``, ``"box"`` or ``"both"``.
         base: a config whose data sets are taken; ``None``: those of F-LMM's papers.
         cfg_options: dotted keys that override the config.
 
     Raises:
         OSError: weights are not there; the message says where they are to be had.
-        ValueError: a setting is not known, or the refiner is none.
+        ValueError: a setting or a way is not known, or the refiner is none.
     """
-    if way != "attention":
-        raise ValueError(f"way is {way!r}: give 'attention'")
     name = reader.model.name_or_path if isinstance(reader, FrozenVLM) else str(reader)
     options = dict(cfg_options or {})
     others = {key: options.pop(key) for key in list(options) if not key.startswith("model.")}
@@ -72,6 +71,7 @@ def configure(
         config.model.model.dtype = "float32"
     if base is not None:
         config = _take_data(config, load_config(base, {"reader": name, **others}))
+    config.model = configure_way(way, config.model.model, config.model.sam, heads={})
     override(config, options)
     return config
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from segment_anything import SamPredictor
 from torch import nn
 
-from flmm.masks import ImageEncoding, SAMRefiner, build_tiny_sam
+from flmm.masks import SAMRefiner, build_tiny_sam
 from flmm.masks.refiners import segment_anything
 
 SIZE = (75, 118)
@@ -154,17 +154,6 @@ def test_encoding_equals_set_image_and_may_be_reused():
     assert (
         refiner.refine(encodings[0], coarse) - refine(refiner, images[0], coarse)
     ).abs().max() < 1e-5
-
-
-@torch.no_grad()
-def test_vit_b_of_full_size_runs():
-    refiner = SAMRefiner("vit_b", use_text=True)
-    side = refiner.sam.prompt_encoder.image_embedding_size[0]
-    encoding = ImageEncoding({"embedding": torch.randn(1, 256, side, side)}, (48, 64), (768, 1024))
-    coarse = draw_coarse(2)
-    assert refiner.embed_dim == 256
-    assert refiner.build_mask_prompts(coarse, encoding.input_size).shape == (2, 1, 256, 256)
-    assert refiner.refine(encoding, coarse, draw_text((1, 2), width=256)).shape == (2, 48, 64)
 
 
 @pytest.mark.parametrize("prompts", [("mask",), ("box",), ("text",), ("mask", "text")], ids=str)
