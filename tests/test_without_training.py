@@ -150,6 +150,8 @@ def test_heads_travel_within_the_config(scenes, tmp_path):
     assert here.weights.describe().endswith("nothing was trained")
     here.save_pretrained(tmp_path / "shared")
     path.unlink()
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "Nothing was trained" in card and "Trained values" not in card
     there = GroundingInferencer.from_pretrained(tmp_path / "shared", device="cpu")
     assert there.model.mask_head.choice == here.model.mask_head.choice
     scene = scenes[0]

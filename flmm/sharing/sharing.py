@@ -17,6 +17,7 @@ from mmengine.config import Config
 from safetensors.torch import save as serialise
 
 import flmm
+from flmm.checkpoints.chosen_weights import PUBLISHED
 from flmm.config import load_config, override
 from flmm.config.reading import TINY, is_hub_id, resolve_name, suggest
 from flmm.files import replace_file
@@ -71,6 +72,8 @@ def save_pretrained(
     content = serialise(weights, metadata={"format": "pt"})
     record = describe_head(model, config)
     record["weights"] = {"file": WEIGHTS_FILE, "sha256": hash_bytes(content)}
+    if config.get("weights") == PUBLISHED:
+        record["weights"]["trained"] = False
     text = build_card(model, record, folder.resolve().name, card or CardOptions(), config.filename)
     folder.mkdir(parents=True, exist_ok=True)
     lines = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
