@@ -120,7 +120,8 @@ class BoxGrounder(Grounder):
             for row, own in zip(unread, refiner.refine(encoding, coarse[unread])):
                 objects[row], drawn[row] = own[None], coarse[row : row + 1]
         return GroundingOutput(
-            *(maps, _unite(drawn, -_DRAWN), _unite(objects, float("-inf")), objects),
+            *(maps, _unite(drawn, -_DRAWN), _unite(objects, float("-inf"))),
+            object_logits=objects,
             problems=[item.problem for item in boxes],
         )
 
