@@ -114,7 +114,8 @@ def describe_head(model: Grounder, config: Config) -> dict[str, Any]:
 
 def encode_model(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config's ``model`` as JSON, defaults written out, without what serves training alone."""
-    encoded = encode_settings({**settings, **dict.fromkeys(_TRAINING_SETTINGS)}, "model")
+    kept = {key: value for key, value in settings.items() if key not in _TRAINING_SETTINGS}
+    encoded = encode_settings(kept, "model")
     return {key: value for key, value in encoded.items() if key not in _TRAINING_SETTINGS}
 
 
