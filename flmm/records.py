@@ -150,6 +150,7 @@ class GroundingSample(BaseDataElement):
     Data fields (all optional but ``continuations``):
         continuations: list of :class:`Continuation`.
         gt_masks: bool ``[P, H, W]``, original pixels, in phrase order.
+        ignored: bool ``[H, W]``, pixels that are in no figure.
         pred_masks, coarse_masks, scores: the prediction, written by ``Grounder.predict``.
 
     Meta fields: ``image_id``, ``img_path``, ``original_size`` (H, W), ``expression_ids`` (one per

@@ -18,7 +18,7 @@ def _build_child(name: str, parent: Registry, modules: str) -> Registry:
 
 
 MODELS = _build_child("model", mmengine.MODELS, "readers masks selectors presence grounder ways")
-DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco data.png")
+DATASETS = _build_child("dataset", mmengine.DATASETS, "data.refcoco data.png data.reason_seg")
 TRANSFORMS = _build_child("transform", mmengine.TRANSFORMS, "data.transforms")
 METRICS = _build_child("metric", mmengine.METRICS, "evaluation.grounding_metrics")
 HOOKS = _build_child(

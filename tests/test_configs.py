@@ -17,7 +17,8 @@ from mmengine.dataset import ConcatDataset
 from mmengine.model import BaseModel
 
 from flmm.config import load_config
-from flmm.data.published import REFER_DATASETS
+from flmm.data.published import REASON_FOLDER, REFER_DATASETS
+from flmm.evaluation.splits import list_referring_splits
 from flmm.grounder import FrozenQwenSAM
 from flmm.records import as_continuations
 from flmm.registry import DATASETS, METRICS, MODELS
@@ -207,7 +208,8 @@ def test_the_evaluated_splits_are_the_published_ones() -> None:
     names = ["refcoco", "refcoco+", "refcocog"]
     for path in LARGE:
         entries = load(path).eval_datasets
-        assert list(entries) == names
+        assert [name for name in entries if not entries[name].get("on_request")] == names
+        assert list(entries)[len(names) :] == ["grefcoco", "reasonseg"]
         for name in names:
             published = REFER_DATASETS[name]
             assert entries[name] == dict(
@@ -215,7 +217,9 @@ def test_the_evaluated_splits_are_the_published_ones() -> None:
                 split_file=published.split_file,
                 splits=[split for split in published.splits if split != "train"],
             )
-        assert sum(len(entry.splits) for entry in entries.values()) == 8
+        assert sum(len(entries[name].splits) for name in names) == 8
+        assert entries["grefcoco"].split_file == REFER_DATASETS["grefcoco"].split_file
+        assert entries["reasonseg"].dataset.data_prefix.img_path == f"{REASON_FOLDER}/"
 
 
 def test_real_records_that_cannot_be_used_are_skipped_and_counted() -> None:
@@ -228,12 +232,6 @@ def test_real_records_that_cannot_be_used_are_skipped_and_counted() -> None:
         ]
         assert len(datasets) == (6 if path in MIXED else 3)
         assert all(item["bad_records"] == "skip" for item in datasets)
-
-
-def choose_split(base: dict, entry: dict) -> dict:
-    """The data set of the first split that an entry of ``eval_datasets`` lists."""
-    files = {key: value for key, value in entry.items() if key != "splits"}
-    return {**base, **files, "split": entry["splits"][0]}
 
 
 def check_arguments(cfg: dict) -> None:
@@ -253,14 +251,15 @@ def test_names_and_arguments_of_data_and_metric_exist(leaf: Path) -> None:
     config = load(leaf)
     for name in LOADERS:
         check_arguments(config[name].dataset)
-    for entry in config.get("eval_datasets", {}).values():
-        check_arguments(choose_split(config.val_dataloader.dataset, entry))
+    narrates = config.test_dataloader.dataset.type == "PanopticNarrativeDataset"
+    if config.get("eval_datasets") and not narrates:
+        for cfg in list_referring_splits(config, list(config.eval_datasets)).values():
+            check_arguments(cfg)
     for splits in config.get("eval_png_datasets", {}).values():
         for cfg in splits.values():
             check_arguments(cfg)
     assert METRICS.build(config.val_evaluator)
     metric = METRICS.build(config.test_evaluator)
-    narrates = config.test_dataloader.dataset.type == "PanopticNarrativeDataset"
     assert type(metric).__name__ == ("PngMetric" if narrates else "RefSegMetric")
 
 
@@ -425,8 +424,7 @@ def test_validation_and_evaluation_data_load_from_the_published_layout(
     published_layout: Path,
 ) -> None:
     config = load_config(MIXED[0], {"data_root": f"{published_layout}/", "reader": "tiny"})
-    entry = config.eval_datasets["refcocog"]
-    val = DATASETS.build(choose_split(config.val_dataloader.dataset, entry))
+    val = DATASETS.build(list_referring_splits(config)["refcocog", "val"])
     assert len(val[0]["data_samples"].continuations) > 1  # every sentence alone
     narratives = dict(config.eval_png_datasets.png.val)
     narratives.setdefault("image_processor", config.test_dataloader.dataset.image_processor)

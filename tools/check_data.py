@@ -1,8 +1,8 @@
 """Check a data root before hours are spent: python tools/check_data.py DATA_ROOT.
 
-Says of RefCOCO, RefCOCO+, RefCOCOg and PNG which is complete and which file, image or count is
-missing, opens a sample of the pictures (--full: all), and ends with one line: ready (exit code 0),
-or what to do first (exit code 1). docs/data.md shows the folders.
+Says of RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, PNG and ReasonSeg which is complete and which file,
+image or count is missing, opens a sample of the pictures (--full: all), and ends with one line:
+ready (exit code 0), or what to do first (exit code 1). docs/data.md shows the folders.
 """
 
 import argparse

@@ -21,6 +21,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 
 from flmm.data.samples import build_sample
+from flmm.images import Orientation
 from flmm.records import SkippedExpression
 
 WAY_OUT = "repair it, or set bad_records='skip' to leave such records out and have them counted"
@@ -59,10 +60,12 @@ class GroundingDataset(BaseDataset):
 
     Attributes:
         mask_decoder: name of the transform that writes ``gt_masks``.
+        orientation: of the pictures that the masks are given on, see ``LoadRGBImage``.
         skipped: the expressions left out at load, in both modes.
     """
 
     mask_decoder = "flmm.DecodeMasks"
+    orientation: Orientation = "stored"
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class GroundingDataset(BaseDataset):
                 raise ValueError("give image_processor (standard pipeline) or pipeline, not both")
             drop = [] if kwargs.get("test_mode") else [dict(type="flmm.DropEmptyMasks")]
             pipeline = [
-                dict(type="flmm.LoadRGBImage"),
+                dict(type="flmm.LoadRGBImage", orientation=self.orientation),
                 dict(type=self.mask_decoder),
                 *drop,
                 dict(type="flmm.EncodeImage", image_processor=image_processor),

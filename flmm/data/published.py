@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 REFER_HOME = "https://github.com/lichengunc/refer"
+GENERALISED_HOME = "https://github.com/henghuiding/gRefCOCO"
+REASON_HOME = "https://github.com/dvlab-research/LISA#dataset"
 PNG_HOME = "https://bcv-uniandes.github.io/panoptic-narrative-grounding/#downloads"
 PANOPTIC_HOME = "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip"
 # Folder -> what is to be unpacked there.
@@ -21,7 +23,7 @@ IMAGE_HOMES = {
 
 
 class ReferDataset(NamedTuple):
-    """Files of one data set in RefCOCO's layout, relative to the data root.
+    """Files of one data set in RefCOCO's or gRefCOCO's layout, relative to the data root.
 
     Attributes:
         name: as evaluation tables print it.
@@ -67,6 +69,11 @@ REFER_DATASETS["refcocog_google"] = ReferDataset(
     *("refcocog_google", "refcocog/instances.json", "refcocog/refs(google).p"),
     {"train": None, "val": None},
 )
+REFER_DATASETS["grefcoco"] = ReferDataset(
+    *("grefcoco", "grefcoco/instances.json", "grefcoco/grefs(unc).json"),
+    dict.fromkeys(("train", "val", "testA", "testB")),
+    home=GENERALISED_HOME,
+)
 
 PNG_SPLITS = {
     split: NarrativeSplit(
@@ -78,7 +85,9 @@ PNG_SPLITS = {
     for split in ("train", "val")
 }
 
-PNG = "png"
+PNG, REASON = "png", "reasonseg"
+REASON_FOLDER = "reason_seg/ReasonSeg"
+REASON_SPLITS = ("train", "val", "test")
 # What cannot be done without a split, for the configs of its data set.
 SPLIT_USES = {
     "train": "nothing can be trained",
@@ -90,4 +99,4 @@ NARRATIVE_USES = {
     "train": "no training on narratives",
     "val": "nothing for tools/eval_png.py",
 }
-DATASETS = (*REFER_DATASETS, PNG)
+DATASETS = (*REFER_DATASETS, PNG, REASON)

@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and data sets in their file layout, as grounding samples.
+"""RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and data sets in their layouts, as grounding samples.
 
 Based on mmdet's ``RefCocoDataset`` (same arguments); mended: refs that share an annotation are kept
 apart, the order is that of the refs file, every sentence can be reached, sentences are drawn anew
@@ -16,8 +16,8 @@ from mmengine.logging import print_log
 
 from flmm import mmcv_ops
 from flmm.data.grounding_dataset import GroundingDataset, check_choice, draw_at_most
-from flmm.data.refer_files import load_instances, load_refs, paused_collector
-from flmm.data.refer_records import Expression, JoinedRefs, join_refs
+from flmm.data.refer_files import list_targets, load_instances, load_refs, paused_collector
+from flmm.data.refer_records import Expression, JoinedRefs, check_release, join_refs
 from flmm.data.samples import build_continuations
 from flmm.registry import DATASETS
 
@@ -35,7 +35,9 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
 
     Args:
         data_root, ann_file, split_file, data_prefix, split: as in mmdet's ``RefCocoDataset``;
-            ``data_prefix=dict(img_path=...)`` is the folder of the images.
+            ``data_prefix=dict(img_path=...)`` is the folder of the images. A ``split_file`` that
+            ends in ".json" is gRefCOCO's: the true mask is the union of a ref's annotations
+            without crowds, and expressions are grouped as "one", "several" and "none".
         text_mode: "all": every sentence of every ref; "first": the first sentence of every ref;
             "random": one sentence per ref, drawn from ``(seed, epoch, index)``. mmdet's names
             ("original", "select_first") are understood.
@@ -115,6 +117,8 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
         record["continuations"] = build_continuations([item.text for item in phrases], self.joined)
         record["expression_ids"] = [item.sent_id for item in chosen]
         record["ref_ids"] = [item.ref_id for item in chosen]
+        if groups := record.pop("groups", None):
+            record["expression_groups"] = [groups[item.ref_id] for item in chosen]
         if any(item.kind for item in phrases):
             record["expression_kinds"] = [item.kind or "other" for item in phrases]
         kept = dict.fromkeys(record["ref_ids"])
@@ -143,15 +147,16 @@ class RefCocoGroundingDataset(GroundingDataset, RefCocoDataset):
         images, annotations = load_instances(
             self.ann_file,
             image_ids={ref["image_id"] for ref in chosen},
-            annotation_ids={ref["ann_id"] for ref in chosen},
+            annotation_ids={key for ref in chosen for key in list_targets(ref)},
         )
+        check_release(chosen, annotations, f"{self.split_file} and {self.ann_file}")
         name, folder = Path(self.ann_file).name, self.data_prefix["img_path"]
         return join_refs(chosen, images, annotations, name, folder, self._first_only)
 
     def _has_two_objects(self, record: dict[str, Any]) -> bool:
         """Whether an image can take part in the control; notes it where it cannot."""
         expressions = [Expression(*fields) for ref in record["refs"] for fields in ref]
-        if len({item.ann_id for item in expressions}) > 1:
+        if len({str(item.ann_id) for item in expressions}) > 1:
             return True
         self.leave_out(
             f"image {record['image_id']} has no second object whose phrase could be asked",

@@ -1,5 +1,7 @@
 """Reads the two files of a RefCOCO-style data set: ``refs(*).p`` and ``instances.json``.
 
+gRefCOCO's ``grefs(*).json`` has the same records as JSON, whose ``ann_id`` is a list.
+
 Records are checked field by field, with the checks that narratives and panoptic files use too.
 """
 
@@ -17,6 +19,7 @@ from typing import Any
 from flmm.data.plain_pickle import RefusedPickleError, read_plain_pickle
 
 REF_FIELDS = ("ref_id", "ann_id", "image_id", "split", "sentences")
+NO_TARGET = -1  # the only ``ann_id`` of an expression of nothing
 SENTENCE_FIELDS = ("sent_id", "raw")
 ANNOTATION_FIELDS = ("id", "image_id", "segmentation")
 IMAGE_FIELDS = ("id", "file_name", "height", "width")
@@ -32,7 +35,10 @@ def load_plain_pickle(path: str | Path) -> Any:
 
 
 def load_json(
-    path: str | Path, argument: str, keep: Callable[[dict[str, Any]], Any] | None = None
+    path: str | Path,
+    argument: str,
+    keep: Callable[[dict[str, Any]], Any] | None = None,
+    encoding: str = "utf-8-sig",
 ) -> Any:
     """The content of a JSON file; what cannot be read is called ``argument``, as the data set's is.
 
@@ -40,7 +46,7 @@ def load_json(
     """
     try:
         with paused_collector():  # no name for the text: it is freed as soon as it is parsed
-            return json.loads(_read(path, argument).decode("utf-8-sig"), object_hook=keep)
+            return json.loads(_read(path, argument).decode(encoding), object_hook=keep)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{argument} {path} is no readable JSON: {error}") from error
 
@@ -55,20 +61,28 @@ def _read(path: str | Path, argument: str) -> bytes:
 
 
 def load_refs(path: str | Path) -> list[dict[str, Any]]:
-    """The refs of a ``refs(*).p`` file, in file order, with the fields that flmm reads.
+    """The refs of a ``refs(*).p`` or ``grefs(*).json``, in file order, with the fields flmm reads.
+
+    ``ann_id`` is one id, or in JSON a list of them, ``[-1]`` for an expression of nothing.
 
     Raises:
         ValueError: not a list of refs, a ref or sentence lacks a field, or one list of sentences
             stands for more than the file can hold.
     """
-    refs = load_plain_pickle(path)
+    is_json = Path(path).suffix == ".json"
+    refs = load_json(path, "split_file") if is_json else load_plain_pickle(path)
     if not isinstance(refs, list):
         raise ValueError(f"{path} holds a {type(refs).__name__}, not a list of refs")
     room = Path(path).stat().st_size  # every sentence that is written takes more than a byte
     for index, ref in enumerate(refs):
         where = f"{path}: ref {index}"
         refs[index] = ref = _pick(ref, REF_FIELDS, where)
-        check_ids(ref, ("ref_id", "ann_id", "image_id", "split"), where)
+        check_ids(ref, ("ref_id", "image_id", "split"), where)
+        targets = _as_list(ref["ann_id"]) if is_json else [ref["ann_id"]]
+        for target in targets:
+            check_ids({"ann_id": target}, ("ann_id",), where)
+        if is_json:
+            ref["ann_id"] = targets
         where = f"{path}: a sentence of ref {ref['ref_id']}"
         if not isinstance(ref["sentences"], list):
             raise ValueError(f"{path}: the sentences of ref {ref['ref_id']} are no list")
@@ -79,6 +93,16 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
         for sentence in ref["sentences"]:
             check_ids(sentence, ("sent_id", *sentence.keys() & {"kind"}), where)
     return refs
+
+
+def list_targets(ref: dict[str, Any]) -> list[Any]:
+    """The annotation ids of a ref: one, several, or none."""
+    targets = _as_list(ref["ann_id"])
+    return [] if targets == [NO_TARGET] else targets
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _pick(record: Any, fields: tuple[str, ...], where: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flmm.data.masks import check_segmentation
-from flmm.data.refer_files import ANNOTATION_FIELDS, IMAGE_FIELDS
+from flmm.data.refer_files import ANNOTATION_FIELDS, IMAGE_FIELDS, list_targets
 
 Record = dict[str, Any]
 
@@ -22,7 +22,7 @@ class Expression(NamedTuple):
     text: str
     sent_id: int
     ref_id: int
-    ann_id: int
+    ann_id: int | list[int]  # a list in gRefCOCO's layout
     kind: str | None
 
 
@@ -45,8 +45,9 @@ class JoinedRefs:
 
     Attributes:
         records: one per image, in the order of the refs file: ``image_id``, ``img_path``,
-            ``height``, ``width``, ``segmentations`` by ref_id, and ``refs``, the expressions of
-            each ref as plain tuples, which take little memory.
+            ``height``, ``width``, ``segmentations`` by ref_id (a list each: the truth is their
+            union), and ``refs``, the expressions of each ref as plain tuples, which take little
+            memory; in gRefCOCO's layout also ``groups`` by ref_id.
         problems: what is wrong with the other refs and sentences.
         repeated: how many refs and sentences stood in the file twice, word for word.
     """
@@ -106,41 +107,76 @@ def join_refs(
                 "refs": [],
             },
         )
-        record["segmentations"][ref["ref_id"]] = annotations[ref["ann_id"]]["segmentation"]
+        targets = _drop_crowds(ref, annotations)
+        record["segmentations"][ref["ref_id"]] = [item["segmentation"] for item in targets]
+        if isinstance(ref["ann_id"], list):
+            group = ("none", "one", "several")[min(len(targets), 2)]
+            record.setdefault("groups", {})[ref["ref_id"]] = (group,)
         record["refs"].append([tuple(item) for item in expressions])
     joined.records = list(records.values())
     return joined
+
+
+def check_release(refs: list[Record], annotations: dict[int, Record], files: str) -> None:
+    """Raise a ``ValueError`` where most of gRefCOCO's refs fit no annotation.
+
+    Its ``files`` are of two releases then: the older refs have other ids.
+    """
+    aimed = [ref for ref in refs if isinstance(ref["ann_id"], list) and list_targets(ref)]
+    strangers = [ref for ref in aimed if not _owns(ref, annotations)]
+    if 2 * len(strangers) > len(aimed):
+        ref = strangers[0]
+        raise ValueError(
+            f"{files} do not belong together: {len(strangers):,} of {len(aimed):,} refs name "
+            f"annotations that are absent or of another image (first: ref {ref['ref_id']}, ann_id "
+            f"{ref['ann_id']}): get both files from one release"
+        )
+
+
+def _owns(ref: Record, annotations: dict[int, Record]) -> bool:
+    """Whether a ref's annotations are there, and of its image."""
+    found = [annotations.get(key, {}) for key in list_targets(ref)]
+    return all(item.get("image_id") == ref["image_id"] for item in found)
 
 
 def _find_mismatch(
     ref: Record, images: dict[int, Record], annotations: dict[int, Record], ann_file: str
 ) -> str | None:
     """What hinders a ref from having a picture and a mask; None: nothing."""
-    for name, records, fields in (
-        ("ann_id", annotations, ANNOTATION_FIELDS),
-        ("image_id", images, IMAGE_FIELDS),
-    ):
-        if ref[name] not in records:
-            return f"has {name} {ref[name]}, which is not in {ann_file}"
-        missing = [field for field in fields if field not in records[ref[name]]]
+    targets = list_targets(ref)
+    named = [("ann_id", key, annotations, ANNOTATION_FIELDS) for key in targets]
+    for name, key, records, fields in [*named, ("image_id", ref["image_id"], images, IMAGE_FIELDS)]:
+        if key not in records:
+            return f"has {name} {key}, which is not in {ann_file}"
+        missing = [field for field in fields if field not in records[key]]
         if missing:
-            return f"has {name} {ref[name]}, whose record has no field {missing[0]!r}"
-    image, annotation = images[ref["image_id"]], annotations[ref["ann_id"]]
-    owner = annotation["image_id"]
-    if owner != ref["image_id"]:
-        return (
-            f"is about image {ref['image_id']}, its annotation {ref['ann_id']} about image {owner}"
-        )
+            return f"has {name} {key}, whose record has no field {missing[0]!r}"
+    image = images[ref["image_id"]]
     size = [image[side] for side in ("height", "width")]
     if not all(isinstance(side, int) and side > 0 for side in size):
         return f"has image_id {image['id']}, whose size is {size} (h, w)"
     if not isinstance(image["file_name"], str):
         return f"has image_id {image['id']}, whose file_name is {reprlib.repr(image['file_name'])}"
-    try:
-        check_segmentation(annotation["segmentation"], *size)
-    except ValueError as error:
-        return f"has ann_id {annotation['id']}, whose mask cannot be decoded: {error}"
+    for annotation in (annotations[key] for key in targets):
+        if annotation["image_id"] != ref["image_id"]:
+            return (
+                f"is about image {ref['image_id']}, its annotation {annotation['id']} about image "
+                f"{annotation['image_id']}"
+            )
+        try:
+            check_segmentation(annotation["segmentation"], *size)
+        except ValueError as error:
+            return f"has ann_id {annotation['id']}, whose mask cannot be decoded: {error}"
+    if targets and not _drop_crowds(ref, annotations):
+        return f"has ann_id {targets}, all of them crowds: it has no true mask"
     return None
+
+
+def _drop_crowds(ref: Record, annotations: dict[int, Record]) -> list[Record]:
+    """A ref's annotations; in gRefCOCO's layout without crowds."""
+    targets = [annotations[key] for key in list_targets(ref)]
+    is_generalised = isinstance(ref["ann_id"], list)
+    return [item for item in targets if not (is_generalised and item.get("iscrowd"))]
 
 
 def _list_expressions(

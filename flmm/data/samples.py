@@ -23,12 +23,12 @@ PHRASE_END, PHRASE_GAP = ".", " "
 def build_sample(record: dict[str, Any]) -> GroundingSample:
     """The sample of a record, without masks.
 
-    ``record`` has ``continuations``, ``height``, ``width`` (px), and what it has of ``META_KEYS``.
+    ``record`` has ``continuations``, ``height``, ``width`` (px, where known), and what it has of
+    ``META_KEYS``.
     """
-    sample = GroundingSample(
-        metainfo={key: record[key] for key in META_KEYS if key in record}
-        | {"original_size": (record["height"], record["width"])}
-    )
+    sample = GroundingSample(metainfo={key: record[key] for key in META_KEYS if key in record})
+    if "height" in record:
+        sample.set_metainfo({"original_size": (record["height"], record["width"])})
     sample.continuations = record["continuations"]
     return sample
 

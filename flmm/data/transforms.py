@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from flmm.data.grounding_dataset import BadRecordError, MissingFileError
 from flmm.data.masks import decode_segmentation
 from flmm.data.samples import build_sample, keep_phrases
-from flmm.images import load_image
+from flmm.images import Orientation, load_image
 from flmm.registry import IMAGE_PROCESSORS, TRANSFORMS
 
 # One image processor per config and process: train, val and test share it.
@@ -30,26 +31,32 @@ def _name(results: dict[str, Any]) -> str:
 class LoadRGBImage:
     """Reads the file ``img_path`` and writes ``image``: PIL, RGB, of the annotated size.
 
-    Pixels are where the file has them, whatever its EXIF tag says: masks are given on these.
+    ``orientation``: "stored": pixels are where the file has them, whatever its EXIF tag says
+    (COCO's masks are given on these); "upright": as the tag says. Where no size is annotated,
+    ``height`` and ``width`` are written too.
     """
+
+    def __init__(self, orientation: Orientation = "stored") -> None:
+        self.orientation: Orientation = orientation
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``image``."""
-        path, height, width = results["img_path"], results["height"], results["width"]
+        path = results["img_path"]
         try:
-            image = load_image(path, orientation="stored")
+            image = load_image(path, self.orientation)
         except FileNotFoundError as error:
             raise MissingFileError(
                 f"{_name(results)} does not exist: check data_root and data_prefix.img_path"
             ) from error
         except (OSError, ValueError) as error:
             raise BadRecordError(f"{error} (image_id {results['image_id']})") from error
+        height, width = results.get("height", image.height), results.get("width", image.width)
         if (image.height, image.width) != (height, width):
             raise BadRecordError(
                 f"{_name(results)} is {image.height} x {image.width} px (h x w), its annotation "
                 f"says {height} x {width}: the masks would not fit"
             )
-        return {**results, "image": image}
+        return {**results, "image": image, "height": height, "width": width}
 
 
 @TRANSFORMS.register_module()
@@ -59,9 +66,12 @@ class DecodeMasks:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``gt_masks``; a mask that several phrases share is decoded once."""
         masks = {}
-        for ref_id, segmentation in results["segmentations"].items():
+        size = results["height"], results["width"]
+        for ref_id, segmentations in results["segmentations"].items():
+            mask = np.zeros(size, dtype=bool)
             try:
-                mask = decode_segmentation(segmentation, results["height"], results["width"])
+                for segmentation in segmentations:
+                    mask |= decode_segmentation(segmentation, *size)
             except ValueError as error:
                 raise BadRecordError(
                     f"the mask of ref {ref_id} (image_id {results['image_id']}) cannot be decoded: "
@@ -131,4 +141,6 @@ class PackGroundingInputs:
         """Pack ``image_input``, ``continuations``, ``gt_masks`` and the meta data."""
         sample = build_sample(results)
         sample.gt_masks = results["gt_masks"]
+        if "ignored" in results:
+            sample.ignored = results["ignored"]
         return {"inputs": results["image_input"], "data_samples": sample}

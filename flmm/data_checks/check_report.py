@@ -125,7 +125,8 @@ class PictureCheck:
     ) -> None:
         """Open pictures and decode their masks; report what is broken and which masks are empty.
 
-        ``indices`` are of the records whose pictures are there; ``decode`` adds ``gt_masks``.
+        ``indices`` are of the records whose pictures are there; ``decode`` adds ``gt_masks``, and
+        reads the picture itself where the record has no size.
         """
         chosen = indices
         if not self.full and len(indices) > SAMPLE_SIZE:
@@ -134,8 +135,8 @@ class PictureCheck:
         for index in tqdm(chosen, desc=f"{report.name}: pictures", disable=None, leave=False):
             record = build_record(index)
             try:
-                key = (record["img_path"], record["height"], record["width"])
-                if key not in self._whole:
+                key = (record["img_path"], record.get("height", 0), record.get("width", 0))
+                if "height" in record and key not in self._whole:
                     self._load(record)
                     self._whole.add(key)
                 found = decode(record)["gt_masks"].flatten(1).any(1)
@@ -148,8 +149,8 @@ class PictureCheck:
         report.found.append(f"{len(chosen):,} pictures opened ({kind}), {masks:,} masks decoded")
         if empty:
             report.notes.append(
-                f"{empty:,} of these masks are empty: an evaluation scores them 0, training leaves "
-                "their expressions out"
+                f"{empty:,} of these masks are empty: RefCOCO's figures score them 0, gRefCOCO's "
+                "and ReasonSeg's ask for nothing there, training leaves their expressions out"
             )
         if broken:
             report.add_trouble(

@@ -19,14 +19,19 @@ from flmm.data.published import (
     PNG,
     PNG_HOME,
     PNG_SPLITS,
+    REASON,
+    REASON_FOLDER,
+    REASON_HOME,
+    REASON_SPLITS,
     REFER_DATASETS,
     SPLIT_USES,
     NarrativeSplit,
     ReferDataset,
 )
-from flmm.data.refer_files import load_instances, load_refs
-from flmm.data.refer_records import Problem, join_refs
-from flmm.data.transforms import DecodeMasks
+from flmm.data.reason_seg import PaintShapes, ReasonSegDataset
+from flmm.data.refer_files import list_targets, load_instances, load_refs
+from flmm.data.refer_records import Problem, check_release, join_refs
+from flmm.data.transforms import DecodeMasks, LoadRGBImage
 from flmm.data_checks.check_report import DataReport, PictureCheck, shorten
 
 Record = dict[str, Any]
@@ -65,6 +70,10 @@ def check_data_root(
 
 
 def _check_published(root: Path, name: str, pictures: PictureCheck) -> Iterator[DataReport]:
+    if name == REASON:
+        for split in REASON_SPLITS:
+            yield check_queries(root, f"{REASON} {split}", split, pictures)
+        return
     if name != PNG:
         yield check_refer_dataset(root, REFER_DATASETS[name], pictures)
         return
@@ -89,6 +98,16 @@ def _check_single(
             path.name, f"panoptic_{split}.json", (f"panoptic_{split}",), images
         )
         yield check_narratives(root, f"{root.resolve().name}/{path.name}", narratives, pictures)
+    for path in sorted(root.glob("grefcoco/grefs(*).json")):
+        files = REFER_DATASETS["grefcoco"]._replace(
+            name=f"{root.resolve().name}/grefcoco/{path.name}",
+            split_file=f"grefcoco/{path.name}",
+            image_folder=images,
+        )
+        yield check_refer_dataset(root, files, pictures)
+    for split in REASON_SPLITS:
+        if (root / REASON_FOLDER / split).is_dir():
+            yield check_queries(root, f"{root.resolve().name}/{split}", split, pictures)
 
 
 def check_refer_dataset(
@@ -111,8 +130,9 @@ def check_refer_dataset(
         refs = load_refs(root / files.split_file)
         _compare_counts(report, files, refs, needed, anew)
         images, annotations = load_instances(
-            root / files.ann_file, annotation_ids={ref["ann_id"] for ref in refs}
+            root / files.ann_file, annotation_ids={key for ref in refs for key in list_targets(ref)}
         )
+        check_release(refs, annotations, f"{files.split_file} and {files.ann_file}")
     except ValueError as error:
         report.add_trouble(str(error), anew)
         return report
@@ -190,6 +210,23 @@ def _join(
             "bad_records='skip' to go on without them",
         )
     return records
+
+
+def check_queries(root: Path, name: str, split: str, pictures: PictureCheck) -> DataReport:
+    """Check the files, pictures and polygons of one split of ReasonSeg."""
+    report = DataReport(name)
+    if not (root / REASON_FOLDER / split).is_dir():
+        report.absent = f"{REASON_HOME} ({REASON_FOLDER}/{split})"
+        return report
+    folder = {"img_path": REASON_FOLDER}
+    dataset = ReasonSegDataset(str(root), folder, split, test_mode=True, bad_records="skip")
+    report.found.append(f"{len(dataset):,} pictures with a query")
+    faults = shorten(item.reason for item in dataset.skipped)
+    if faults:
+        report.add_trouble(f"{len(dataset.skipped):,} files cannot be used: {faults}", "mend them")
+    load, paint = LoadRGBImage(ReasonSegDataset.orientation), PaintShapes()
+    pictures.open(report, range(len(dataset)), dataset.build_record, lambda item: paint(load(item)))
+    return report
 
 
 def check_narratives(

@@ -42,7 +42,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="config file")
     add("checkpoint", nargs="?", help="trained weights (default: those the config names)")
-    add("--datasets", nargs="+", help="data sets to keep (default: all)")
+    add("--datasets", nargs="+", help="data sets to keep (default: all but those on request)")
     add("--splits", nargs="+", help="splits to keep (default: all)")
     add("--out", help="JSON report; Markdown is written beside it")
     add("--save-predictions", action="store_true", help="write every refined mask as COCO RLE")

@@ -23,7 +23,14 @@ from flmm.distributed import init_processes
 from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.grounding_metrics import PngMetric, RefSegMetric
-from flmm.evaluation.report_tables import build_rows, format_rows, list_left_out, write_report
+from flmm.evaluation.published_figures import list_published
+from flmm.evaluation.report_tables import (
+    PUBLISHED_WORDS,
+    build_rows,
+    format_rows,
+    list_left_out,
+    write_report,
+)
 from flmm.evaluation.splits import (
     SplitCfgs,
     check_files,
@@ -36,14 +43,14 @@ from flmm.files import replace_file
 from flmm.fingerprints import hash_file, hash_json
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
-from flmm.tables import format_text
+from flmm.tables import format_text, tabulate
 
 
 def run_refcoco_evaluation(config: Config, options: EvaluationOptions) -> dict[str, Any]:
     """Evaluate referring segmentation on the data sets in ``config.eval_datasets``.
 
     Returns:
-        the report's content: ``title``, ``rows``, ``skipped``, ``problems``, ``run``.
+        the report's content, see :func:`flmm.evaluation.report_tables.write_report`.
 
     Raises:
         ValueError: a name is unknown, or no weights are named.
@@ -82,9 +89,11 @@ def _run(
         asked = protocols[names[0]]
         journal = _open_journal(journal, [*origin, sorted(asked)], options)
         results.append(_evaluate_split(model, names, cfg, asked, journal, options))
+    rows = build_rows(results, "box + SAM" if options.baseline else "refined")
     report: dict[str, Any] = {
         "title": title,
-        "rows": build_rows(results, "box + SAM" if options.baseline else "refined"),
+        "rows": rows,
+        "published": list_published(rows),
         **list_left_out(results),
         "run": run | {"limit": options.limit, "processes": dist.get_world_size()},
     }
@@ -93,7 +102,9 @@ def _run(
         write_report(path, report)
         if options.save_predictions:
             _write_predictions(folder / "predictions", results)
-        print(format_rows(report["rows"], format_text))
+        print(format_rows(rows, format_text))
+        if report["published"]:
+            print(f"{PUBLISHED_WORDS}\n{format_text(tabulate(report['published']))}")
         print(run.get("weights", f"no trained head: --baseline {options.baseline}"))
         print(f"written: {path} and {path.with_suffix('.md')}")
     dist.barrier()

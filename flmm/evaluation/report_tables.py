@@ -22,6 +22,7 @@ Row = dict[str, Any]
 NAMES = ("dataset", "split", "protocol", "group", "mask")
 COUNTS = ("expressions", "images", "skipped", "empty_truths", "no_box", "expressions_per_second")
 NAMED_REASONS = 20
+PUBLISHED_WORDS = "Published by others under the same protocols:"
 # Columns that the table leaves out where they are zero in every row.
 _RARE = ("empty_truths", "no_box")
 
@@ -99,10 +100,13 @@ def write_report(path: Path, content: Row) -> None:
     """Write ``path`` (JSON) and the same as Markdown beside it.
 
     Args:
-        content: ``title``, ``rows``, ``skipped``, ``problems`` and ``run`` (the figures' origin).
+        content: ``title``, ``rows``, ``published``, ``skipped``, ``problems`` and ``run`` (where
+            the figures come from).
     """
     table = format_rows(content["rows"], format_markdown)
     parts = [f"# {content['title']}", "Percent.", table]
+    if content["published"]:
+        parts += [PUBLISHED_WORDS, format_markdown(tabulate(content["published"]))]
     parts += _format_reasons("Skipped expressions, in no figure above:", content["skipped"])
     parts += _format_reasons("Counted as empty masks:", content["problems"])
     run = content["run"]

@@ -13,6 +13,8 @@ from flmm.evaluation.protocols import PROTOCOLS
 Cfg = dict[str, Any]
 SplitCfgs = dict[tuple[str, str], Cfg]
 _FILES = ("ann_file", "split_file")
+# What a data set of its own has of the config's test data.
+_SHARED = ("data_root", "image_processor")
 
 
 def list_referring_splits(
@@ -20,21 +22,27 @@ def list_referring_splits(
 ) -> SplitCfgs:
     """The splits of the data sets in ``config.eval_datasets``; names to keep, ``None``: all.
 
+    Data sets with ``on_request=True`` are kept only where they are named.
+
     Raises:
         ValueError: the config names none, or not these.
     """
     base = config.test_dataloader.dataset
-    whole = {"text_mode": "all", "joined": False, "max_expressions": None}
     return _choose_splits(
         {
-            name: {
-                split: {**base, **whole, **{key: entry[key] for key in _FILES}, "split": split}
-                for split in entry["splits"]
-            }
+            name: {split: _build_cfg(base, entry, split) for split in entry["splits"]}
             for name, entry in _choose(config.get("eval_datasets"), datasets).items()
         },
         splits,
     )
+
+
+def _build_cfg(base: Cfg, entry: Cfg, split: str) -> Cfg:
+    """One split of an entry of ``eval_datasets``."""
+    if "dataset" in entry:
+        return {**{key: base[key] for key in _SHARED}, **entry["dataset"], "split": split}
+    whole = {"text_mode": "all", "joined": False, "max_expressions": None}
+    return {**base, **whole, **{key: entry[key] for key in _FILES}, "split": split}
 
 
 def list_narrative_splits(
@@ -74,7 +82,9 @@ def _choose(entries: Mapping[str, Any] | None, names: Sequence[str] | None) -> d
     unknown = sorted(set(names or ()) - set(entries))
     if unknown:
         raise ValueError(f"--datasets {', '.join(unknown)}: the config has {', '.join(entries)}")
-    return {name: entry for name, entry in entries.items() if names is None or name in names}
+    if names is None:
+        return {name: item for name, item in entries.items() if not item.get("on_request")}
+    return {name: item for name, item in entries.items() if name in names}
 
 
 def _choose_splits(cfgs: dict[str, dict[str, Cfg]], names: Sequence[str] | None) -> SplitCfgs:
@@ -90,9 +100,13 @@ def _choose_splits(cfgs: dict[str, dict[str, Cfg]], names: Sequence[str] | None)
 
 
 def list_files(cfg: Cfg) -> list[Path]:
-    """The annotation files of a data set's config."""
+    """The annotation files of a data set's config; without such keys those beside its pictures."""
     keys = (*_FILES, "panoptic_json")
-    return [Path(cfg["data_root"], cfg[key]) for key in keys if cfg.get(key)]
+    files = [Path(cfg["data_root"], cfg[key]) for key in keys if cfg.get(key)]
+    if files:
+        return files
+    folder = Path(cfg["data_root"], cfg["data_prefix"]["img_path"], cfg["split"])
+    return sorted(folder.glob("*.json")) or [folder / "*.json"]
 
 
 def check_files(cfgs: SplitCfgs) -> None:

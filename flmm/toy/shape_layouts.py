@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from flmm.data.published import REASON_FOLDER
+from flmm.data.refer_files import NO_TARGET
 from flmm.toy.shape_sentences import (
     GroupSentence,
     list_absent_sentences,
@@ -26,10 +28,8 @@ from flmm.toy.shape_sentences import (
 )
 from flmm.toy.shapes import Scene
 
-NO_TARGET = -1  # the annotation id of expressions without a target
 # Per scene, at most: sentences of several objects, and sentences of none.
 _MOST_GROUPS, _MOST_ABSENT = 2, 2
-REASON_FOLDER = Path("reason_seg/ReasonSeg")
 _REASON_SPLITS = {"train": "train", "val": "val", "testA": "test", "testB": "test"}
 _TRAIN_STEP = 10  # ReasonSeg's train split is small: one picture in so many
 _LONG_QUERIES = (

@@ -75,8 +75,8 @@ def test_a_complete_data_set(root: Path) -> None:
         "4 pictures opened (all), 8 masks decoded",
     ]
     assert report.notes == [
-        "1 of these masks are empty: an evaluation scores them 0, training leaves their "
-        "expressions out",
+        "1 of these masks are empty: RefCOCO's figures score them 0, gRefCOCO's and ReasonSeg's "
+        "ask for nothing there, training leaves their expressions out",
     ]
     assert decide([report], "x") == (True, "ready: mini")
 
@@ -245,15 +245,19 @@ def test_absent_data_sets_are_named_with_their_source(root: Path) -> None:
     (root / "mini").rename(root / "refcoco")
     reports = {report.name: report for report in check_data_root(root)}
     absent = [name for name, report in reports.items() if report.absent]
-    assert absent == ["refcoco+", "refcocog", "refcocog_google", "png train", "png val"]
+    assert absent == [
+        *("refcoco+", "refcocog", "refcocog_google", "grefcoco", "png train", "png val"),
+        *("reasonseg train", "reasonseg val", "reasonseg test"),
+    ]
     for name in absent:
         assert format_report(reports[name]).startswith(f"{name}: absent; get it from http")
     assert "published: 42,404 and 120,624" in format_report(reports["refcoco"])
     reports["refcoco"].troubles.clear()
     assert decide(list(reports.values()), str(root)) == (
         True,
-        "ready: refcoco (absent: refcoco+, refcocog, refcocog_google, png train (no training on "
-        "narratives), png val (nothing for tools/eval_png.py))",
+        "ready: refcoco (absent: refcoco+, refcocog, refcocog_google, grefcoco, png train (no "
+        "training on narratives), png val (nothing for tools/eval_png.py), reasonseg train, "
+        "reasonseg val, reasonseg test)",
     )
 
 

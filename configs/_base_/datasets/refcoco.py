@@ -1,7 +1,8 @@
 """RefCOCO (unc) in F-LMM's folders.
 
 Under data/coco: train2014/ (images), refcoco/instances.json, refcoco/refs(unc).p, and for
-tools/eval_refcoco.py the same of refcoco+ and refcocog; ``docs/data.md`` has the whole list.
+tools/eval_refcoco.py the same of refcoco+ and refcocog, grefcoco/ and reason_seg/;
+``docs/data.md`` has the whole list.
 
 Training draws one sentence per ref and joins an image's phrases, as F-LMM does; validation and
 test follow the standard protocol: every sentence of every ref, each isolated. A record that cannot
@@ -52,7 +53,8 @@ test_dataloader = dict(
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="testA", text_mode="all", test_mode=True, **dataset),
 )
-# What tools/eval_refcoco.py evaluates: the eight splits that papers print.
+# What tools/eval_refcoco.py evaluates: the eight splits that papers print, and where --datasets
+# names them gRefCOCO and ReasonSeg, each under its own protocol.
 eval_datasets = {
     "refcoco": dict(
         ann_file="refcoco/instances.json",
@@ -68,5 +70,18 @@ eval_datasets = {
         ann_file="refcocog/instances.json",
         split_file="refcocog/refs(umd).p",
         splits=["val", "test"],
+    ),
+    "grefcoco": dict(
+        ann_file="grefcoco/instances.json",
+        split_file="grefcoco/grefs(unc).json",
+        splits=["val", "testA", "testB"],
+        protocols=["grefcoco"],
+        on_request=True,
+    ),
+    "reasonseg": dict(
+        dataset=dict(type="ReasonSegDataset", data_prefix=dict(img_path="reason_seg/ReasonSeg/")),
+        splits=["val", "test"],
+        protocols=["reasonseg"],
+        on_request=True,
     ),
 }

@@ -35,9 +35,22 @@ test_dataloader = dict(
     collate_fn=dict(type="pseudo_collate"),
     dataset=dict(split="testA", text_mode="all", test_mode=True, **dataset),
 )
-# What tools/eval_refcoco.py evaluates.
+# What tools/eval_refcoco.py evaluates; the last two where --datasets names them.
 eval_datasets = dict(
     shapes=dict(
         ann_file="instances.json", split_file="refs(unc).p", splits=["val", "testA", "testB"]
-    )
+    ),
+    shapes_grefcoco=dict(
+        ann_file="grefcoco/instances.json",
+        split_file="grefcoco/grefs(unc).json",
+        splits=["val", "testA", "testB"],
+        protocols=["grefcoco"],
+        on_request=True,
+    ),
+    shapes_reasonseg=dict(
+        dataset=dict(type="ReasonSegDataset", data_prefix=dict(img_path="reason_seg/ReasonSeg/")),
+        splits=["val", "test"],
+        protocols=["reasonseg"],
+        on_request=True,
+    ),
 )
