@@ -25,18 +25,22 @@ class _OverrideAction(argparse.Action):
 
         for text in values or ():
             if "=" not in text:
-                parser.error(f"--cfg-options {text}: write KEY=VALUE")
+                parser.error(f"{option_string} {text}: write KEY=VALUE")
         action = DictAction(self.option_strings, self.dest)
         action(parser, namespace, values, option_string)
 
 
-def add_override_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``; what it gives is for ``flmm.config.load_config``."""
+def add_override_argument(
+    parser: argparse.ArgumentParser,
+    name: str = "--cfg-options",
+    purpose: str = "override the config",
+) -> None:
+    """Add ``--cfg-options`` or the like; what it gives is for ``flmm.config.load_config``."""
     parser.add_argument(
-        "--cfg-options",
+        name,
         nargs="+",
         action=_OverrideAction,
-        help="override the config: key=value, nested keys with dots, lists as key=a,b",
+        help=f"{purpose}: key=value, nested keys with dots, lists as key=a,b",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flmm.files import replace_file
-from flmm.records import GroundingOutput, PhraseAttention
+from flmm.records import Continuation, GroundingOutput, PhraseAttention
 from flmm.registry import MODELS
 
 if TYPE_CHECKING:
-    from flmm.readers import FrozenVLM
+    from flmm.readers import FrozenVLM, Prefix
 
 TINY_RULE = Path(__file__).parent / "assets" / "tiny_presence.json"
 _LEAST = 1e-9
@@ -66,15 +66,48 @@ MAP_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "peak": _measure_peak,
 }
 WORDS = "words"  # what was thought at the last token, in the last layer that is read: [P, D]
-FEATURES = (*MAP_FEATURES, WORDS)
+YES = "yes"  # the reader's own word, where it is asked: [P, 1]
+FEATURES = (*MAP_FEATURES, WORDS, YES)
+QUESTION = "Is there {} in the picture? Answer yes or no:"
 
 
 def compute_features(seen: PhraseAttention, layers: int, num_heads: int) -> dict[str, Tensor]:
-    """Float32 ``[P, n]`` by name, of the first so many layers' maps of the finest grid."""
+    """Float32 ``[P, n]`` by name, of the first so many layers' maps of the finest grid.
+
+    ``YES`` is among them where the reader was asked.
+    """
     maps = seen.maps[:, : layers * num_heads].float().flatten(2)
     found = {name: measure(maps) for name, measure in MAP_FEATURES.items()}
     words = [own[layers - 1, -1].float() for own in seen.text_features]
-    return found | {WORDS: torch.stack(words) if words else maps.new_zeros(0, 0)}
+    found[WORDS] = torch.stack(words) if words else maps.new_zeros(0, 0)
+    return found if seen.yes_odds is None else {**found, YES: seen.yes_odds[:, None]}
+
+
+def attend_and_ask(
+    vlm: FrozenVLM, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
+) -> list[PhraseAttention]:
+    """As ``vlm.attend``, and in the same pass ``QUESTION`` about every phrase, for ``yes_odds``.
+
+    It costs the question's tokens, and the language head for one token per phrase.
+    """
+    phrases = [[phrase for item in own for phrase in item.phrases] for own in continuations]
+    asked = [[Continuation(QUESTION.format(text.strip())) for text in own] for own in phrases]
+    both = [[*own, *questions] for own, questions in zip(continuations, asked)]
+    yes, no = (_list_first_tokens(vlm.tokenizer, word) for word in ("yes", "no"))
+    found = []
+    for seen, own, questions in zip(vlm.attend(prefixes, both), continuations, asked):
+        states = [item[-1] for item in seen.hidden_states[len(own) :] if item is not None]
+        scores = vlm.score(torch.stack(states))
+        odds = scores[:, sorted(yes - no)].logsumexp(1) - scores[:, sorted(no - yes)].logsumexp(1)
+        part = seen.select(slice(len(questions)))
+        ids, kept = seen.input_ids[: len(own)], seen.hidden_states[: len(own)]
+        found.append(replace(part, input_ids=ids, hidden_states=kept, yes_odds=odds))
+    return found
+
+
+def _list_first_tokens(tokenizer: Any, word: str) -> set[int]:
+    forms = (word, word.title(), f" {word}", f" {word.title()}")
+    return {tokenizer.encode(form, add_special_tokens=False)[0] for form in forms}
 
 
 @dataclass(frozen=True)
@@ -143,18 +176,21 @@ class PresenceRule(nn.Module):
 
     Attributes:
         layers: how many of the reader's first layers it needs.
+        asks: whether the reader is asked in words; words of a conversation, and what a feature
+            cache holds, are not, and have no presence then.
     """
 
     def __init__(self, rule: str | Path | Mapping[str, Any]) -> None:
         super().__init__()
         self.rule = load_presence_weights(rule)
         self.layers = self.rule.layers
+        self.asks = YES in self.rule.weights
 
     def check(self, reader: FrozenVLM) -> None:
         """Raise ValueError where the rule was made with another reader, or other rows of it."""
         rule = self.rule
         wanted = {name: rule.layers * rule.num_heads for name in MAP_FEATURES}
-        wanted[WORDS] = reader.hidden_size
+        wanted |= {WORDS: reader.hidden_size, YES: 1}
         fits = rule.num_heads == reader.num_heads and rule.layers <= reader.num_layers
         fits &= all(len(own) == wanted[name] for name, own in rule.weights.items())
         if not fits or rule.token_merge != reader.token_merge:
@@ -178,6 +214,8 @@ class PresenceRule(nn.Module):
         self, seen: PhraseAttention, output: GroundingOutput, threshold: float | None
     ) -> GroundingOutput:
         """The output with its presence; below the threshold no pixel is foreground."""
+        if self.asks and seen.yes_odds is None:
+            return output
         presence = self(seen)
         logits = output.refined_mask_logits
         if threshold is not None:

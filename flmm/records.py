@@ -100,17 +100,29 @@ class PhraseAttention:
         input_ids: per continuation ``[R]`` int64: what was fed after the prefix.
         hidden_states: per continuation ``[R, D]``: what was thought at each of its tokens, after
             the final norm; ``None``, or an empty list, where nobody kept it.
+        yes_odds: ``[P]``, log odds of the reader's "yes" when asked whether it sees the phrase's
+            thing; ``None``: nobody asked.
     """
 
     grid_maps: list[Tensor]
     text_features: list[Tensor]
     input_ids: list[Tensor]
     hidden_states: list[Tensor | None] = field(default_factory=list)
+    yes_odds: Tensor | None = None
 
     @property
     def maps(self) -> Tensor:
         """Of the finest grid."""
         return self.grid_maps[0]
+
+    def select(self, rows: slice) -> PhraseAttention:
+        """Some of the phrases; what is told per continuation stays as it is."""
+        return replace(
+            self,
+            grid_maps=[maps[rows] for maps in self.grid_maps],
+            text_features=self.text_features[rows],
+            yes_odds=None if self.yes_odds is None else self.yes_odds[rows],
+        )
 
 
 @dataclass
@@ -209,6 +221,7 @@ def join_attention(parts: Sequence[PhraseAttention]) -> PhraseAttention:
     """One record of several of one picture, in order."""
     if len(parts) == 1:
         return parts[0]
+    odds = [part.yes_odds for part in parts if part.yes_odds is not None]
     return PhraseAttention(
         grid_maps=[torch.cat(maps) for maps in zip(*(part.grid_maps for part in parts))],
         text_features=[features for part in parts for features in part.text_features],
@@ -218,6 +231,7 @@ def join_attention(parts: Sequence[PhraseAttention]) -> PhraseAttention:
             for part in parts
             for states in part.hidden_states or [None] * len(part.input_ids)
         ],
+        yes_odds=torch.cat(odds) if len(odds) == len(parts) else None,
     )
 
 

@@ -251,8 +251,8 @@ def test_names_and_arguments_of_data_and_metric_exist(leaf: Path) -> None:
     config = load(leaf)
     for name in LOADERS:
         check_arguments(config[name].dataset)
-    narrates = config.test_dataloader.dataset.type == "PanopticNarrativeDataset"
-    if config.get("eval_datasets") and not narrates:
+    tested = config.test_dataloader.dataset.type
+    if config.get("eval_datasets") and tested != "PanopticNarrativeDataset":
         for cfg in list_referring_splits(config, list(config.eval_datasets)).values():
             check_arguments(cfg)
     for splits in config.get("eval_png_datasets", {}).values():
@@ -260,7 +260,8 @@ def test_names_and_arguments_of_data_and_metric_exist(leaf: Path) -> None:
             check_arguments(cfg)
     assert METRICS.build(config.val_evaluator)
     metric = METRICS.build(config.test_evaluator)
-    assert type(metric).__name__ == ("PngMetric" if narrates else "RefSegMetric")
+    others = {"PanopticNarrativeDataset": "PngMetric", "ShapeExpressionDataset": "GRefSegMetric"}
+    assert type(metric).__name__ == others.get(tested, "RefSegMetric")
 
 
 class OneWeight(BaseModel):

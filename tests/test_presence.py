@@ -10,12 +10,21 @@ import torch
 from mmengine.config import Config
 
 from flmm import GroundingInferencer
+from flmm.evaluation.instance_counts import count_instances, format_counts
 from flmm.evaluation.presence_calibration import calibrate, collect_examples
 from flmm.evaluation.presence_figures import compute_auc, compute_reliability, measure_presence
-from flmm.presence import FEATURES, PresenceRule, compute_features, load_presence_weights
+from flmm.grounder import ground_parts
+from flmm.presence import (
+    MAP_FEATURES,
+    PresenceRule,
+    attend_and_ask,
+    compute_features,
+    load_presence_weights,
+)
 from flmm.records import Continuation, GroundingSample, PhraseAttention
 from flmm.registry import MODELS
 from flmm.sharing import save_pretrained
+from flmm.toy.shape_expressions import ShapeExpressionDataset
 from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
@@ -31,7 +40,7 @@ def draw_attention(phrases=4, seed=0):
 
 def draw_rule(layers=LAYERS, **changes):
     rng = np.random.default_rng(1)
-    sizes = dict.fromkeys(FEATURES, layers * HEADS) | {"words": WIDTH}
+    sizes = dict.fromkeys(MAP_FEATURES, layers * HEADS) | {"words": WIDTH}
     weights = {name: rng.normal(size=size).tolist() for name, size in sizes.items()}
     fields = {"bias": 0.3, "weights": weights, "layers": layers, "num_heads": HEADS}
     return {**fields, "token_merge": "mean", **changes}
@@ -112,11 +121,37 @@ def grounder():
     return GroundingInferencer("tiny", device="cpu").model
 
 
+def test_drawn_expressions_say_how_many_objects_they_mean(grounder):
+    processor = grounder.vlm.image_processor
+    dataset = ShapeExpressionDataset(num_scenes=4, seed=5, image_processor=processor)
+    counts = []
+    for item in dataset:
+        sample = item["data_samples"]
+        assert len(sample.phrases) == len(sample.gt_masks) == len(sample.expression_groups)
+        assert sample.gt_masks.flatten(1).any(1).tolist() == [n > 0 for n in sample.object_counts]
+        counts += sample.object_counts
+    assert {0, 1, 2} <= set(counts)
+    present = ShapeExpressionDataset(4, 5, absent=False, image_processor=processor)
+    asked = [count for item in present for count in item["data_samples"].object_counts]
+    assert asked == [count for count in counts if count]
+    found = count_instances(grounder, dataset)
+    assert sorted(true for true, _ in found.elements()) == sorted(counts)
+    with pytest.raises(ValueError, match=r"picture .* does not say how many objects"):
+        count_instances(grounder, [{"inputs": 1, "data_samples": GroundingSample()}])
+
+
+def test_counts_are_told_right_fewer_and_more():
+    table = format_counts({(1, 1): 3, (1, 2): 1, (2, 2): 1, (2, 1): 1, (3, 3): 2, (0, 1): 5})
+    rows = {line[:10].strip(): line[10:].split() for line in table.splitlines()}
+    assert rows["1"] == ["75.00", "0.00", "25.00", "4"]
+    assert rows["2 and more"] == ["75.00", "25.00", "0.00", "4"] and rows["0"][2] == "100.00"
+
+
 @pytest.fixture(scope="module")
 def samples(grounder):
     """Drawn pictures, each with its own phrases and one without a mask."""
     found = []
-    for number, sample in enumerate(render_samples(12, seed=3)):
+    for number, sample in enumerate(render_samples(8, seed=3)):
         phrases = [*sample.phrases, f"the object number {number}"]
         masks = np.concatenate([sample.masks, np.zeros_like(sample.masks[:1])])
         truth = GroundingSample(
@@ -131,6 +166,8 @@ def test_a_rule_is_made_of_a_labelled_set_and_says_what_it_is_worth(grounder, sa
     examples = collect_examples(grounder.vlm, samples)
     assert len(examples.labels) == sum(len(item["data_samples"].phrases) for item in samples)
     assert int((~examples.labels).sum()) == len(samples)
+    few = {name: examples.features[name] for name in ("share", "entropy", "peak")}
+    examples = dataclasses.replace(examples, features=few)
     made = calibrate(grounder.vlm, examples, examples, ["share", "entropy"], "scenes")
     assert set(made.weights.weights) == {"share", "entropy"} and made.weights.source == "scenes"
     rule = PresenceRule(dataclasses.asdict(made.weights))
@@ -142,7 +179,7 @@ def test_a_rule_is_made_of_a_labelled_set_and_says_what_it_is_worth(grounder, sa
     # Nonsense is told apart at once.
     assert list(made.rows.values())[-1]["AUC"] > 0.9
     table = made.format_table()
-    assert "all of the maps" in table and "AUC %" in table and "12 absent" in table
+    assert "all of the maps" in table and "AUC %" in table and "8 absent" in table
     assert made.save_plot(tmp_path / "plots" / "reliability.png").stat().st_size > 1000
 
 
@@ -187,6 +224,38 @@ def test_below_the_threshold_nothing_is_foreground_outside_of_training(grounder,
         grounder.presence_rule, grounder.presence_threshold = before
 
 
+@torch.no_grad()
+def test_the_readers_own_word_is_what_transformers_says(grounder, samples):
+    vlm, image = grounder.vlm, samples[0]["inputs"]
+    continuations = samples[0]["data_samples"].continuations
+    phrases = [item.text for item in continuations]
+    prefix = vlm.prefill(image)
+    (seen,) = attend_and_ask(vlm, [prefix], [continuations])
+    plain = vlm.attend(prefix, continuations)
+    torch.testing.assert_close(seen.maps, plain.maps)
+    assert [len(own) for own in seen.input_ids] == [len(own) for own in plain.input_ids]
+    assert len(seen.text_features) == len(seen.hidden_states) == len(phrases)
+    ids = {word: vlm.tokenizer.encode(word)[0] for word in ("yes", "Yes", "no", "No")}
+    for phrase, odds in zip(phrases, seen.yes_odds):
+        text = f"{vlm.render_prompt()}Is there {phrase} in the picture? Answer yes or no:"
+        inputs = vlm.processor(images=[image.image], text=[text], return_tensors="pt")
+        scores = vlm.model(**inputs).logits[0, -1]
+        yes, no = (scores[[ids[word], ids[word.title()]]].logsumexp(0) for word in ("yes", "no"))
+        assert float(odds) == pytest.approx(float(yes - no), abs=1e-3)
+    rule = {**draw_rule(5, num_heads=6), "weights": {"yes": [2.0]}}
+    before = grounder.presence_rule
+    try:
+        grounder.presence_rule = PresenceRule(rule)
+        judged = grounder.ground(image, continuations).presence
+        torch.testing.assert_close(judged, (2 * seen.yes_odds + 0.3).sigmoid())
+        (unasked,) = ground_parts(grounder, image, plain, grounder.encode_images([image])[0])
+        assert unasked.presence is None  # words of a conversation are not asked about
+    finally:
+        grounder.presence_rule = before
+    examples = collect_examples(vlm, samples[:2], ask=True)
+    assert examples.features["yes"].shape == (len(examples.labels), 1)
+
+
 def test_a_rule_of_another_reader_or_other_rows_is_refused(grounder):
     message = r"made with another reader and token_merge 'mean', this reader has 5 layers x 6 heads"
     with pytest.raises(ValueError, match=message):
@@ -196,6 +265,14 @@ def test_a_rule_of_another_reader_or_other_rows_is_refused(grounder):
     for changes in ({"token_merge": "max"}, {"layers": 6}, {"weights": {"share": [0.1] * 17}}):
         with pytest.raises(ValueError, match=r"or give presence=None"):
             PresenceRule({**fits, **changes}).check(grounder.vlm)
+
+
+def test_the_toy_knows_what_its_picture_has_not():
+    options = {"model.presence_threshold": 0.5}
+    strict = GroundingInferencer("tiny", device="cpu", cfg_options=options)
+    result = strict("docs/images/scene.png", ["the red triangle", "the purple ring"])
+    assert result.presence[0] > 0.5 > result.presence[1]
+    assert not result[0].is_empty and result[1].is_empty and result.scores[1] == 0
 
 
 def test_a_threshold_needs_a_rule_and_a_share():

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from flmm.records import Continuation, GroundingSample
 
 # Lists with one entry per phrase.
-PHRASE_KEYS = ("expression_ids", "ref_ids", "expression_kinds", "expression_groups")
+PHRASE_KEYS = (
+    *("expression_ids", "ref_ids", "expression_kinds", "expression_groups", "object_counts"),
+)
 # ``left_out``: ids of expressions of this image that are not trained on (their mask is empty).
 META_KEYS = ("image_id", "img_path", *PHRASE_KEYS, "left_out", "skipped")
 # F-LMM's ``RefCOCO2PNG`` ends each expression with "." and no space, tokenising them apart.

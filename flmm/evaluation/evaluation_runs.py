@@ -9,7 +9,7 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ from flmm.evaluation.splits import (
 )
 from flmm.files import replace_file
 from flmm.fingerprints import hash_file, hash_json
+from flmm.head_choice import HeadChoice
+from flmm.presence import PresenceWeights
 from flmm.provenance import describe_device, describe_model, list_versions
 from flmm.registry import DATASETS, MODELS
 from flmm.tables import format_text, tabulate
@@ -85,7 +87,13 @@ def _run(
     results = []
     for names, cfg in cfgs.items():
         journal = folder / "journal" / "_".join(names)
-        origin = [config.model, run, cfg, [hash_file(path) for path in list_files(cfg)]]
+        origin = [
+            config.model,
+            _list_rules(model),
+            run,
+            cfg,
+            [hash_file(path) for path in list_files(cfg)],
+        ]
         asked = protocols[names[0]]
         journal = _open_journal(journal, [*origin, sorted(asked)], options)
         results.append(_evaluate_split(model, names, cfg, asked, journal, options))
@@ -109,6 +117,13 @@ def _run(
         print(f"written: {path} and {path.with_suffix('.md')}")
     dist.barrier()
     return report
+
+
+def _list_rules(model: Any) -> list[dict[str, Any]]:
+    """What small files hold that a config names: it decides the figures as weights do."""
+    parts = getattr(model, "mask_head", None), getattr(model, "presence_rule", None)
+    rules = [getattr(part, name, None) for part in parts for name in ("choice", "rule")]
+    return [asdict(item) for item in rules if isinstance(item, (HeadChoice, PresenceWeights))]
 
 
 def _open_journal(path: Path, origin: list[Any], options: EvaluationOptions) -> Path:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flmm.evaluation.presence_figures import draw_reliability, measure_presence
 from flmm.files import replace_file
-from flmm.presence import FEATURES, MAP_FEATURES, PresenceWeights, compute_features
+from flmm.presence import MAP_FEATURES, PresenceWeights, attend_and_ask, compute_features
 from flmm.records import Continuation
 from flmm.tables import format_text
 
@@ -36,7 +36,7 @@ class PresenceExamples:
     """N phrases, in the order in which they were read.
 
     Attributes:
-        features: float32 ``[N, n]`` by name of ``FEATURES``.
+        features: float32 ``[N, n]`` by name.
         labels: bool ``[N]``, whether the picture shows what the phrase names.
         kinds: what the data set calls each; ``""``: nothing.
     """
@@ -48,7 +48,7 @@ class PresenceExamples:
 
 @torch.inference_mode()
 def collect_examples(
-    vlm: FrozenVLM, samples: Iterable[dict[str, Any]], strangers: int = 0
+    vlm: FrozenVLM, samples: Iterable[dict[str, Any]], strangers: int = 0, ask: bool = False
 ) -> PresenceExamples:
     """Read a labelled set, one picture after the other.
 
@@ -57,6 +57,7 @@ def collect_examples(
             GroundingSample)`` with ``gt_masks``.
         strangers: how many phrases of the pictures before are asked of each picture, as absent
             ones; those that it has itself are left out, what else is true of it by chance is not.
+        ask: ask the reader in words, too, for the feature ``yes``.
 
     Raises:
         ValueError: there is no phrase of one of the two sorts.
@@ -73,7 +74,8 @@ def collect_examples(
         others = [text for text in dict.fromkeys(before) if text not in own][-strangers:]
         others = others if strangers else []
         asked = [*truth.continuations, *map(Continuation, others)]
-        seen = vlm.attend(vlm.prefill(image), asked)
+        prefix = vlm.prefill(image)
+        seen = attend_and_ask(vlm, [prefix], [asked])[0] if ask else vlm.attend(prefix, asked)
         rows.append(compute_features(seen, vlm.num_layers, vlm.num_heads))
         labels += [*truth.gt_masks.flatten(1).any(1).tolist(), *[False] * len(others)]
         kinds += [*(truth.get("expression_kinds") or [""] * len(own)), *["stranger"] * len(others)]
@@ -84,7 +86,7 @@ def collect_examples(
             f"of {len(labels)} phrases {absent} are absent: a presence rule is made from both "
             "sorts; give a set with absent phrases, or --strangers to ask those of other pictures"
         )
-    features = {name: torch.cat([row[name] for row in rows]).cpu() for name in FEATURES}
+    features = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
     return PresenceExamples(features, torch.tensor(labels), kinds)
 
 
@@ -211,11 +213,13 @@ def calibrate(
     Raises:
         ValueError: a feature is not known.
     """
-    names = tuple(names or FEATURES)
-    unknown = sorted(set(names) - set(FEATURES))
+    known = tuple(examples.features)
+    names = tuple(names or known)
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        raise ValueError(f"there is no feature {unknown[0]!r}: choose of {', '.join(FEATURES)}")
-    sets = {name: (name,) for name in FEATURES} | {"all of the maps": tuple(MAP_FEATURES)}
+        raise ValueError(f"there is no feature {unknown[0]!r}: choose of {', '.join(known)}")
+    sets = {name: (name,) for name in known}
+    sets["all of the maps"] = tuple(name for name in MAP_FEATURES if name in known)
     judged = examples if measured is None else measured
     rows = {}
     for label, own in {**sets, "the rule: " + " + ".join(names): names}.items():

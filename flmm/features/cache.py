@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,7 @@ def split_phrases(
         rows = slice(start, start + len(item.spans or ()))
         own = slice(position, position + 1)
         ids, states = seen.input_ids[own], seen.hidden_states[own]
-        maps = [item[rows] for item in seen.grid_maps]
-        parts.append(PhraseAttention(maps, seen.text_features[rows], ids, states))
+        parts.append(replace(seen.select(rows), input_ids=ids, hidden_states=states))
         start = rows.stop
     return parts
 

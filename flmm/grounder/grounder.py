@@ -17,7 +17,7 @@ from flmm.features import FeatureCache, split_phrases
 from flmm.geometry import fit_to_picture, join_grid_maps, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
 from flmm.masks import ImageEncoding, Refiner, RuleHead, compute_coarse_logits
-from flmm.presence import PresenceRule, check_presence
+from flmm.presence import PresenceRule, attend_and_ask, check_presence
 from flmm.records import (
     Continuation,
     GroundingOutput,
@@ -154,7 +154,7 @@ class Grounder(BaseModel):
         """Where phrases look: as the feature cache knows, else as the reader sees."""
         cache = self.feature_cache
         if cache is None:
-            return self.vlm.attend(self.vlm.prefill(list(images)), continuations)
+            return self.attend(self.vlm.prefill(list(images)), continuations)
         return cache.read_phrases(images, continuations, self._read_to_keep)
 
     def _read_to_keep(
@@ -178,6 +178,8 @@ class Grounder(BaseModel):
         self, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
     ) -> list[PhraseAttention]:
         """Where phrases look in pictures that were read."""
+        if self.presence_rule is not None and self.presence_rule.asks:
+            return attend_and_ask(self.vlm, prefixes, continuations)
         return self.vlm.attend(prefixes, continuations)
 
     def find_boxes(self, prefix: Prefix, phrases: Sequence[str]) -> list[BoxReading] | None:

@@ -88,9 +88,7 @@ def ground_parts(
     step = max(1, MAX_PART_PIXELS // max(height * width, _FRAME_PIXELS))
     for start in range(0, len(seen.maps), step):
         part = slice(start, start + step)
-        maps = [maps[part] for maps in seen.grid_maps]
-        own = PhraseAttention(maps, seen.text_features[part], seen.input_ids)
-        yield grounder.ground_seen(image, own, encoding, boxes and boxes[part])
+        yield grounder.ground_seen(image, seen.select(part), encoding, boxes and boxes[part])
 
 
 def _group_phrases(

@@ -165,6 +165,8 @@ class ShapeListDataset(BaseDataset):
     Scenes of two seeds have nothing in common. ``**kwargs`` are mmengine's ``BaseDataset``'s.
     """
 
+    origin = "flmm shape list"  # of the randomness
+
     def __init__(
         self, num_scenes: int, seed: int, image_processor: dict[str, Any], **kwargs: Any
     ) -> None:
@@ -183,18 +185,28 @@ class ShapeListDataset(BaseDataset):
     def prepare_data(self, idx: int) -> dict[str, Any]:
         """Draw a scene and pack it."""
         image_id = self.get_data_info(idx)["image_id"]
-        rng = random.Random(f"flmm shape list {self.seed} {image_id}")
+        rng = random.Random(f"{self.origin} {self.seed} {image_id}")
         scene = render_scene(rng)
-        text, spans, objects = write_list(rng, scene)
-        masks = np.stack([scene.objects[index].mask for index in objects])
+        asked = self.draw(rng, scene)
+        nothing = [np.zeros(scene.image_size, bool)]
+        masks = [
+            np.any(nothing + [scene.objects[index].mask for index in own], axis=0)
+            for own in asked.pop("objects")
+        ]
         record = {
             "image_id": image_id,
             "img_path": f"scene {image_id} of seed {self.seed}",
             "height": scene.image_size[0],
             "width": scene.image_size[1],
             "image": scene.image,
-            "continuations": [Continuation(text, spans)],
-            "gt_masks": torch.from_numpy(masks),
-            "expression_ids": [f"{image_id}:{place}" for place in range(len(spans))],
+            "gt_masks": torch.from_numpy(np.stack(masks)),
+            "expression_ids": [f"{image_id}:{place}" for place in range(len(masks))],
+            **asked,
         }
         return self.pipeline(record)
+
+    def draw(self, rng: random.Random, scene: Scene) -> dict[str, Any]:
+        """A record's ``continuations`` and, per phrase, the places of its ``objects``."""
+        text, spans, order = write_list(rng, scene)
+        objects = [(index,) for index in order]
+        return {"continuations": [Continuation(text, spans)], "objects": objects}
