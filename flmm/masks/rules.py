@@ -46,7 +46,7 @@ class RuleHead(nn.Module):
         self,
         choice: str | Path | HeadChoice | dict[str, Any],
         in_channels: int | None = None,
-        top: int = 4,
+        top: int = 5,
         threshold: float = 0.3,
         upsampling: int = 4,
         sharpness: float = 10.0,

@@ -24,4 +24,4 @@ def vlm():
 
 @pytest.fixture(scope="package")
 def samples():
-    return render_samples(8, seed=21)
+    return render_samples(6, seed=21)
