@@ -38,7 +38,8 @@ def configure_way(way: str, model: Any, sam: Any, heads: Any = None) -> dict[str
     if way == "both":
         return {"type": "BoxGrounder", "model": model, "sam": sam, "mask_head": rule}
     if isinstance(sam, dict):
-        sam = {**sam, "use_mask": True, "use_box": True, "use_text": False}
+        # A mask prompt must be like SAM's own logits, which a map is not; see without_training.md.
+        sam = {**sam, "use_mask": False, "use_box": True, "use_text": False}
     return {"type": "Grounder", "model": model, "sam": sam, "mask_head": rule}
 
 

@@ -41,6 +41,15 @@ def test_the_shipped_choice_is_what_choosing_finds(grounder, samples):
     assert set(shipped.best(4).heads) == set(found.best(4).heads)
 
 
+def test_three_lines_give_the_same(grounder, samples, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    opened = GroundingInferencer.from_reader("tiny", refiner="tiny", device="cpu")
+    expected = grounder(samples[0].image, samples[0].phrases)
+    np.testing.assert_array_equal(
+        opened(samples[0].image, samples[0].phrases).masks, expected.masks
+    )
+
+
 def test_heads_of_another_reader_are_refused(grounder):
     choice = {"heads": [(0, 0)], "num_layers": 4, "num_heads": 6, "reader": "another"}
     head = RuleHead(choice)

@@ -15,6 +15,7 @@ model = dict(
         model_name="vit_b",
         checkpoint="checkpoints/sam_vit_b_01ec64.pth",
         use_text=False,
+        use_mask=False,
     ),
 )
 pictures = dict(image_processor=dict(type="ImageProcessorWrapper"))
