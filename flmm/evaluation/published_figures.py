@@ -25,6 +25,7 @@ _GENERALISED = (
     ("GSVA-7B", {"gIoU": 66.4, "cIoU": 63.2, "N-acc": 62.6}, _GSVA),
     ("X2SAM", {"gIoU": 68.1, "cIoU": 63.1}, _X2SAM),
 )
+# 7B and 72B: frozen readers of these sizes, Qwen2.5-VL.
 _REASONING = (
     ("LISA-7B", "trained", 52.9, _LISA),
     ("X2SAM", "trained", 71.1, _X2SAM),

@@ -40,7 +40,11 @@ def list_referring_splits(
 def _build_cfg(base: Cfg, entry: Cfg, split: str) -> Cfg:
     """One split of an entry of ``eval_datasets``."""
     if "dataset" in entry:
-        return {**{key: base[key] for key in _SHARED}, **entry["dataset"], "split": split}
+        return {
+            **{key: base[key] for key in _SHARED if key in base},
+            **entry["dataset"],
+            "split": split,
+        }
     whole = {"text_mode": "all", "joined": False, "max_expressions": None}
     return {**base, **whole, **{key: entry[key] for key in _FILES}, "split": split}
 
