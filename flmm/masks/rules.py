@@ -75,7 +75,7 @@ class RuleHead(nn.Module):
         merged = _normalise(_smooth(_smooth(merged)))
         if self.keep == "peak":
             merged = merged * (
-                (merged <= self.threshold) | _find_peak_region(merged, self.threshold)
+                (merged <= self.threshold) | find_peak_region(merged, self.threshold)
             )
         return (merged - self.threshold) * self.sharpness
 
@@ -91,7 +91,7 @@ def _smooth(maps: Tensor) -> Tensor:
     return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), (row[:, None] * row)[None, None])
 
 
-def _find_peak_region(maps: Tensor, threshold: float) -> Tensor:
+def find_peak_region(maps: Tensor, threshold: float) -> Tensor:
     """Bool ``[P, 1, h, w]``: cells above the threshold that touch the maximum's, by a chain of
     neighbours (8 each) above it."""
     above = (maps > threshold).float()

@@ -95,7 +95,9 @@ def build_grounder(
 def _build_head(config: Config, vlm: FrozenVLM, choice: HeadChoice) -> nn.Module:
     """The mask head of chosen heads; those that take part travel in the config."""
     settings = config.model.mask_head
-    if choice.method == "by hand":  # all that were named, and not the rule's usual number
+    if (
+        choice.method == "by hand" and settings.type == "RuleHead"
+    ):  # all that were named, and not the rule's usual number
         settings.setdefault("top", len(choice.heads))
     head = MODELS.build({**settings, "choice": choice, "in_channels": vlm.num_channels}).eval()
     settings.choice = json.loads(json.dumps(asdict(head.choice)))

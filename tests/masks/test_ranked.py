@@ -69,3 +69,15 @@ def test_the_shared_head_is_no_part_of_what_a_model_saves():
     logits = head.train()(maps)
     assert torch.equal(logits, head(maps))  # no drawing of heads: it is not trained
     assert logits.shape[:2] == (3, 1)
+
+
+@torch.no_grad()
+def test_the_shared_head_marks_the_one_thing_that_all_maps_are_bright_in():
+    """Two bright blocks, the weaker one in a third of the heads alone: it is left out."""
+    maps = torch.full((1, 8, 8, 8), 1e-3)
+    maps[:, :, 1:3, 1:3] = 0.1
+    maps[:, [5], 5:7, 5:7] = 0.05
+    inside = SharedHead(CHOICE)(maps)[0, 0] > 0
+    ys, xs = torch.nonzero(inside, as_tuple=True)
+    assert 16 <= len(ys) <= 200  # of 32 x 32; the block has 64
+    assert max(ys.max(), xs.max()) < 16
