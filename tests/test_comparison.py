@@ -71,7 +71,7 @@ def test_figures_are_over_what_both_have_and_pictures_show_where_they_differ(
     del bad[third]
     runs = write_run(tmp_path / "a", good), write_run(tmp_path / "b", bad)
     table = compare_runs(config, runs, ("large", "small"), tmp_path / "out", show=2)
-    (row,) = json.loads((tmp_path / "out/compare.json").read_text())
+    row, *sizes = json.loads((tmp_path / "out/compare.json").read_text())
     count = len(truth) - 1
     assert row["expressions"] == count and row["only large"] == 1 and row["only small"] == 0
     assert (row["equal"], row["small better"], row["large better"]) == (1, 1, count - 2)
@@ -82,6 +82,15 @@ def test_figures_are_over_what_both_have_and_pictures_show_where_they_differ(
         assert row[f"cIoU {run}"] == pytest.approx(100 * sum(both) / sum(either))
         assert row[f"mIoU {run}"] == pytest.approx(100 * np.mean(np.divide(both, either)))
     assert "large better" in table and str(count) in table
+    shares = np.array([true.mean() for _, true in pairs])
+    expected = {"< 2 %": shares < 0.02, "2-5 %": (shares >= 0.02) & (shares < 0.05)}
+    expected[">= 5 %"] = shares >= 0.05
+    assert row["object"] == "all" and [own["object"] for own in sizes] == list(expected)
+    for own, chosen in zip(sizes, expected.values()):
+        ious = np.array([(bad[n][0] & true).sum() / (bad[n][0] | true).sum() for n, true in pairs])
+        assert own["expressions"] == chosen.sum() > 0
+        assert own["mIoU small"] == pytest.approx(100 * ious[chosen].mean())
+        assert own["precision@0.9 small"] == pytest.approx(100 * (ious[chosen] >= 0.9).mean())
     shown = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
     assert len(shown) == 3  # two where the first is better, the one where the second is
     assert shown[2].startswith("second_better_01_0.") and shown[2].endswith(f"_{second}.png")

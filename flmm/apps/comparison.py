@@ -35,6 +35,8 @@ from flmm.training.example_images import (
     write_examples,
 )
 
+# True masks by the share of the picture that they are less than, smallest first.
+SIZES = {"< 2 %": 0.02, "2-5 %": 0.05, ">= 5 %": 2.0}
 # (data set, split, protocol)
 Key = tuple[str, str, str]
 Records = dict[Any, dict[str, Any]]
@@ -48,6 +50,8 @@ def compare_runs(
     show: int = 8,
 ) -> str:
     """Compare two runs and write ``compare.json``, ``compare.md`` and pictures; gives the table.
+
+    It has a row for all expressions of a split and one for each size of their objects.
 
     Args:
         config: of an experiment; its evaluation data sets have the true masks.
@@ -74,7 +78,13 @@ def compare_runs(
         records = [_read_predictions(files[key]) for files in found]
         scores, examples = _compare_split(known[key[:2]], key, records, names, show)
         row = dict(zip(("dataset", "split", "protocol"), key))
-        rows.append(row | _build_figures(PROTOCOLS[key[2]].metric, scores, records, names))
+        both = len(set(records[0]) & set(records[1]))
+        only = {f"only {run}": len(own) - both for run, own in zip(names, records)}
+        for size in ("all", *SIZES):
+            own = [[score for score in run if size in ("all", *score.groups)] for run in scores]
+            if own[0]:
+                figures = _build_figures(PROTOCOLS[key[2]].metric, own, names)
+                rows.append(row | {"object": size} | figures | (only if size == "all" else {}))
         parts += _write_examples(examples, folder, key, names)
     table = tabulate(rows)
     page = [f"# {names[0]} and {names[1]}", "Percent.", format_markdown(table), *parts]
@@ -150,6 +160,8 @@ def _compare_split(
         gt_masks = sample.gt_masks[rows]
         masks = [_decode([own[known] for known in ids], gt_masks) for own in records]
         asked = {"expression_ids": ids, "gt_masks": gt_masks, "ignored": sample.get("ignored")}
+        shares = gt_masks.flatten(1).float().mean(1).tolist()
+        asked["expression_groups"] = [(_name_size(share),) for share in shares]
         counted = [score_expressions({**asked, "pred_masks": own}) for own in masks]
         for kept, own in zip(scores, counted):
             kept += own
@@ -179,6 +191,10 @@ def _decode(records: Sequence[dict[str, Any]], gt_masks: Tensor) -> Tensor:
     return torch.stack(masks)
 
 
+def _name_size(share: float) -> str:
+    return next(name for name, limit in SIZES.items() if share < limit)
+
+
 def _compute_ious(scores: Sequence[ExpressionScore], metric: type[GroundingMetric]) -> list[float]:
     intersections, unions = zip(*(score.refined for score in scores))
     return compute_ious(intersections, unions, metric.empty_iou)
@@ -187,20 +203,19 @@ def _compute_ious(scores: Sequence[ExpressionScore], metric: type[GroundingMetri
 def _build_figures(
     metric: type[GroundingMetric],
     scores: Sequence[list[ExpressionScore]],
-    records: Sequence[Records],
     names: tuple[str, str],
 ) -> dict[str, Any]:
     """One line of the table."""
     row: dict[str, Any] = {"expressions": len(scores[0])}
     figures = [metric.report(own).metrics for own in scores]
-    for figure in list(figures[0])[:2]:
+    known = list(figures[0])
+    for figure in [*known[:2], *(name for name in known if name == "precision@0.9")]:
         row |= {f"{figure} {run}": own[figure] for run, own in zip(names, figures)}
     pairs = list(zip(*(_compute_ious(own, metric) for own in scores)))
     row[f"{names[0]} better"] = sum(first > second for first, second in pairs)
     row[f"{names[1]} better"] = sum(first < second for first, second in pairs)
     row["equal"] = sum(first == second for first, second in pairs)
-    both = len(set(records[0]) & set(records[1]))
-    return row | {f"only {run}": len(own) - both for run, own in zip(names, records)}
+    return row
 
 
 def _write_examples(

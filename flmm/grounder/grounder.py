@@ -17,6 +17,7 @@ from flmm.features import FeatureCache, split_phrases
 from flmm.geometry import fit_to_picture, join_grid_maps, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
 from flmm.masks import ImageEncoding, Refiner, RuleHead, compute_coarse_logits
+from flmm.masks.second_look import build_second_look
 from flmm.presence import PresenceRule, attend_and_ask, check_presence
 from flmm.records import (
     Continuation,
@@ -52,6 +53,8 @@ class Grounder(BaseModel):
             ``None``: there is none.
         data_preprocessor: as in mmengine; it only moves tensors here.
         keyword_selector: tells the names in an answer, or its config; trained on captions.
+        second_look: settings of the :class:`SecondLook` that small objects are given outside of
+            training; ``None``: none.
         presence: tells whether a phrase's thing is in the picture at all, or its config.
         presence_threshold: outside of training a mask is empty where ``presence`` says less, in
             [0, 1]; ``None``: none is emptied.
@@ -83,6 +86,7 @@ class Grounder(BaseModel):
         loss_dice: Mapping[str, Any] | Literal["default"] | None = "default",
         data_preprocessor: Any = None,
         keyword_selector: Any = None,
+        second_look: Mapping[str, float] | None = None,
         presence: Any = None,
         presence_threshold: float | None = None,
     ) -> None:
@@ -100,6 +104,7 @@ class Grounder(BaseModel):
         self.keyword_selector: KeywordSelector | None = None
         if keyword_selector is not None:
             self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
+        self.second_look = None if second_look is None else build_second_look(second_look, self.sam)
         self.presence_rule: PresenceRule | None = None if presence is None else _build(presence)
         self.presence_threshold = presence_threshold
         check_presence(self.presence_rule, presence_threshold, self.vlm)
@@ -203,6 +208,9 @@ class Grounder(BaseModel):
         else:
             words = self._embed_text(seen.text_features, maps.device)
             refined = self.sam.refine(encoding, coarse, words)
+            if self.second_look is not None and not self.training:
+                picture = image.image
+                refined = self.second_look.refine(self.sam, picture, coarse, refined, words)
         output = GroundingOutput(maps, coarse, refined)
         if self.presence_rule is None or self.training:
             return output

@@ -7,6 +7,7 @@ from flmm.masks.refiners.sam2 import Sam2Refiner
 from flmm.masks.refiners.sam_hq import SamHQRefiner
 from flmm.masks.refiners.segment_anything import SAMRefiner, build_tiny_sam
 from flmm.masks.rules import RuleHead
+from flmm.masks.second_look import SecondLook
 from flmm.masks.unet import UNetHead
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "SAMRefiner",
     "Sam2Refiner",
     "SamHQRefiner",
+    "SecondLook",
     "SharedHead",
     "UNetHead",
     "build_tiny_sam",
