@@ -57,8 +57,13 @@ def parse_args() -> argparse.Namespace:
 
 def parse_head(text: str) -> tuple[int, int]:
     """(layer, head) of ``"3,1"``."""
-    layer, head = text.split(",")
-    return int(layer), int(head)
+    try:
+        layer, head = map(int, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no head: write LAYER,HEAD, as 3,1"
+        ) from error
+    return layer, head
 
 
 def main(args: argparse.Namespace) -> None:
