@@ -1,6 +1,7 @@
 """The RefCOCO evaluation script: one table of the standard splits under named protocols.
 
-python tools/eval_refcoco.py CONFIG [CHECKPOINT] [--protocol standard|flmm|both] [--baseline box]
+python tools/eval_refcoco.py CONFIG [CHECKPOINT] [--protocol standard|flmm|both]
+                             [--baseline attention box both --heads HEADS.json]
 """
 
 import argparse
@@ -23,9 +24,15 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--baseline",
-        choices=["box"],
-        help="no trained head: the frozen model names a box, SAM makes it a mask",
+        nargs="+",
+        choices=["attention", "box", "both"],
+        help="rows of what points without training, from the same pass over the pictures: where "
+        "words look, the boxes that the frozen model names, both",
     )
+    parser.add_argument(
+        "--baseline-only", action="store_true", help="leave out the trained head's rows"
+    )
+    parser.add_argument("--heads", help="which heads point: JSON of tools/rank_heads.py")
     add_common_arguments(parser)
     return parser.parse_args()
 

@@ -97,6 +97,7 @@ def find_predictions(run: str | Path, known: Mapping[tuple[str, str], Any]) -> d
     """The predictions of a run, a file or a folder of them, by data set, split and protocol."""
     path = Path(run)
     files = [path] if path.is_file() else sorted(path.glob("**/predictions/*.json"))
+    files = files or sorted(path.glob("*.json"))  # of another way: predictions_box, ...
     found: dict[Key, Path] = {}
     for file in files:
         for dataset, split in known:

@@ -177,7 +177,7 @@ def evaluate(settings: BenchmarkSettings, images: int = 10, expressions: int = 7
         for turn in range(settings.repeats + 1):
             for one_by_one in seconds:
                 journal = Path(folder) / f"{turn}_{one_by_one}"
-                result = evaluate_split(model, split, journal, one_by_one=one_by_one)
+                (result,) = evaluate_split({"": model}, split, journal, one_by_one=one_by_one)
                 scores[one_by_one] = result.scores
                 if turn:
                     seconds[one_by_one].append(result.seconds)
@@ -218,7 +218,8 @@ def _measure_toy(device: torch.device, images: int) -> list[Row]:
         for dtype in DTYPES:
             model, dataset = build_toy(folder, 20 * images, device, dtype)
             split = EvaluationSplit("shapes", "val", dataset, ["standard"])
-            scores = evaluate_split(model, split, Path(folder) / dtype).scores["standard"]
+            (result,) = evaluate_split({"": model}, split, Path(folder) / dtype)
+            scores = result.scores["standard"]
             sample, vlm = dataset[0], model.vlm
             prefix = vlm.prefill(sample["inputs"])
             maps.append(vlm.attend(prefix, sample["data_samples"].continuations).maps)

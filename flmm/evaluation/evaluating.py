@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,11 @@ from flmm.evaluation.protocols import PROTOCOLS
 from flmm.evaluation.scores import ExpressionScore, score_expressions
 from flmm.records import Continuation, GroundingSample, ImageInput, SkippedExpression
 from flmm.results import GroundingResult, join_results
+from flmm.ways import predict_together
 
 Record = dict[str, Any]
+# By way: of each picture a result per question.
+Predictions = dict[str, list[list[GroundingResult]]]
 
 
 @dataclass
@@ -47,10 +50,11 @@ class EvaluationSplit:
 
 @dataclass
 class SplitResult:
-    """What came out of one split, by protocol, in the order of the data set."""
+    """What came out of one split in one way, by protocol, in the order of the data set."""
 
     dataset_name: str
     split: str
+    way: str
     images: int = 0  # that were scored
     scores: dict[str, list[ExpressionScore]] = field(default_factory=dict)
     # (expression id, reason) of masks that are empty for a reason.
@@ -59,22 +63,23 @@ class SplitResult:
     # One COCO-style record per expression, where asked for.
     predictions: dict[str, list[Record]] = field(default_factory=dict)
     seconds: float = 0.0  # wall time of this run in the loop; the journal's images cost none
-    computed: int = 0  # expressions that this run computed, of all protocols
+    computed: int = 0  # expressions that this run computed, of all protocols and ways
 
 
 def evaluate_split(
-    model: Any,
+    models: Mapping[str, Any],
     split: EvaluationSplit,
     journal_folder: str | Path,
     save_predictions: bool = False,
     num_workers: int = 0,
     batch_size: int = 1,
     one_by_one: bool = False,
-) -> SplitResult:
-    """Evaluate one split on all processes; every process returns the same result.
+) -> list[SplitResult]:
+    """Evaluate one split on all processes; every process returns the same results, one per model.
 
     Args:
-        model: with ``predict_images``, in eval mode, on its device.
+        models: by the way they point, with ``predict_images``, in eval mode, on their device; of
+            one reader and one image encoder, so that a picture is read and encoded once.
         journal_folder: of the split; see :class:`Journal`.
         save_predictions: keep every refined mask as COCO RLE.
         num_workers: of the loader, per process.
@@ -97,7 +102,7 @@ def evaluate_split(
         collate_fn=list,  # pictures have sizes of their own
         pin_memory=torch.cuda.is_available(),
     )
-    predict = functools.partial(_predict_one_by_one, model) if one_by_one else model.predict_images
+    predict = functools.partial(_predict_one_by_one if one_by_one else _predict, models)
     start = time.perf_counter()
     own: dict[int, Record] = {}
     with _open_bar(split, batches, wanted) as bar:
@@ -112,10 +117,11 @@ def evaluate_split(
     gathered = dist.all_gather_object((own, time.perf_counter() - start))
     for others, _ in gathered:
         journal.records |= others
-    result = _collect(split, journal.records)
-    result.seconds = max(seconds for _, seconds in gathered)
-    result.computed = sum(_count(record) for others, _ in gathered for record in others.values())
-    return result
+    results = [_collect(split, journal.records, way) for way in models]
+    for result in results:
+        result.seconds = max(seconds for _, seconds in gathered)
+        result.computed = sum(_count(item) for others, _ in gathered for item in others.values())
+    return results
 
 
 def _open_bar(split: EvaluationSplit, batches: list[list[int]], wanted: set[int]) -> tqdm:
@@ -135,40 +141,54 @@ def _open_bar(split: EvaluationSplit, batches: list[list[int]], wanted: set[int]
 
 @torch.inference_mode()
 def _evaluate_images(
-    predict: Callable[..., list[list[GroundingResult]]],
+    predict: Callable[..., Predictions],
     items: list[dict[str, Any]],
     protocols: Sequence[str],
     save_predictions: bool,
 ) -> list[Record]:
-    """Score images under every protocol: a record for each, which JSON can hold."""
+    """Score images in every way under every protocol: a record for each, which JSON can hold."""
     usable = [item for item in items if item["inputs"] is not None]
     asked = [[PROTOCOLS[name].ask(item["data_samples"]) for name in protocols] for item in usable]
     texts = [[question.continuations for question in questions] for questions in asked]
-    results = predict([item["inputs"] for item in usable], texts) if usable else []
-    answered = zip(asked, results)
+    results = predict([item["inputs"] for item in usable], texts) if usable else {}
     records: list[Record] = []
+    place = 0  # among the usable ones
     for item in items:
         sample: GroundingSample = item["data_samples"]
+        record: Record = {}
         if item["inputs"] is None:
             skipped = [(key, sample.image_id, sample.skipped) for key in sample.expression_ids]
-            records.append({"skipped": skipped})
+            record["skipped"] = skipped
         else:
-            pairs = zip(*next(answered))
-            scored = [_score_question(sample, *pair, save_predictions) for pair in pairs]
-            records.append(dict(zip(protocols, scored)))
+            for way, own in results.items():
+                pairs = zip(asked[place], own[place])
+                scored = [_score_question(sample, *pair, save_predictions) for pair in pairs]
+                record[way] = dict(zip(protocols, scored))
+            place += 1
+        records.append(record)
     return records
 
 
+def _predict(
+    models: Mapping[str, Any], images: list[ImageInput], questions: list[list[list[Continuation]]]
+) -> Predictions:
+    if len(models) == 1:  # any that predicts, and a grounder by its feature cache
+        return {way: model.predict_images(images, questions) for way, model in models.items()}
+    return dict(zip(models, predict_together(list(models.values()), images, questions)))
+
+
 def _predict_one_by_one(
-    model: Any, images: list[ImageInput], questions: list[list[list[Continuation]]]
-) -> list[list[GroundingResult]]:
-    return [
-        [
-            join_results([model.predict_images([image], [[[text]]])[0][0] for text in texts])
-            for texts in lists
-        ]
-        for image, lists in zip(images, questions)
-    ]
+    models: Mapping[str, Any], images: list[ImageInput], questions: list[list[list[Continuation]]]
+) -> Predictions:
+    results: Predictions = {way: [] for way in models}
+    for image, lists in zip(images, questions):
+        for own in results.values():
+            own.append([])
+        for texts in lists:
+            parts = [_predict(models, [image], [[[text]]]) for text in texts]
+            for way, own in results.items():
+                own[-1].append(join_results([part[way][0][0] for part in parts]))
+    return results
 
 
 def _score_question(
@@ -206,9 +226,9 @@ def _build_predictions(
     return records
 
 
-def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
+def _collect(split: EvaluationSplit, records: dict[int, Record], way: str) -> SplitResult:
     """The records of all images, of this run and of a journal, in the data set's order."""
-    result = SplitResult(split.dataset_name, split.split)
+    result = SplitResult(split.dataset_name, split.split, way)
     result.skipped += list(getattr(split.dataset, "skipped", []))
     for name in split.protocols:
         result.scores[name], result.problems[name], result.predictions[name] = [], [], []
@@ -217,7 +237,7 @@ def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
         result.skipped += [SkippedExpression(*fields) for fields in record.get("skipped", [])]
         result.images += "skipped" not in record
         for name in split.protocols:
-            own = record.get(name, {})
+            own = record.get(way, {}).get(name, {})
             result.scores[name] += map(ExpressionScore.from_json, own.get("scores", []))
             result.problems[name] += map(tuple, own.get("problems", []))
             result.predictions[name] += own.get("predictions", [])
@@ -225,4 +245,6 @@ def _collect(split: EvaluationSplit, records: dict[int, Record]) -> SplitResult:
 
 
 def _count(record: Record) -> int:
-    return sum(len(own["scores"]) for own in record.values() if isinstance(own, dict))
+    """Scored expressions, of all ways and protocols."""
+    ways = [own for own in record.values() if isinstance(own, dict)]
+    return sum(len(own["scores"]) for way in ways for own in way.values())

@@ -13,7 +13,9 @@ class EvaluationOptions:
     """What the evaluation tools are told beside the config; ``--help`` says what each is."""
 
     checkpoint: str | None = None
-    baseline: str | None = None
+    baseline: Sequence[str] = ()
+    baseline_only: bool = False
+    heads: str | None = None
     datasets: Sequence[str] | None = None
     splits: Sequence[str] | None = None
     protocols: Sequence[str] = ("standard",)
@@ -59,7 +61,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 def build_options(args: argparse.Namespace) -> EvaluationOptions:
     """The parsed arguments as options; those that a tool has not are at their default."""
     names = {field.name for field in fields(EvaluationOptions)}
-    given = {name: value for name, value in vars(args).items() if name in names}
+    given = {key: value for key, value in vars(args).items() if key in names and value is not None}
     if hasattr(args, "protocol"):
         given["protocols"] = ("standard", "flmm") if args.protocol == "both" else (args.protocol,)
     return EvaluationOptions(**given)

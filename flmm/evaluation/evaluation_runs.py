@@ -8,18 +8,17 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from flmm.checkpoints.chosen_weights import choose_weights, tell_weights
 from flmm.distributed import init_processes
+from flmm.evaluation.evaluated_models import build_models
 from flmm.evaluation.evaluating import EvaluationSplit, SplitResult, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.grounding_metrics import PngMetric, RefSegMetric
@@ -43,8 +42,7 @@ from flmm.files import replace_file
 from flmm.fingerprints import hash_file, hash_json
 from flmm.head_choice import HeadChoice
 from flmm.presence import PresenceWeights
-from flmm.provenance import describe_device, describe_model, list_versions
-from flmm.registry import DATASETS, MODELS
+from flmm.registry import DATASETS
 from flmm.tables import format_text, tabulate
 
 
@@ -82,22 +80,22 @@ def _run(
     init_processes(config.launcher)
     init_default_scope("flmm")
     options = options.fill(config.test_dataloader)
-    model, run = _build_model(config, options)
+    models, run = build_models(config, options)
     folder = Path(config.work_dir) / name
     results = []
     for names, cfg in cfgs.items():
         journal = folder / "journal" / "_".join(names)
         origin = [
             config.model,
-            _list_rules(model),
+            [_list_rules(model) for model in models.values()],
             run,
             cfg,
             [hash_file(path) for path in list_files(cfg)],
         ]
         asked = protocols[names[0]]
         journal = _open_journal(journal, [*origin, sorted(asked)], options)
-        results.append(_evaluate_split(model, names, cfg, asked, journal, options))
-    rows = build_rows(results, "box + SAM" if options.baseline else "refined")
+        results += _evaluate_split(models, names, cfg, asked, journal, options)
+    rows = build_rows(results)
     report: dict[str, Any] = {
         "title": title,
         "rows": rows,
@@ -113,7 +111,7 @@ def _run(
         print(format_rows(rows, format_text))
         if report["published"]:
             print(f"{PUBLISHED_WORDS}\n{format_text(tabulate(report['published']))}")
-        print(run.get("weights", f"no trained head: --baseline {options.baseline}"))
+        print(run.get("weights", "no trained head was measured"))
         print(f"written: {path} and {path.with_suffix('.md')}")
     dist.barrier()
     return report
@@ -137,48 +135,26 @@ def _open_journal(path: Path, origin: list[Any], options: EvaluationOptions) -> 
 
 
 def _evaluate_split(
-    model: Any,
+    models: Mapping[str, Any],
     names: tuple[str, str],
     cfg: dict[str, Any],
     protocols: Sequence[str],
     journal: Path,
     options: EvaluationOptions,
-) -> SplitResult:
+) -> list[SplitResult]:
     """Evaluate one split, whose data set is in memory no longer than that."""
     changes = {"test_mode": True, "bad_records": options.bad_records}
     dataset = DATASETS.build({**copy.deepcopy(cfg), **changes})
     split = EvaluationSplit(*names, dataset, protocols, options.limit)
     given = options.save_predictions, options.num_workers or 0, options.batch_size or 1
-    return evaluate_split(model, split, journal, *given, options.one_by_one)
-
-
-def _build_model(config: Config, options: EvaluationOptions) -> tuple[Any, dict[str, Any]]:
-    """The model on its device, and where its figures come from."""
-    run: dict[str, Any] = {"config": str(config.filename)}
-    if options.baseline is None:
-        weights = choose_weights(config, options.checkpoint)
-        tell_weights(weights)
-        model = MODELS.build(config.model)
-        weights.load(model)
-        run |= weights.to_json()
-    else:
-        if options.checkpoint is not None:
-            raise ValueError("--baseline box has no trained head: leave CHECKPOINT out")
-        reader, refiner = config.model.model, config.model.get("sam")
-        model = MODELS.build({"type": "BoxBaseline", "model": reader, "sam": refiner})
-        run |= {"baseline": options.baseline}
-    device = torch.device(options.device or "cpu")
-    if options.device is None and torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())  # this process's
-    model.to(device).eval()
-    run |= describe_model(model)
-    run |= {"device": describe_device(device), "seed": config.get("randomness", {}).get("seed")}
-    return model, run | {"versions": list_versions()}
+    return evaluate_split(models, split, journal, *given, options.one_by_one)
 
 
 def _write_predictions(folder: Path, results: Sequence[SplitResult]) -> None:
-    """``<data set>_<split>_<protocol>.json``: a list of COCO-style records."""
+    """``<data set>_<split>_<protocol>.json``, lists of COCO-style records; a folder a way."""
+    first = results[0].way
     for result in results:
+        own = folder if result.way == first else folder.with_name(f"{folder.name}_{result.way}")
         for protocol, records in result.predictions.items():
-            path = folder / f"{result.dataset_name}_{result.split}_{protocol}.json"
+            path = own / f"{result.dataset_name}_{result.split}_{protocol}.json"
             replace_file(path, f"{json.dumps(records)}\n".encode())

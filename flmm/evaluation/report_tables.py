@@ -16,10 +16,11 @@ from flmm.evaluation.protocols import PROTOCOLS
 from flmm.evaluation.scores import name_columns
 from flmm.files import replace_file
 from flmm.tables import Rows, format_markdown, tabulate
+from flmm.ways import TRAINED
 
 Row = dict[str, Any]
 # What a row is of, and what it has beside its figures.
-NAMES = ("dataset", "split", "protocol", "group", "mask")
+NAMES = ("dataset", "split", "protocol", "way", "group", "mask")
 COUNTS = ("expressions", "images", "skipped", "empty_truths", "no_box", "expressions_per_second")
 NAMED_REASONS = 20
 PUBLISHED_WORDS = "Published by others under the same protocols:"
@@ -27,12 +28,8 @@ PUBLISHED_WORDS = "Published by others under the same protocols:"
 _RARE = ("empty_truths", "no_box")
 
 
-def build_rows(results: Sequence[SplitResult], refined: str) -> list[Row]:
-    """One row per split, protocol, group of expressions and stage of the mask, in percent.
-
-    Args:
-        refined: what the table calls the final masks ("refined", "box + SAM").
-    """
+def build_rows(results: Sequence[SplitResult]) -> list[Row]:
+    """One row per split, protocol, way, group of expressions and stage of the mask, in percent."""
     rows = []
     for result in results:
         named = {"dataset": result.dataset_name, "split": result.split}
@@ -47,20 +44,22 @@ def build_rows(results: Sequence[SplitResult], refined: str) -> list[Row]:
                     "no_box": len(result.problems[protocol]),
                     "expressions_per_second": speed,
                 }
-                for row in report.list_rows(refined):
-                    rows.append({**named, "protocol": protocol, **row, **counts})
+                own = {**named, "protocol": protocol, "way": result.way}
+                rows += [{**own, **row, **counts} for row in report.list_rows()]
     return rows
 
 
 def list_left_out(results: Sequence[SplitResult]) -> dict[str, list[Row]]:
-    """``skipped``: every expression in no figure; ``problems``: masks empty for a reason."""
+    """``skipped``: every expression in no figure; ``problems``: those of which no box was read."""
     left_out: dict[str, list[Row]] = {"skipped": [], "problems": []}
     for result in results:
         named = {"dataset": result.dataset_name, "split": result.split}
-        left_out["skipped"] += [named | asdict(item) for item in result.skipped]
+        if result.way == results[0].way:
+            left_out["skipped"] += [named | asdict(item) for item in result.skipped]
         for protocol, problems in result.problems.items():
             left_out["problems"] += [
-                {**named, "protocol": protocol, "expression_id": key, "reason": reason}
+                {**named, "protocol": protocol, "way": result.way, "expression_id": key}
+                | {"reason": reason}
                 for key, reason in problems
             ]
     return left_out
@@ -92,6 +91,8 @@ def format_rows(
     unused = {name for name in _RARE if not any(row.get(name) for row in rows)} | set(hidden)
     if all(row["group"] == "all" for row in rows):
         unused.add("group")
+    if all(row["way"] == TRAINED for row in rows):
+        unused.add("way")
     names = [name for name in (*NAMES, *list_figures(rows), *COUNTS) if name not in unused]
     return write(tabulate(rows, name_columns(names)))
 
@@ -108,7 +109,7 @@ def write_report(path: Path, content: Row) -> None:
     if content["published"]:
         parts += [PUBLISHED_WORDS, format_markdown(tabulate(content["published"]))]
     parts += _format_reasons("Skipped expressions, in no figure above:", content["skipped"])
-    parts += _format_reasons("Counted as empty masks:", content["problems"])
+    parts += _format_reasons("Without a readable box:", content["problems"])
     run = content["run"]
     lines = [f"- {key}: {value}" for key, value in run.items() if key != "versions"]
     lines += [f"- {name} {version}" for name, version in run["versions"].items()]
@@ -119,7 +120,8 @@ def write_report(path: Path, content: Row) -> None:
 
 def _format_reasons(words: str, items: Sequence[Row]) -> list[str]:
     lines = [
-        f"- {item['dataset']} {item['split']}, {item['expression_id']}: {item['reason']}"
+        f"- {item['dataset']} {item['split']}, {item['expression_id']}"
+        f"{' by ' + item['way'] if 'way' in item else ''}: {item['reason']}"
         for item in items[:NAMED_REASONS]
     ]
     if len(items) > NAMED_REASONS:

@@ -61,12 +61,12 @@ class Report:
             "skipped_expressions": [asdict(item) for item in self.skipped],
         }
 
-    def list_rows(self, refined: str = "refined") -> list[dict[str, Any]]:
+    def list_rows(self) -> list[dict[str, Any]]:
         """A record per group of expressions and stage of the mask, figures in percent."""
         rows = []
         for group, figures in ({"all": self.metrics} | self.groups).items():
             names = [name for name in figures if not name.startswith(COARSE_PREFIX)]
-            for mask, prefix in ((refined, ""), ("coarse", COARSE_PREFIX)):
+            for mask, prefix in (("refined", ""), ("coarse", COARSE_PREFIX)):
                 if prefix + names[0] in figures:
                     own = {name: figures[prefix + name] for name in names}
                     count = self.counts[group]

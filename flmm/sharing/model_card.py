@@ -22,6 +22,7 @@ from flmm.evaluation.report_tables import NAMES, format_rows, list_figures
 from flmm.fingerprints import sample_weights_hash
 from flmm.sharing.part_records import DOWNLOADS, format_reader
 from flmm.tables import format_markdown
+from flmm.ways import TRAINED
 
 TASK = "image-segmentation"
 TAGS = ["flmm", "referring-image-segmentation", "visual-grounding"]
@@ -162,7 +163,8 @@ def read_results(path: str | Path, weights_hash: str, weights: str) -> Results:
         )
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        tool, run, rows = TOOLS[content["title"]], dict(content["run"]), list(content["rows"])
+        tool, run = TOOLS[content["title"]], dict(content["run"])
+        rows = [{"way": TRAINED, **row} for row in content["rows"]]
         is_whole = all(isinstance(row[key], str) for row in rows for key in NAMES)
         is_whole &= all(row["protocol"] in PROTOCOLS for row in rows)
     except (ValueError, LookupError, TypeError) as error:
@@ -172,12 +174,12 @@ def read_results(path: str | Path, weights_hash: str, weights: str) -> Results:
     if not rows or not is_whole:
         raise ValueError(f"{path} has no figure of a named data set, split and protocol")
     if run.get("weights_hash") != weights_hash:
-        what = "the baseline" if run.get("baseline") else f"checkpoint {run.get('checkpoint')}"
+        what = f"checkpoint {run['checkpoint']}" if run.get("checkpoint") else "baselines alone"
         raise ValueError(
             f"{path} measured {what}, whose weights are not those of this head: evaluate the head "
             "that is shared"
         )
-    return Results(tool, rows, run, weights)
+    return Results(tool, [row for row in rows if row["way"] == rows[0]["way"]], run, weights)
 
 
 def _list_figures(result: Results) -> Iterator[EvalResult]:

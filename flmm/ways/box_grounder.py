@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flmm.geometry import Size, find_box_cells
-from flmm.grounder import Grounder
+from flmm.grounder import Grounder, read_images
 from flmm.masks import ImageEncoding, Refiner
 from flmm.readers.boxes import BoxReading, read_boxes
 from flmm.records import Continuation, GroundingOutput, ImageInput, PhraseAttention
@@ -25,6 +25,9 @@ from flmm.ways.together import predict_together
 if TYPE_CHECKING:
     from flmm.readers.base import Prefix
 
+# Of a refiner that nobody has trained: it knows no words, and a map's box serves it better than box
+# and map (docs/without_training.md).
+PROMPTS = {"use_mask": False, "use_box": True, "use_text": False, "multimask_output": False}
 _DRAWN = 10.0  # the logit inside a box that is drawn as a mask, and its negative around it
 _WORDLESS = BoxReading(torch.zeros(0, 4), "there are no words to ask for a box of")
 
@@ -34,9 +37,9 @@ class BoxGrounder(Grounder):
     """Masks of phrases from boxes that the frozen reader names; nothing is trained.
 
     Without a mask head (way ``"box"``) the boxes alone point. With one (``"both"``) a box bounds
-    the map: of several boxes those are kept in which the map has foreground (all, where none has),
-    of the refiner's masks with and without the map the one with the higher IoU with it; where no
-    box can be read, the map points alone.
+    the map, and of several boxes those are kept in which the map has foreground (all, where none
+    has); where no box can be read, the map points alone. The refiner is prompted with boxes alone:
+    the map as a second prompt, within SAM's own logits, made masks of good boxes worse.
 
     Args:
         model: the frozen reader, or its config.
@@ -58,13 +61,18 @@ class BoxGrounder(Grounder):
                 "pointing by boxes needs SAM: give sam=dict(type='SAMRefiner', model_name=..., "
                 "checkpoint=...)"
             )
-        refiner = sam if isinstance(sam, nn.Module) else MODELS.build(sam)
+        refiner: Any = sam if isinstance(sam, nn.Module) else MODELS.build(sam)
         head = nn.Identity() if mask_head is None else mask_head
         super().__init__(model, head, take_as_published(refiner), loss_mask=None, loss_dice=None)
         self.uses_maps = mask_head is not None
         self.max_new_tokens = max_new_tokens
         self.box_format = self.vlm.family.box_format
         self.requires_grad_(False)
+
+    @property
+    def layers(self) -> int:
+        """All of the reader's: it must answer."""
+        return self.vlm.num_layers
 
     def attend(
         self, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
@@ -80,8 +88,7 @@ class BoxGrounder(Grounder):
         asked = list(dict.fromkeys(phrase for phrase in phrases if phrase.strip()))
         questions = [self.box_format.ask(phrase) for phrase in asked]
         replies = self.vlm.answer(prefix, questions, self.max_new_tokens, skip_special_tokens=False)
-        image = prefix.image_input
-        readings = [read_boxes(reply, self.box_format, image) for reply in replies]
+        readings = [read_boxes(item, self.box_format, prefix.image_input) for item in replies]
         found = dict(zip(asked, readings))
         return [found.get(phrase, _WORDLESS) for phrase in phrases]
 
@@ -112,8 +119,7 @@ class BoxGrounder(Grounder):
         size = image.original_size
         pairs = [_bound_map(*row, size) for row in zip(coarse, (item.boxes_xyxy for item in boxes))]
         drawn = [pair[1] for pair in pairs]
-        bounds = torch.cat(drawn) if self.uses_maps else None
-        logits = refiner.refine_boxes(encoding, torch.cat([pair[0] for pair in pairs]), bounds)
+        logits = refiner.refine_boxes(encoding, torch.cat([pair[0] for pair in pairs]))
         objects = list(logits.split([len(item) for item in drawn]))
         unread = [row for row, item in enumerate(boxes) if item.problem and self.uses_maps]
         if unread:
@@ -124,6 +130,19 @@ class BoxGrounder(Grounder):
             object_logits=objects,
             problems=[item.problem for item in boxes],
         )
+
+    def ground_images(
+        self, images: Sequence[ImageInput], continuations: Sequence[list[Continuation]]
+    ) -> list[GroundingOutput]:
+        """As any grounder."""
+        outputs = []
+        for reading, texts in zip(read_images(self, images), continuations):
+            phrases = [phrase for item in texts for phrase in item.phrases]
+            (seen,) = self.attend([reading.prefix], [texts])
+            boxes = self.find_boxes(reading.prefix, phrases)
+            image = reading.prefix.image_input
+            outputs.append(self.ground_seen(image, seen, reading.encoding, boxes))
+        return outputs
 
     def predict_images(
         self, images: Sequence[ImageInput], questions: Sequence[list[list[Continuation]]]
@@ -138,9 +157,10 @@ class BoxBaseline(BoxGrounder):
 
 
 def take_as_published(refiner: Refiner) -> Refiner:
-    """The same refiner, prompted with what it was published for: mask and box, no words."""
+    """The same refiner, prompted with the box of a map alone; see :data:`PROMPTS`."""
     own = copy.copy(refiner)
-    own.use_mask, own.use_box, own.use_text, own.multimask_output = True, True, False, False
+    for name, value in PROMPTS.items():
+        setattr(own, name, value)
     return own
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flmm.grounder import Grounder
+from flmm.ways.box_grounder import PROMPTS
 
 WAYS = ("attention", "box", "both")
 TRAINED = "trained"  # what tables call a way that is none of these
@@ -35,11 +36,11 @@ def configure_way(way: str, model: Any, sam: Any, heads: Any = None) -> dict[str
             "tools/rank_heads.py and give --heads its JSON file (in Python: heads=)"
         )
     rule = {"type": "RuleHead", "choice": heads}
-    if way == "both":
+    if way == "both":  # the boxes say how many there are
+        rule["keep"] = "all"
         return {"type": "BoxGrounder", "model": model, "sam": sam, "mask_head": rule}
     if isinstance(sam, dict):
-        # A mask prompt must be like SAM's own logits, which a map is not; see without_training.md.
-        sam = {**sam, "use_mask": False, "use_box": True, "use_text": False}
+        sam = {**sam, **PROMPTS}
     return {"type": "Grounder", "model": model, "sam": sam, "mask_head": rule}
 
 

@@ -40,7 +40,9 @@ def predict_together(
             seen[key] = grounder.attend([item.prefix for item in readings], texts)
         if grounder.uses_boxes and not boxes:
             boxes = [_find_boxes(grounder, *pair) for pair in zip(readings, texts)]
-        own = boxes if grounder.uses_boxes else [None] * len(images)
+        own: Sequence[list[BoxReading] | None] = (
+            boxes if grounder.uses_boxes else [None] * len(images)
+        )
         rows = zip(images, questions, seen[key], [item.encoding for item in readings], own)
         results.append([grounder.ground_questions(*row) for row in rows])
     return results

@@ -1,5 +1,6 @@
 """The evaluation loop on the tiny model: protocols, interruptions, order, predictions."""
 
+import collections
 import json
 import pickle
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from flmm.checkpoints.checkpoint import load_weights
@@ -18,6 +20,7 @@ from flmm.evaluation.evaluating import EvaluationSplit, evaluate_split
 from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
 from flmm.geometry import resize_maps
+from flmm.head_choice import HeadChoice
 from flmm.readers.base import DEFAULT_PROMPT
 from flmm.readers.loading import TINY_FOLDER
 from flmm.records import GroundingSample, as_continuations
@@ -27,6 +30,7 @@ from flmm.training.runner import run_test
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 IMAGES = 4
+OTHERS_HEADS = HeadChoice(((1, 1),), 9, 6)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,8 @@ def build_dataset(folder, **changes):
 
 def evaluate(model, folder, journal, limit=IMAGES, **kwargs):
     split = EvaluationSplit("shapes", "val", build_dataset(folder), ["standard", "flmm"], limit)
-    return evaluate_split(model, split, journal, **kwargs)
+    (result,) = evaluate_split({"trained": model}, split, journal, **kwargs)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +243,20 @@ def test_a_changed_setting_starts_anew(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"baseline": ["both"], "heads": OTHERS_HEADS}, "the heads were chosen for a reader of 9"),
         ({"datasets": ["refcoco"]}, "--datasets refcoco: the config has shapes"),
         ({"splits": ["test"]}, "--splits test: no chosen data set has such a split"),
-        ({"checkpoint": "tiny", "baseline": "box"}, "leave CHECKPOINT out"),
+        (
+            {"checkpoint": "tiny", "baseline": ["box"], "baseline_only": True},
+            "--baseline-only measures no trained head: leave CHECKPOINT out",
+        ),
+        ({"baseline_only": True}, "--baseline-only leaves nothing to measure: name ways"),
+        ({"baseline": ["both"]}, "'both' needs to know which heads point: .* and give --heads"),
     ],
 )
 def test_a_wrong_choice_names_the_right_ones(folder, tmp_path, options, words):
+    if "heads" in options:
+        options = {**options, "heads": options["heads"].save_json(tmp_path / "heads.json")}
     with pytest.raises(ValueError, match=words):
         evaluate_config(folder, tmp_path, **options)
 
@@ -320,12 +333,48 @@ def test_bad_records_stop_where_that_is_asked_for(damaged, tmp_path):
 
 
 def test_a_baseline_without_readable_boxes_is_counted_and_told(folder, tmp_path):
-    report = evaluate_config(folder, tmp_path, splits=["val"], baseline="box")
+    weightless = {"weights": None}
+    report = evaluate_config(folder, tmp_path, weightless, splits=["val"], baseline=["box"])
     row, coarse = [row for row in report["rows"] if row["group"] == "all"]
-    assert row["mask"] == "box + SAM" and coarse["cIoU"] == row["cIoU"] == 0
+    assert row["way"] == "box" and coarse["cIoU"] == row["cIoU"] == 0
     assert row["no_box"] == row["expressions"] == len(report["problems"]) > 0
     assert "no readable box" in report["problems"][0]["reason"]
-    assert report["run"]["baseline"] == "box" and "sha256" not in report["run"]
+    assert report["run"]["ways"] == ["box"] and "sha256" not in report["run"]
+
+
+def test_rows_of_one_table_come_from_one_pass(folder, tmp_path):
+    """Each row's figures are those of a run of its own, and those of a run that was broken off."""
+    heads = HeadChoice(((3, 1), (4, 2)), 5, 6).save_json(tmp_path / "heads.json")
+    options = {"splits": ["val"], "heads": str(heads), "save_predictions": True, "batch_size": 1}
+
+    def tell_figures(report):
+        kept = [dict(row, expressions_per_second=None) for row in report["rows"]]
+        return {way: [row for row in kept if row["way"] == way] for way in report["run"]["ways"]}
+
+    seen = collections.Counter()
+    hook = register_module_forward_hook(lambda module, *_: seen.update([type(module).__name__]))
+    baseline = ["attention", "box", "both"]
+    work = tmp_path / "all"
+    report = evaluate_config(folder, work, baseline=baseline, limit=2, **options)
+    hook.remove()
+    assert seen["ImageEncoderViT"] == seen["Qwen2_5_VisionTransformerPretrainedModel"] == 2
+    together = tell_figures(report)
+    assert list(together) == ["trained", *baseline]
+    alone = evaluate_config(folder, tmp_path / "alone", limit=2, **options)
+    assert together["trained"] == tell_figures(alone)["trained"]
+    assert together["trained"][0]["cIoU"] > together["attention"][0]["cIoU"] > 0
+    for way in ("attention", "both"):
+        own = {"baseline": [way], "baseline_only": True, "limit": 2, **options}
+        assert tell_figures(evaluate_config(folder, tmp_path / way, **own))[way] == together[way]
+        masks = "eval_refcoco/{}/shapes_val_standard.json"
+        kept = (work / masks.format(f"predictions_{way}")).read_text()
+        assert kept == (tmp_path / way / masks.format("predictions")).read_text()
+    (journal,) = (work / "eval_refcoco" / "journal").glob("*/rank0.jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0] + lines[1][:50])
+    again = evaluate_config(folder, work, baseline=baseline, limit=2, **options)
+    assert tell_figures(again) == together and again["problems"] == report["problems"]
+    assert {item["way"] for item in report["problems"]} == {"box", "both"}
 
 
 def test_png_tool_and_metric_agree(folder, tmp_path):

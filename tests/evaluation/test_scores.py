@@ -105,11 +105,11 @@ SCORES = [
 
 
 def test_rows_hold_the_figures_of_both_stages() -> None:
-    rows = build_report(SCORES, RefSegMetric.measure).list_rows("box + SAM")
+    rows = build_report(SCORES, RefSegMetric.measure).list_rows()
     assert [(row["group"], row["mask"], row["expressions"]) for row in rows] == [
         (group, mask, count)
         for group, count in (("all", 2), ("place", 1), ("shape", 1))
-        for mask in ("box + SAM", "coarse")
+        for mask in ("refined", "coarse")
     ]
     assert [round(row["cIoU"], 2) for row in rows] == [66.67, 12.5, 75, 25, 50, 0]
     titles = list(name_columns(rows[0]).values())

@@ -228,7 +228,7 @@ def edit(path: Path, target: Path, change: Callable[[dict[str, Any]], object]) -
     ("change", "message"),
     [
         (lambda c: c["run"].update(weights_hash="0"), "weights are not those of this head"),
-        (lambda c: c["run"].update(baseline="box", weights_hash="0"), "measured the baseline"),
+        (lambda c: c["run"].update(checkpoint=None, weights_hash="0"), "measured baselines"),
         (lambda c: c.pop("rows"), "is no JSON report of tools/eval_refcoco.py or"),
         (lambda c: c.update(title="My figures"), "is no JSON report of"),
         (lambda c: c.update(rows=[]), "has no figure"),

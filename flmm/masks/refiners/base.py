@@ -30,11 +30,6 @@ from flmm.images import load_image
 from flmm.masks.refiners.partly_frozen import PartlyFrozen
 from flmm.weights import check_finite
 
-# A mask as a prompt: SAM was trained with its own low-resolution logits, unthresholded, of the pass
-# before (arXiv 2304.02643, appendix A), and its authors write a mask that is known as logits of
-# -10 and 10 (sam2/modeling/sam2_base.py, ``_use_mask_as_output``).
-PROMPT_LOGIT = 10.0
-
 
 @dataclass(frozen=True, eq=False)
 class ImageEncoding:
@@ -194,38 +189,18 @@ class Refiner(PartlyFrozen, ABC):
             return logits[:, 0]
         return _choose_candidates(logits, _binarise(coarse, encoding.original_size))
 
-    def refine_boxes(
-        self, encoding: ImageEncoding, boxes_xyxy: Tensor, coarse_mask_logits: Tensor | None = None
-    ) -> Tensor:
-        """Masks of N boxes, whatever the refiner's own prompts are.
+    def refine_boxes(self, encoding: ImageEncoding, boxes_xyxy: Tensor) -> Tensor:
+        """Masks of boxes alone, whatever the refiner's own prompts are.
 
-        Args:
-            encoding: of the picture.
-            boxes_xyxy: ``[N, 4]``, pixels of the picture as given.
-            coarse_mask_logits: ``[N, h', w']`` over the picture, what is known of the object in
-                each box. Each box is then decoded with and without it as a mask prompt, and the
-                mask that has more in common with it is kept.
-
-        Returns:
-            float32 logits ``[N, H, W]``, original pixels.
+        Boxes ``[P, 4]`` and float32 logits ``[P, H, W]`` are in pixels of the picture as given.
         """
         if len(boxes_xyxy) == 0:
             return torch.zeros(0, *encoding.original_size, device=self.device)
         boxes = boxes_xyxy.to(self.device).float()
         boxes = scale_boxes(boxes, encoding.original_size, encoding.input_size)
-        prompts = [self._embed(len(boxes), boxes, None)]
-        if coarse_mask_logits is not None:
-            coarse = coarse_mask_logits.to(self.device).float()
-            limited = coarse.clamp(-PROMPT_LOGIT, PROMPT_LOGIT)
-            masks = self.build_mask_prompts(limited, encoding.input_size)
-            prompts.append(self._embed(len(boxes), boxes, masks))
-        decoded = [
-            self._decode_groups(encoding, own, None, multimask_output=False) for own in prompts
-        ]
-        logits = self._restore(torch.cat(decoded, 1), encoding)
-        if coarse_mask_logits is None:
-            return logits[:, 0]
-        return _choose_candidates(logits, _binarise(coarse, encoding.original_size))
+        prompts = self._embed(len(boxes), boxes, None)
+        masks = self._decode_groups(encoding, prompts, None, multimask_output=False)
+        return self._restore(masks, encoding)[:, 0]
 
     def build_mask_prompts(self, coarse_mask_logits: Tensor, input_size: Size) -> Tensor:
         """Coarse logits ``[P, h', w']`` in the padded frame: ``[P, 1, *mask_prompt_size]``.
@@ -319,7 +294,7 @@ def _binarise(coarse: Tensor, size: Size) -> Tensor:
 
 
 def _choose_candidates(logits: Tensor, coarse_masks: Tensor) -> Tensor:
-    """The candidate of ``[P, k, H, W]`` with the highest IoU with bool ``[P, H, W]``."""
+    """The candidate of ``[P, 3, H, W]`` with the highest IoU with bool ``[P, H, W]``."""
     candidates, coarse = logits.detach() > 0, coarse_masks[:, None]
     intersections = (candidates & coarse).sum((-2, -1))
     unions = (candidates | coarse).sum((-2, -1)).clamp(min=1)
