@@ -22,7 +22,7 @@ setup(
     package_dir={"flmm": "flmm", "flmm.configs": "configs"},
     package_data={
         "flmm": ["assets/**/*", "assets/*", "sharing/*.md", "**/*.css", "**/*.html", "**/*.js"],
-        "flmm.configs": ["**/*.py"],
+        "flmm.configs": ["**/*.py", "**/*.json"],
     },
     install_requires=[
         "torch>=2.6",

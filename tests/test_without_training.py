@@ -19,8 +19,9 @@ from flmm.features import FeatureCache
 from flmm.head_choice import HeadChoice
 from flmm.masks.refiners.segment_anything import TINY_WEIGHTS
 from flmm.readers.loading import TINY_FOLDER
+from flmm.sharing.exporting import export_checkpoint
 from flmm.toy.shape_sentences import render_samples
-from flmm.without_training.parts import configure_refiner
+from flmm.without_training.parts import configure, configure_refiner
 from tests.forks import run_fork
 from tests.small_models import FAMILY_FOLDERS, save_small_folder
 
@@ -159,6 +160,8 @@ def test_heads_travel_within_the_config(scenes, tmp_path):
     assert masks[0].any() and np.array_equal(*masks)
     record = tmp_path / "shared" / "config.json"
     content = json.loads(record.read_text())
+    exported = export_checkpoint(here.config, "published", tmp_path / "exported")
+    assert json.loads((exported / "config.json").read_text()) == content
     content["model"]["mask_head"]["choice"] = "heads.json"
     record.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"choice is 'heads\.json', and a shared head leads to no"):
@@ -179,6 +182,8 @@ def test_boxes_point_through_the_same_door(stranger, scenes, tmp_path):
 
 
 def test_refiners_are_told_by_what_lies_there(tmp_path):
+    given = {"type": "SAMRefiner", "model_name": "tiny", "use_mask": True, "use_box": False}
+    assert given.items() <= configure("tiny", given).model.sam.items()
     assert configure_refiner("tiny")["model_name"] == "tiny"
     assert configure_refiner(TINY_WEIGHTS) == {
         **{"type": "SAMRefiner", "model_name": "tiny"},

@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.logging import print_log
 
 from flmm.fingerprints import hash_json, hash_picture, sample_weights_hash
-from flmm.head_choice import TINY, TINY_HEADS, HeadChoice, load_head_choice
+from flmm.head_choice import TINY, HeadChoice, load_head_choice
 from flmm.head_selection import choose_heads
 from flmm.images import load_any_image
 from flmm.readers import FrozenVLM
@@ -40,12 +40,12 @@ def find_heads(vlm: FrozenVLM, heads: Any, pictures: Sequence[Any] = ()) -> Head
         OSError: a file or a picture is not there.
         ValueError: the heads are none of this reader, or a file holds no choice.
     """
+    if heads is None and not pictures and vlm.notice:
+        heads = TINY  # the toy's come with the package
     if heads is not None:
         return _take(vlm, heads)
     path = find_kept_path(vlm)
     kept = _load_kept(path)
-    if kept is None and vlm.notice:
-        path, kept = TINY_HEADS, load_head_choice(TINY)
     name = describe_reader(vlm)
     if pictures:
         items = [_read_item(vlm, item) for item in pictures]

@@ -72,6 +72,8 @@ def configure(
     if base is not None:
         config = _take_data(config, load_config(base, {"reader": name, **others}))
     config.model = configure_way(way, config.model.model, config.model.sam, heads={})
+    if isinstance(refiner, Mapping):  # how it is prompted is the way's to say, unless its user does
+        config.model.sam.update(refiner)
     override(config, options)
     return config
 
