@@ -252,7 +252,7 @@ def test_names_and_arguments_of_data_and_metric_exist(leaf: Path) -> None:
     for name in LOADERS:
         check_arguments(config[name].dataset)
     tested = config.test_dataloader.dataset.type
-    if config.get("eval_datasets") and tested != "PanopticNarrativeDataset":
+    if config.get("eval_datasets"):
         for cfg in list_referring_splits(config, list(config.eval_datasets)).values():
             check_arguments(cfg)
     for splits in config.get("eval_png_datasets", {}).values():

@@ -12,8 +12,9 @@ from flmm.evaluation.protocols import PROTOCOLS
 
 Cfg = dict[str, Any]
 SplitCfgs = dict[tuple[str, str], Cfg]
+_LAYOUT = "RefCocoGroundingDataset"
 _FILES = ("ann_file", "split_file")
-# What a data set of its own has of the config's test data.
+# What a data set of its own has of the config's.
 _SHARED = ("data_root", "image_processor")
 
 
@@ -27,7 +28,7 @@ def list_referring_splits(
     Raises:
         ValueError: the config names none, or not these.
     """
-    base = config.test_dataloader.dataset
+    base = _find_base(config)
     return _choose_splits(
         {
             name: {split: _build_cfg(base, entry, split) for split in entry["splits"]}
@@ -35,6 +36,13 @@ def list_referring_splits(
         },
         splits,
     )
+
+
+def _find_base(config: Config) -> Cfg:
+    """What the entries add to: the first data set in RefCOCO's layout, from the test data on."""
+    loaders = [config.get(f"{name}_dataloader") for name in ("test", "val", "train")]
+    found = [loader.dataset for loader in loaders if loader]
+    return next((item for item in found if item.get("type") == _LAYOUT), found[0])
 
 
 def _build_cfg(base: Cfg, entry: Cfg, split: str) -> Cfg:
