@@ -69,11 +69,6 @@ class BoxGrounder(Grounder):
         self.box_format = self.vlm.family.box_format
         self.requires_grad_(False)
 
-    @property
-    def layers(self) -> int:
-        """All of the reader's: it must answer."""
-        return self.vlm.num_layers
-
     def attend(
         self, prefixes: Sequence[Prefix], continuations: Sequence[list[Continuation]]
     ) -> list[PhraseAttention]:
