@@ -2,8 +2,8 @@
 
 Train:    python tools/train.py configs/tiny/tiny_several_shapes.py
 Test:     python tools/test.py configs/tiny/tiny_several_shapes.py [CHECKPOINT]
-Hardware: one CPU core
-Expected: docs/presence.md
+Hardware: one CPU core, 8 minutes
+Expected: objects of phrases of several counted right in 61 % (docs/presence.md)
 """
 
 _base_ = ["./tiny_unet_sam_shapes.py"]

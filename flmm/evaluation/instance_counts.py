@@ -44,7 +44,7 @@ def format_counts(counts: Mapping[tuple[int, int], int]) -> str:
     groups["2 and more"] = {true for true, _ in counts if true > 1}
     rows: list[list[Any]] = [["objects", "counted right %", "fewer %", "more %", "phrases"]]
     for label, own in groups.items():
-        sides = Counter()
+        sides: Counter[int] = Counter()
         for (true, found), phrases in counts.items():
             if true in own:
                 sides[(found > true) - (found < true)] += phrases
