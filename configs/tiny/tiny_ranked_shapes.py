@@ -2,10 +2,12 @@ r"""The head for every reader (``SharedHead``), trained once with the embedded r
 
 Data:     python tools/make_shapes.py data/shapes --images 4000 --seed 0
 Train:    python tools/train.py configs/tiny/tiny_ranked_shapes.py
-Ship:     python tools/export.py configs/tiny/tiny_ranked_shapes.py \
-            work_dirs/tiny_ranked_shapes/iter_700.pth flmm/assets/shared_head --overwrite
+Again:    python tools/train.py configs/tiny/tiny_ranked_shapes.py --work-dir work_dirs/again \
+            --load-from work_dirs/tiny_ranked_shapes/iter_700.pth --cfg-options randomness.seed=1
+Ship:     python tools/export.py configs/tiny/tiny_ranked_shapes.py work_dirs/again/iter_700.pth \
+            flmm/assets/shared_head --overwrite --cfg-options randomness.seed=1
           rm flmm/assets/shared_head/README.md
-Hardware: one CPU core, about 6 minutes
+Hardware: one CPU core, about 6 minutes each time
 Expected: see docs/tiny_model.md, "One head for every reader"
 """
 
