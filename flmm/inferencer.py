@@ -243,7 +243,7 @@ class GroundingInferencer:
         ``selectors``: which words point, see :class:`flmm.conversation.Chat`; ``None``: those of
         the config, else the words in brackets and those that the reader names.
         """
-        seen = self._read(image)
+        seen = self._read(image, answers=True)
         settle_heads(self.model, [seen])
         chosen = self.selectors if selectors is None else selectors
         return Chat(self.model, seen.prefix, seen.encoding, chosen)
@@ -252,7 +252,10 @@ class GroundingInferencer:
     def describe(self, image: Any, prompt: str | None = None, max_new_tokens: int = 256) -> str:
         """The frozen model's own answer about a picture, from the default or another prompt."""
         vlm = self.model.vlm
-        prefix = self._read(image).prefix if prompt is None else vlm.prefill(_load(image), prompt)
+        if prompt is None:
+            prefix = self._read(image, answers=True).prefix
+        else:
+            prefix = vlm.prefill(_load(image), prompt)
         return vlm.generate(prefix, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
@@ -280,7 +283,7 @@ class GroundingInferencer:
         return results
 
     @torch.inference_mode()
-    def _read(self, image: Any) -> Reading:
+    def _read(self, image: Any, answers: bool = False) -> Reading:
         """The picture, read and encoded; the last one is kept, known by pixels and resolution."""
         picture = _load(image)
         if isinstance(picture, ImageInput):
@@ -292,7 +295,8 @@ class GroundingInferencer:
         if last is None or last[0] != key:
             self._last = last = None  # frees it before the next one is read
             encoded = self.model.vlm.image_processor.encode(picture)
-            self._last = last = (key, read_images(self.model, [encoded])[0])
+            layers = self.model.vlm.num_layers if answers else None
+            self._last = last = (key, read_images(self.model, [encoded], layers)[0])
         return last[1]
 
 

@@ -1,7 +1,7 @@
 """The records that travel between rooms, and the glossary of their shapes.
 
-B images · P phrases · L attention layers · A heads · T tokens of a phrase · R tokens of a
-continuation · S tokens of a prefix · D hidden width · ``h w`` attention grid ·
+B images · P phrases · L attention layers that were read · A heads · T tokens of a phrase ·
+R tokens of a continuation · S tokens of a prefix · D hidden width · ``h w`` attention grid ·
 ``h' w'`` coarse mask grid · ``H W`` original pixels · ``H' W'`` VLM input pixels.
 """
 
@@ -96,7 +96,8 @@ class PhraseAttention:
         grid_maps: per grid of the picture, finest first, float32 ``[P, L*A, h, w]`` in [0, 1]:
             softmax over all visible tokens, image columns kept, rows of a phrase merged. Channel
             ``l*A + a`` is head ``a`` of layer ``l``.
-        text_features: per phrase ``[L, T, D]``: the output of each of the L layers.
+        text_features: per phrase ``[L, T, D]``: the output of each of the L layers, of the reader's
+            very last one after the final norm.
         input_ids: per continuation ``[R]`` int64: what was fed after the prefix.
         hidden_states: per continuation ``[R, D]``: what was thought at each of its tokens, after
             the final norm; ``None``, or an empty list, where nobody kept it.
@@ -122,6 +123,14 @@ class PhraseAttention:
             grid_maps=[maps[rows] for maps in self.grid_maps],
             text_features=self.text_features[rows],
             yes_odds=None if self.yes_odds is None else self.yes_odds[rows],
+        )
+
+    def keep_layers(self, layers: int, num_heads: int) -> PhraseAttention:
+        """What the first layers alone tell, as a reading that stopped there does; views."""
+        return replace(
+            self,
+            grid_maps=[maps[:, : layers * num_heads] for maps in self.grid_maps],
+            text_features=[features[:layers] for features in self.text_features],
         )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from flmm.checkpoints.checkpoint import load_weights, save_trainable
 from flmm.geometry import resize_maps
 from flmm.grounder import FrozenQwenSAM, Grounder
+from flmm.inferencer import GroundingInferencer
 from flmm.records import Continuation, GroundingSample, as_continuations
 from flmm.registry import MODELS
 from flmm.toy.shape_sentences import render_samples
@@ -59,6 +60,45 @@ def sample_at_centres(masks, size):
         for cells, pixels in zip(size, masks.shape[-2:])
     )
     return masks[:, rows][:, :, columns].double()
+
+
+@pytest.fixture(scope="module")
+def short(grounder):
+    """A grounder whose head looks at the first two layers."""
+    torch.manual_seed(1)
+    head = {"type": "UNetHead", "layers": 2, "base_channels": 4}
+    selector = {"type": "KeywordSelector"}
+    return Grounder(grounder.vlm, head, grounder.sam, keyword_selector=selector)
+
+
+def test_a_head_that_looks_at_the_first_layers_reads_no_others(grounder, short, batch, monkeypatch):
+    """The same masks, whatever was read beside."""
+    vlm, (inputs, data_samples) = grounder.vlm, batch
+    assert short.mask_head.in_channels == 2 * vlm.num_heads and len(short.text_layer_weights) == 2
+    assert short.layers == vlm.num_layers  # a keyword selector learns what all layers think
+    expected = short(*batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(short, "keyword_selector", None)
+        assert short.layers == 2 and grounder.layers == vlm.num_layers
+        read = short.read_phrases(inputs, [sample.continuations for sample in data_samples])
+        assert {seen.maps.shape[1] for seen in read} == {2 * vlm.num_heads}
+        for output, wanted in zip(short(*batch), expected):
+            for name in ("coarse_mask_logits", "refined_mask_logits"):
+                torch.testing.assert_close(
+                    getattr(output, name), getattr(wanted, name), rtol=1e-5, atol=1e-5
+                )
+        short(*batch, mode="loss")["loss_mask"].backward()
+        inferencer = GroundingInferencer.from_model(short)
+        assert inferencer(inputs[0], "the red circle").masks.shape[0] == 1
+        chat = inferencer.chat(inputs[0], ["brackets"])  # needs all layers, and reads again
+        turn = chat.ask("Where is [the red circle]?", max_new_tokens=1)
+        whole = GroundingInferencer.from_model(grounder).chat(inputs[0], ["brackets"])
+        assert turn.text == whole.ask("Where is [the red circle]?", max_new_tokens=1).text
+        assert turn.phrases[0].mask.shape == inputs[0].original_size
+    with pytest.raises(
+        ValueError, match=r"mask_head\.layers is 6, and the reader has 5: give 1 to"
+    ):
+        Grounder(vlm, {"type": "UNetHead", "layers": 6})
 
 
 def test_losses_equal_a_direct_computation(grounder, batch):

@@ -1,6 +1,7 @@
 """What pointing costs, as ratios of one run: python tools/benchmark.py [read refine ask ...].
 
 read       F-LMM's way and ours against a bare SDPA prefill: time, its parts, memory, GPU
+stop       pointing that stops at half and three quarters of the layers against a bare prefill
 refine     30 masks refined on one image against 1
 ask        a second question about an image against the first
 converse   the third turn of a conversation against a fresh start; memory over 50 turns

@@ -9,9 +9,10 @@ from flmm.benchmarks.conversing import converse
 from flmm.benchmarks.harness import BenchmarkSettings, Row, describe_machine, write_rows
 from flmm.benchmarks.pointing import point
 from flmm.benchmarks.reading import read
+from flmm.benchmarks.stopping import stop
 from flmm.benchmarks.working import ask, cache, evaluate, many, precision, refine
 
-_CALLS = (read, refine, ask, converse, evaluate, cache, precision, point, many)
+_CALLS = (read, stop, refine, ask, converse, evaluate, cache, precision, point, many)
 BENCHMARKS: dict[str, Callable[[BenchmarkSettings], list[Row]]] = {
     call.__name__: call for call in _CALLS
 }

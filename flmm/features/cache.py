@@ -51,6 +51,7 @@ class FeatureCache:
         refiner: the refiner whose image encodings are kept; ``None``: none are.
         dtype: "float16" (see ``half_precision``) or "float32" (exact).
         max_gb: limit of the whole folder, in 10**9 bytes.
+        layers: how many of the reader's first layers are read; ``None``: all.
 
     Attributes:
         phrases: entries of the reader.
@@ -65,6 +66,7 @@ class FeatureCache:
         refiner: Refiner | None = None,
         dtype: str = "float16",
         max_gb: float = 200.0,
+        layers: int | None = None,
     ) -> None:
         if dtype not in STORAGE_DTYPES:
             raise ValueError(f"feature_cache.dtype is {dtype!r}: give 'float16' or 'float32'")
@@ -77,6 +79,8 @@ class FeatureCache:
         self.budget = DiskBudget(self.folder, max_gb)
         start = time.perf_counter()
         settings, size = fingerprint_reader(reader)
+        if layers not in (None, reader.num_layers):
+            settings["layers"] = layers
         self.phrases = self._open("reader", settings)
         self.encodings: EntryFolder | None = None
         if refiner is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flmm.features import FeatureCache, split_phrases
 from flmm.geometry import fit_to_picture, join_grid_maps, resize_maps
 from flmm.grounder.losses import MaskLosses, average_phrases
-from flmm.masks import ImageEncoding, Refiner, RuleHead, compute_coarse_logits
+from flmm.masks import ImageEncoding, Refiner, RuleHead, compute_coarse_logits, count_layers
 from flmm.masks.second_look import build_second_look
 from flmm.presence import PresenceRule, attend_and_ask, check_presence
 from flmm.records import (
@@ -45,7 +45,7 @@ class Grounder(BaseModel):
     Args:
         model: the frozen reader, or its config (``dict(type="FrozenQwen", ...)``).
         mask_head: the mask head, or its config; ``in_channels`` is set from the reader's
-            ``num_channels``.
+            ``num_channels``, or those of the head's ``layers``.
         sam: the refiner, or its config; ``None`` grounds with the coarse mask alone.
         loss_mask: config of the pixel loss; "default": mmdet's sigmoid ``CrossEntropyLoss``;
             ``None``: there is none.
@@ -92,15 +92,18 @@ class Grounder(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.vlm: FrozenVLM = _build(model)
-        self.mask_head: nn.Module = _build(mask_head, in_channels=self.vlm.num_channels)
+        per_layer = self.vlm.num_heads * self.vlm.num_grids
+        channels = count_layers(mask_head, self.vlm.num_layers) * per_layer
+        self.mask_head: nn.Module = _build(mask_head, in_channels=channels)
         if isinstance(self.mask_head, RuleHead):
             self.mask_head.choice.check(self.vlm)
+        head_layers = count_layers(self.mask_head, self.vlm.num_layers)
         self.sam: Refiner | None = None if sam is None else _build(sam)
         self.text_proj: nn.Linear | None = None
         self.text_layer_weights: nn.Parameter | None = None
         if self.sam is not None and self.sam.use_text:
             self.text_proj = nn.Linear(self.vlm.hidden_size, self.sam.embed_dim)
-            self.text_layer_weights = nn.Parameter(torch.ones(self.vlm.num_layers))
+            self.text_layer_weights = nn.Parameter(torch.ones(head_layers))
         self.keyword_selector: KeywordSelector | None = None
         if keyword_selector is not None:
             self.keyword_selector = _build(keyword_selector, hidden_size=self.vlm.hidden_size)
@@ -110,6 +113,20 @@ class Grounder(BaseModel):
         check_presence(self.presence_rule, presence_threshold, self.vlm)
         self._losses = MaskLosses(loss_mask, loss_dice)
         self.feature_cache: FeatureCache | None = None
+
+    @property
+    def layers(self) -> int:
+        """How many of the reader's first layers phrases are read with.
+
+        Those that the mask head and the presence rule look at; all where the reader is asked
+        something, and while a keyword selector learns what was thought after the final norm.
+        """
+        selector, rule = self.keyword_selector, self.presence_rule
+        learns = selector is not None and not selector.is_frozen
+        if learns or self.uses_boxes or (rule is not None and rule.asks):
+            return self.vlm.num_layers
+        head_layers = count_layers(self.mask_head, self.vlm.num_layers)
+        return max(head_layers, 0 if rule is None else rule.layers)
 
     def forward(
         self,
@@ -159,16 +176,19 @@ class Grounder(BaseModel):
         """Where phrases look: as the feature cache knows, else as the reader sees."""
         cache = self.feature_cache
         if cache is None:
-            return self.attend(self.vlm.prefill(list(images)), continuations)
+            return self.attend(self._prefill(images), continuations)
         return cache.read_phrases(images, continuations, self._read_to_keep)
 
     def _read_to_keep(
         self, images: list[ImageInput], continuations: list[list[Continuation]]
     ) -> list[PhraseAttention]:
         """With what the keyword selector will ask for."""
-        seen = self.vlm.attend(self.vlm.prefill(images), continuations)
+        seen = self.vlm.attend(self._prefill(images), continuations)
         selector = self.keyword_selector
         return [keep_hidden_states(selector, *pair) for pair in zip(seen, continuations)]
+
+    def _prefill(self, images: Sequence[ImageInput]) -> list[Prefix]:
+        return self.vlm.prefill(list(images), layers=self.layers)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageInput]) -> Sequence[ImageEncoding | None]:
@@ -200,7 +220,8 @@ class Grounder(BaseModel):
     ) -> GroundingOutput:
         """Masks of phrases that were read in a picture, of which ``encoding`` is the refiner's.
 
-        ``boxes`` are what :meth:`find_boxes` gave for them.
+        They may have been read with more layers than the mask head looks at. ``boxes`` are what
+        :meth:`find_boxes` gave for them.
         """
         maps, coarse = self.compute_coarse(image, seen)
         if self.sam is None or encoding is None:
@@ -218,7 +239,9 @@ class Grounder(BaseModel):
 
     def compute_coarse(self, image: ImageInput, seen: PhraseAttention) -> tuple[Tensor, Tensor]:
         """What the mask head is given, and its logits ``[P, h', w']``, both over the picture."""
-        joined = join_grid_maps(seen.grid_maps, image.grids, self.vlm.num_grids)
+        layers = count_layers(self.mask_head, self.vlm.num_layers)
+        own = seen.keep_layers(layers, self.vlm.num_heads)
+        joined = join_grid_maps(own.grid_maps, image.grids, self.vlm.num_grids)
         maps, logits = compute_coarse_logits(self.mask_head, joined)
         # What the reader did not see is as little the object as anything it saw.
         least = logits.detach().amin((-2, -1))
@@ -226,14 +249,14 @@ class Grounder(BaseModel):
         return fit_to_picture(maps, box, size), fit_to_picture(logits, box, size, least)
 
     def _embed_text(self, text_features: list[Tensor], device: torch.device) -> list[Tensor] | None:
-        """Per phrase ``[L, T, D]`` to ``[T, C]``: layers weighed, then projected."""
+        """Per phrase ``[L, T, D]`` to ``[T, C]``: the head's layers weighed, then projected."""
         if self.text_proj is None or self.text_layer_weights is None:
             return None
         weights = self.text_layer_weights.softmax(0).to(device)
         dtype = self.text_proj.weight.dtype
         return [
             self.text_proj(torch.einsum("l,ltd->td", weights, f.to(device).to(dtype)))
-            for f in text_features
+            for f in (features[: len(weights)] for features in text_features)
         ]
 
     @torch.no_grad()

@@ -34,9 +34,14 @@ class Reading:
 
 
 @torch.no_grad()
-def read_images(grounder: Grounder, images: Sequence[ImageInput]) -> list[Reading]:
-    """Pictures of any sizes, read and encoded as batches."""
-    prefixes = grounder.vlm.prefill(list(images))
+def read_images(
+    grounder: Grounder, images: Sequence[ImageInput], layers: int | None = None
+) -> list[Reading]:
+    """Pictures of any sizes, read and encoded as batches.
+
+    ``layers``: with so many of the reader's first; ``None``: those that the grounder needs.
+    """
+    prefixes = grounder.vlm.prefill(list(images), layers=layers or grounder.layers)
     return [Reading(*pair) for pair in zip(prefixes, grounder.encode_images(images))]
 
 

@@ -1,6 +1,6 @@
 """What is trained: the mask head and the mask refiner. No datasets."""
 
-from flmm.masks.mask_head import compute_coarse_logits
+from flmm.masks.mask_head import compute_coarse_logits, count_layers
 from flmm.masks.ranked import RankedHead, SharedHead
 from flmm.masks.refiners.base import ImageEncoding, Refiner
 from flmm.masks.refiners.sam2 import Sam2Refiner
@@ -23,4 +23,5 @@ __all__ = [
     "UNetHead",
     "build_tiny_sam",
     "compute_coarse_logits",
+    "count_layers",
 ]

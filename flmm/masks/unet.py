@@ -39,6 +39,8 @@ class UNetHead(nn.Module):
 
     Args:
         in_channels: attention layers times heads, L*A.
+        layers: look at so many of the reader's first layers alone, which then reads no others to
+            point; ``None``: at all.
         base_channels: width of the first stage; stage ``i`` is ``2**i`` times as wide.
         num_stages: number of encoder stages.
         strides: per stage, 1 or 2; a stage with stride 2 has no max pooling. The first is 1.
@@ -77,6 +79,7 @@ class UNetHead(nn.Module):
         normalize_input: bool = True,
         upsample_input: int | None = 64,
         log_input: bool = False,
+        layers: int | None = None,
     ) -> None:
         super().__init__()
         per_stage = {"strides": strides, "enc_num_convs": enc_num_convs}
@@ -88,6 +91,7 @@ class UNetHead(nn.Module):
         num_groups = int(_read_only_choice("norm_cfg", norm_cfg).get("num_groups", 1))
 
         self.in_channels = in_channels
+        self.layers = layers
         self.num_stages = num_stages
         self.normalize_input = normalize_input
         self.upsample_input = upsample_input

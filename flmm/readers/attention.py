@@ -30,7 +30,8 @@ class RowReader:
 
     ``token_spans`` are per image the half-open ranges of the rows that are merged for each of its P
     phrases, of R ``rows``;
-    ``image_columns`` the columns of its image tokens. The maps are kept on ``device``.
+    ``image_columns`` the columns of its image tokens. The maps, of the first ``num_layers``, are
+    kept on ``device``.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class RowReader:
         device: torch.device,
     ) -> None:
         self.image_columns = image_columns
+        self.num_layers = num_layers
         self.num_heads = num_heads
         channels = num_layers * num_heads
         self.maps = [

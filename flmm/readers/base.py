@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
 import torch
+from mmengine.logging import print_log
 from transformers import PreTrainedModel
 
 from flmm.readers.decoding import PackedTexts
@@ -142,13 +143,15 @@ class FrozenVLM(FrozenModel):
 
     @overload
     def prefill(
-        self, image: list[Any] | tuple[Any, ...], prompt: str | None = ...
+        self, image: list[Any] | tuple[Any, ...], prompt: str | None = ..., layers: int | None = ...
     ) -> list[Prefix]: ...
 
     @overload
-    def prefill(self, image: Any, prompt: str | None = ...) -> Prefix: ...
+    def prefill(self, image: Any, prompt: str | None = ..., layers: int | None = ...) -> Prefix: ...
 
-    def prefill(self, image: Any, prompt: str | None = None) -> Prefix | list[Prefix]:
+    def prefill(
+        self, image: Any, prompt: str | None = None, layers: int | None = None
+    ) -> Prefix | list[Prefix]:
         """Read an image and a prompt, once.
 
         Args:
@@ -156,16 +159,28 @@ class FrozenVLM(FrozenModel):
                 them, of any sizes: those of similar sizes are read in one pass, with the results of
                 one by one.
             prompt: plain text of the user turn, behind the image; ``None``: the default prompt.
+            layers: read with the first k layers alone, at the price of these: ``attend`` then gives
+                the k*A maps and the k features of a phrase that a full reading begins with.
+                ``None``: all.
 
         Raises:
             ContextFullError: picture and prompt do not fit into the model's context.
+            ValueError: the model has not so many layers.
         """
         if isinstance(image, (list, tuple)):
-            return self._read_all(image, prompt)
-        return self._read_all([image], prompt)[0]
+            return self._read_all(image, prompt, layers)
+        return self._read_all([image], prompt, layers)[0]
 
     @frozen_call
-    def _read_all(self, images: Sequence[Any], prompt: str | None) -> list[Prefix]:
+    def _read_all(
+        self, images: Sequence[Any], prompt: str | None, layers: int | None
+    ) -> list[Prefix]:
+        layers = self.num_layers if layers is None else layers
+        if not 1 <= layers <= self.num_layers:
+            raise ValueError(
+                f"layers is {layers}, and the reader has {self.num_layers}: give 1 to "
+                f"{self.num_layers}, or None for all"
+            )
         prompt = self.default_prompt if prompt is None else prompt
         if not isinstance(prompt, str):
             raise TypeError(f"the prompt is a {type(prompt).__name__}: give a str or None")
@@ -177,7 +192,7 @@ class FrozenVLM(FrozenModel):
         lengths = list(map(len, inputs))
         for places in plan_batches(lengths, self.max_batch_tokens, self.max_batch_padding):
             own = [inputs[place] for place in places]
-            prefixes.update(zip(places, self._read_batch(own)))
+            prefixes.update(zip(places, self._read_batch(own, layers)))
         return [prefixes[place] for place in range(len(inputs))]
 
     def _encode_prefix(self, image: ImageInput, prompt: str) -> PrefixInput:
@@ -190,14 +205,29 @@ class FrozenVLM(FrozenModel):
         positions = self.locate(turn.input_ids, [image])
         return PrefixInput(turn.input_ids, positions, columns, image)
 
-    def _read_batch(self, inputs: list[PrefixInput]) -> list[Prefix]:
+    def _read_batch(self, inputs: list[PrefixInput], layers: int) -> list[Prefix]:
         padding_id = self.tokenizer.pad_token_id or 0
         batch = pad_inputs(inputs, self.padding_side, padding_id, self.device)
         masked = batch.is_padded and self.padding_side == "left"
         images = [item.image_input for item in inputs]
         mask = batch.token_mask if masked else None
-        states = self.read(batch.cache, batch.input_ids, batch.positions, images, mask)
-        return batch.split(inputs, states)
+        states = self.read(batch.cache, batch.input_ids, batch.positions, images, mask, layers)
+        return batch.split(inputs, states, layers)
+
+    def complete(self, prefix: Prefix) -> Prefix:
+        """A reading as it is, or of all layers where it stopped early: it is read again, once."""
+        if prefix.layers == self.num_layers:
+            return prefix
+        if prefix.whole is None:
+            print_log(
+                f"the picture was read with {prefix.layers} of {self.num_layers} layers, and is "
+                "read again with all of them for an answer",
+                logger="current",
+            )
+            ids, positions = prefix.input_ids.tolist(), prefix.positions.cpu()
+            again = PrefixInput(ids, positions, prefix.image_columns, prefix.image_input)
+            (prefix.whole,) = self._read_batch([again], self.num_layers)
+        return prefix.whole
 
     @overload
     def attend(self, prefix: Prefix, phrases: Any) -> PhraseAttention: ...
@@ -256,7 +286,8 @@ class FrozenVLM(FrozenModel):
                 f"{_PREFIX} holds {len(prefix)} tokens, and the model reads {self.max_tokens} "
                 "(max_position_embeddings): shorten the prompt to leave room for an answer"
             )
-        (ids,) = PackedTexts(self, prefix, len(prefix), [[]]).write(max_new_tokens)
+        whole = self.complete(prefix)
+        (ids,) = PackedTexts(self, whole, len(whole), [[]]).write(max_new_tokens)
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     @frozen_call
@@ -292,7 +323,7 @@ class FrozenVLM(FrozenModel):
             ids = self.turns.encode(question, [prefix.image_input]).input_ids[end:]
             context.check("the question", question, len(ids), room=1)
             encoded.append(EncodedContinuation(ids, []))
-        answers = []
+        prefix, answers = self.complete(prefix), []
         for pack in split_into_packs(encoded, self.max_rows):
             texts = PackedTexts(self, prefix, end, [item.input_ids for item in pack])
             answers += texts.write(max_new_tokens)
@@ -303,4 +334,4 @@ class FrozenVLM(FrozenModel):
     def converse(self, image: Any) -> Dialogue:
         """A conversation about a picture, which is read once; ``image`` as in :meth:`answer`."""
         prefix = image if isinstance(image, Prefix) else self.prefill(image)
-        return Dialogue(self, self.turns, prefix)
+        return Dialogue(self, self.turns, self.complete(prefix))

@@ -65,9 +65,9 @@ def _exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
 class Dialogue:
     """Questions and answers behind one picture or more.
 
-    Of ``prefix``, whatever its prompt, only the part that ends with the picture is used, and it
-    serves others afterwards. ``lock`` is held by every method, and by :meth:`write` for each token;
-    hold it around several steps that belong together.
+    Of ``prefix``, read with all layers and whatever prompt, only the part that ends with the
+    picture is used, and it serves others afterwards. ``lock`` is held by every method, and by
+    :meth:`write` for each token; hold it around several steps that belong together.
     """
 
     def __init__(self, model: FrozenModel, encoder: TurnEncoder, prefix: Prefix) -> None:
@@ -306,7 +306,9 @@ class Dialogue:
         rows = [(start - first, end - first) for start, end in spans]
         visible = [item.columns for item in self.images if item.columns.stop <= first]
         columns = slice(visible[0].start, visible[-1].stop)
-        reader = self._model.build_row_reader([self.input_ids[first:last]], [rows], [columns])
+        reader = self._model.build_row_reader(
+            [self.input_ids[first:last]], [rows], [columns], self._model.num_layers
+        )
         layers = self._decode(self._view(first), first, last, reader)
         features = torch.cat([layer.to(self._model.device) for layer in layers])
         later = [item.columns for item in self.images[len(visible) :]]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader, build_layer_masks
 from flmm.readers.families import Family
 from flmm.readers.guard import find_guard
+from flmm.readers.layers import record_outputs
 from flmm.readers.loading import TOY_NOTICE, is_embedded
 from flmm.readers.words import find_last_tokens
 from flmm.records import ImageInput, Span
@@ -186,6 +187,7 @@ class FrozenModel(nn.Module):
         positions: Tensor,
         images: Sequence[ImageInput],
         attention_mask: Tensor | None = None,
+        layers: int | None = None,
     ) -> Tensor:
         """Feed tokens ``[B, R]`` that hold pictures, through the model's own attention.
 
@@ -194,13 +196,17 @@ class FrozenModel(nn.Module):
             positions: ``[axes, B, R]``.
             images: the pictures of these tokens, in order.
             attention_mask: bool ``[B, R]``, false on padding; ``None``: there is none to be seen.
+            layers: run only so many of the first layers; ``None``: all.
 
         Returns:
-            ``[B, R, D]``, after the final norm.
+            ``[B, R, D]``, the output of the last layer that was run; of the very last one after
+            the final norm.
         """
+        last = self.num_layers if layers is None else layers
         inputs: dict[str, Any] = self.collate(images) | self.family.token_types(input_ids)
-        output = self._held.guard.run(
+        (output,) = self._run(
             self.model.model,
+            range(last - 1, last),
             input_ids=input_ids,
             **inputs,
             attention_mask=attention_mask,
@@ -208,17 +214,35 @@ class FrozenModel(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        return output.last_hidden_state
+        return output
+
+    def _run(
+        self, call: Callable[..., Any], layers: range, attention: str | None = None, **inputs: Any
+    ) -> list[Tensor]:
+        """A pass of ``call`` that ends with the last of ``layers``: the output of each."""
+        guard, stack = self._held.guard, self.model.get_decoder().layers
+        ends_early = layers.stop < self.num_layers
+        with record_outputs([stack[index] for index in layers], guard, ends_early) as outputs:
+            # Not reached by a pass that ends early.
+            outputs[-1] = guard.run(call, attention, **inputs).last_hidden_state
+        return outputs
 
     def build_row_reader(
-        self, texts: list[list[int]], token_spans: list[list[Span]], image_columns: list[slice]
+        self,
+        texts: list[list[int]],
+        token_spans: list[list[Span]],
+        image_columns: list[slice],
+        layers: int,
     ) -> RowReader:
-        """What takes the weights of a pass, see :class:`RowReader`; ``texts``: its tokens."""
+        """What takes the weights of a pass through the first ``layers``, see :class:`RowReader`.
+
+        ``texts`` are its token ids per image.
+        """
         merged = [
             [self.find_merged(ids, span) for span in spans]
             for ids, spans in zip(texts, token_spans)
         ]
-        rows, layers, heads = max(map(len, texts)), self.num_layers, self.num_heads
+        rows, heads = max(map(len, texts)), self.num_heads
         return RowReader(
             *(merged, image_columns, rows, layers, heads, self.token_merge, self.device)
         )
@@ -244,20 +268,20 @@ class FrozenModel(nn.Module):
         Args:
             attention_mask: additive ``[B, 1, R, S + R]``; ``None``: causal, through the model's
                 fastest attention.
-            row_reader: where every layer's weights go; ``None``: no weights are computed.
+            row_reader: where every layer's weights go, as many layers as it takes are run;
+                ``None``: no weights are computed.
 
         Returns:
-            with a reader L tensors ``[B, R, D]``, the outputs of the layers, the last one after
-            the final norm; without one only that last one.
+            with a reader k tensors ``[B, R, D]``, the outputs of the k layers that were run, of the
+            very last one after the final norm; without one only that last one.
         """
-        extra: dict[str, Any] = {}
         masks: Any = attention_mask
         if attention_mask is not None:
             masks = build_layer_masks(attention_mask, self.text_config)
-        if row_reader is not None:
-            extra = {"row_reader": row_reader, "output_hidden_states": True}
-        output = self._held.guard.run(
+        last = self.num_layers
+        return self._run(
             self.model.get_decoder(),
+            range(last - 1, last) if row_reader is None else range(row_reader.num_layers),
             # FlashAttention cannot take such a mask.
             attention=None if attention_mask is None else ROW_ATTENTION,
             input_ids=input_ids,  # no embeddings: some models look tokens up in every layer
@@ -265,11 +289,8 @@ class FrozenModel(nn.Module):
             position_ids=_drop_single_axis(positions),
             past_key_values=cache,
             use_cache=True,
-            **extra,
+            **({} if row_reader is None else {"row_reader": row_reader}),
         )
-        if row_reader is None:
-            return [output.last_hidden_state]
-        return output.hidden_states[-self.num_layers :]
 
     @frozen_call
     def score(self, hidden_states: Tensor) -> Tensor:

@@ -36,12 +36,17 @@ class ModelGuard:
         self.lock = threading.RLock()
         self._config = config
         self._own: Any = None  # the attention that the model has when nobody reads rows
-        self._thread: int | None = None  # that is in a pass
+        self._thread: tuple[int, int] | None = None  # that is in a pass, and in how many
 
     @property
     def in_pass(self) -> bool:
         """Whether this very thread is in the middle of a pass."""
-        return self._thread == threading.get_ident()
+        return self._thread is not None and self._thread[0] == threading.get_ident()
+
+    @property
+    def depth(self) -> int:
+        """Passes that are going on, one within the other."""
+        return 0 if self._thread is None else self._thread[1]
 
     def run(self, call: Callable[..., Any], attention: str | None = None, **inputs: Any) -> Any:
         """One pass of ``call``; whatever ends it, the model is then as it was before.
@@ -50,13 +55,13 @@ class ModelGuard:
         """
         config = self._config
         with self.lock:
-            outer, before = self._thread, config._attn_implementation
+            outer, depth, before = self._thread, self.depth, config._attn_implementation
             if before != ROW_ATTENTION:
                 self._own = before
             elif outer is None:  # Ctrl-C struck while the last pass put it back
                 before = self._own
             try:
-                self._thread = threading.get_ident()
+                self._thread = threading.get_ident(), depth + 1
                 config._attn_implementation = attention or self._own
                 return call(**inputs)
             finally:  # the plain assignment first: in the other one Ctrl-C may strike

@@ -56,7 +56,7 @@ def attend_packs(
         slice(start + item.image_columns.start, start + item.image_columns.stop)
         for start, item in zip(starts, prefixes)
     ]
-    reader = model.build_row_reader(texts, spans, columns)
+    reader = model.build_row_reader(texts, spans, columns, prefixes[0].layers)
     placed = lay_out(packs, [item.next_position for item in prefixes])
     input_ids, positions, owners = placed.to(model.device, non_blocking=True)
     positions = positions.expand(len(prefixes[0].positions), -1, -1)
@@ -64,13 +64,14 @@ def attend_packs(
     layers = model.decode(cache, input_ids, positions, mask, reader)
     features = torch.stack([layer.to(model.device) for layer in layers])
     lengths = [count_tokens(pack) for pack in packs]
+    is_whole = len(layers) == model.num_layers
     return [
         PhraseAttention(
             grid_maps=gather_grids(maps, prefix.image_input.grids),
             text_features=[features[:, row, start:end] for start, end in own_spans],
             input_ids=list(input_ids[row, : sum(own)].split(own)),
             # Views, like the text features: they cost no memory of their own.
-            hidden_states=list(features[-1, row, : sum(own)].split(own)),
+            hidden_states=list(features[-1, row, : sum(own)].split(own)) if is_whole else [],
         )
         for row, (prefix, own, own_spans, maps) in enumerate(
             zip(prefixes, lengths, spans, reader.finish())

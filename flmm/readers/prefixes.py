@@ -47,9 +47,12 @@ class Prefix:
         image_columns: from the first to the last image token, within [0, S).
         cache: keys and values of the S tokens; no pass writes into it.
         next_position: where each continuation starts (the same on every axis).
-        last_hidden_state: ``[D]``, of the last token, after the final norm.
+        last_hidden_state: ``[D]``, of the last token, the output of the last layer that was run; of
+            the very last one after the final norm.
         batch: what it was read with; its cache holds the memory of this one's.
         row: its place there.
+        layers: how many of the model's first layers it was read with.
+        whole: the same, read with all layers, once somebody needed that.
     """
 
     input_ids: Tensor
@@ -61,6 +64,8 @@ class Prefix:
     image_input: ImageInput = field(repr=False)
     batch: PrefixBatch = field(repr=False)
     row: int
+    layers: int
+    whole: Prefix | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -99,8 +104,10 @@ class PrefixBatch:
         length = self.input_ids.shape[1]
         return any(span.stop - span.start < length for span in self.spans)
 
-    def split(self, inputs: Sequence[PrefixInput], hidden_states: Tensor) -> list[Prefix]:
-        """The prefixes of a batch that has been read, with hidden states ``[B, S, D]``."""
+    def split(
+        self, inputs: Sequence[PrefixInput], hidden_states: Tensor, layers: int
+    ) -> list[Prefix]:
+        """The prefixes of a batch that so many layers have read, the last giving ``[B, S, D]``."""
         return [
             Prefix(
                 input_ids=self.input_ids[row, span],
@@ -113,6 +120,7 @@ class PrefixBatch:
                 image_input=item.image_input,
                 batch=self,
                 row=row,
+                layers=layers,
             )
             for row, (item, span) in enumerate(zip(inputs, self.spans))
         ]

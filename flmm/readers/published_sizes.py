@@ -7,20 +7,23 @@ is given, one is made without a download, around the embedded tokenizer.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, CLIPImageProcessor, LlavaProcessor
 
-from flmm.readers.loading import TINY_FOLDER, load_processor
+from flmm.readers.families import find_family
+from flmm.readers.image_processor import ImageProcessorWrapper
+from flmm.readers.loading import TINY_FOLDER, load_config, load_processor
 
 # Source: config.json of each model on the hub. "width-1024" is no published model, but one that
 # fits a small machine; its vision tower takes the same share of the work as that of a 7B model.
 PUBLISHED_SIZES: dict[str, dict[str, Any]] = json.loads(
     (TINY_FOLDER.parent / "published_sizes.json").read_text(encoding="utf-8")
 )
-REHEARSED = "Qwen2.5-VL-3B"
+REHEARSED, LARGE = "Qwen2.5-VL-3B", "Qwen2.5-VL-7B"
 LARGEST_PIXELS = 16384 * 32 * 32
 _TOKENS = {
     "image_token_id": "<|image_pad|>",
@@ -63,10 +66,9 @@ def write_published_model(
 
 def find_image_processor(folder: str | Path) -> dict[str, Any]:
     """What a data set's ``image_processor`` is for the model of a folder."""
-    values = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    if values["model_type"].startswith("qwen"):
-        return {"type": "QwenImageProcessorWrapper", "processor": str(folder)}
-    return {"type": "ImageProcessorWrapper", "name_or_path": str(folder)}
+    kind = find_family(load_config(folder)).image_processor or ImageProcessorWrapper
+    given, *_ = inspect.signature(kind).parameters
+    return {"type": kind.__name__, given: str(folder)}
 
 
 def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> None:

@@ -45,7 +45,7 @@ class FrozenQwen(FrozenVLM):
             *(device_map, random_init, seed),
         )
 
-    def prefill(self, image: Any, prompt: str | None = None) -> Any:
+    def prefill(self, image: Any, prompt: str | None = None, layers: int | None = None) -> Any:
         """As :meth:`FrozenVLM.prefill`; takes a user message of qwen-vl-utils beside.
 
         ``image`` may be an element ``{"type": "image", "image": ..., "max_pixels": ...}``, or
@@ -60,7 +60,7 @@ class FrozenQwen(FrozenVLM):
             image, prompt = read_messages(image)
         is_list = isinstance(image, (list, tuple))
         loaded = [_load_element(item) for item in (image if is_list else [image])]
-        return super().prefill(loaded if is_list else loaded[0], prompt)
+        return super().prefill(loaded if is_list else loaded[0], prompt, layers)
 
 
 def _load_element(image: Any) -> Any:

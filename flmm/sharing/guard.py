@@ -86,8 +86,10 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
     ``settings`` are those that :func:`check_grounder` has let pass, ``sizes`` their reader's,
     ``greatest`` is the number of values in the file of weights.
     """
+    layers = (settings.get("mask_head") or {}).get("layers")
+    own = sizes | ({"num_layers": layers} if isinstance(layers, int) else {})
     given = {
-        "mask_head": {"in_channels": math.prod(sizes.get(name, 1) for name in _CHANNELS)},
+        "mask_head": {"in_channels": math.prod(own.get(name, 1) for name in _CHANNELS)},
         "keyword_selector": {"hidden_size": sizes["hidden_size"]},
     }
     for name, arguments in given.items():

@@ -96,7 +96,9 @@ def open_cache(
             f"{type(grounder).__name__}: leave feature_cache out of the config"
         )
     refiner = grounder.sam if image_embedding else None
-    grounder.feature_cache = FeatureCache(dir, grounder.vlm, refiner, **settings)
+    grounder.feature_cache = FeatureCache(
+        dir, grounder.vlm, refiner, layers=grounder.layers, **settings
+    )
     return grounder.feature_cache
 
 

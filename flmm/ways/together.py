@@ -29,7 +29,7 @@ def predict_together(
     The grounders hold the same model and the same image encoder.
     """
     first = next((item for item in grounders if item.sam is not None), grounders[0])
-    readings = read_images(first, images)
+    readings = read_images(first, images, max(item.layers for item in grounders))
     texts = [list(chain(*lists)) for lists in questions]
     seen: dict[tuple[bool, str], list[PhraseAttention]] = {}
     boxes: list[list[BoxReading]] = []

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from flmm import benchmarks
-from flmm.benchmarks import BENCHMARKS, BenchmarkSettings, run_benchmarks
+from flmm.benchmarks import BENCHMARKS, BenchmarkSettings, run_benchmarks, stopping
 from flmm.benchmarks.harness import list_cells, run_apart
+from flmm.benchmarks.stopping import stop
 from flmm.benchmarks.working import (
     DTYPES,
     ask,
@@ -171,3 +172,20 @@ class TestTool:
         args = self.parse(tool, monkeypatch, "read bogus wrong")
         with pytest.raises(ValueError, match="no benchmark bogus, wrong: choose of read, refine"):
             tool.main(args)
+
+
+def test_pointing_that_stops_early_is_held_against_what_the_parts_allow(settings, monkeypatch):
+    monkeypatch.setattr(stopping, "LARGE", settings.model)
+    full, half, counted, _ = stop(settings)
+    assert full["case"] == "bare full prefill" and half["case"] == "pointing, 1 of 2 layers"
+    assert full["ratio"] == full["allowed"] == 1
+    assert half["low_ratio"] <= half["ratio"] <= half["high_ratio"]
+    for row in (half, counted):
+        vision, language = row["vision_share"], row["language_share"]
+        assert 0 < vision < 1 and vision + language == pytest.approx(1)
+        assert row["allowed"] == pytest.approx(vision + language / 2)
+    monkeypatch.setattr(stopping, "TOLERANCES", {"float32": -1.0})
+    with pytest.raises(
+        ValueError, match=r"maps of the first 1 layers differ by .* from those of a"
+    ):
+        stop(settings)

@@ -228,6 +228,13 @@ def test_a_changed_reader_finds_nothing(batch, filled, changes):
     assert is_known(build(**changes), image, continuations, filled) == (False, True)
 
 
+def test_a_reading_of_fewer_layers_is_another_one(grounder, batch, filled):
+    image, continuations = batch[0][0], batch[1][0].continuations
+    for layers, known in ((None, True), (5, True), (4, False)):
+        cache = attach(grounder, filled, layers=layers)
+        assert (not list_missing(cache, image, continuations)) == known
+
+
 def test_one_changed_weight_of_the_reader_is_noticed(batch, filled):
     changed = build()
     change_one_weight(changed.vlm.model)

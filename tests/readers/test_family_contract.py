@@ -142,6 +142,46 @@ def test_a_conversation_of_three_turns_about_two_pictures_equals_one_eager_pass(
             assert relative_difference(seen.text_features[number], features) < 1e-5
 
 
+def test_the_first_layers_alone_tell_what_a_full_reading_begins_with(vlm, noise):
+    images = [noise(*SIZES[name]) for name in ("square", "tiny")]
+    whole = vlm.prefill(images)
+    stack, norm = vlm.model.get_decoder().layers, vlm.model.get_decoder().norm
+    asked = [[*PHRASES, CAPTION], PHRASES[:2]]
+    full = vlm.attend(whole, asked)
+    ran = []
+    modules = [*stack, norm, vlm.model.get_output_embeddings()]
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, place=place: ran.append(place))
+        for place, module in enumerate(modules)
+    ]
+    for layers in (1, vlm.num_layers - 1):
+        ran.clear()
+        short = vlm.prefill(images, layers=layers)
+        seen = vlm.attend(short, asked)
+        assert set(ran) == set(range(layers))  # no later one, no norm, no head
+        assert [prefix.layers for prefix in short] == [layers] * 2
+        for got, expected in zip(seen, full):
+            expected = expected.keep_layers(layers, vlm.num_heads)
+            assert got.maps.shape[1] == layers * vlm.num_heads and not got.hidden_states
+            for own, wanted in zip(
+                [*got.grid_maps, *got.text_features],
+                [*expected.grid_maps, *expected.text_features],
+                strict=True,
+            ):
+                assert own.shape == wanted.shape and relative_difference(own, wanted) < 1e-6
+    for hook in hooks:
+        hook.remove()
+    assert whole[0].layers == vlm.num_layers
+    # An answer reads again.
+    assert vlm.generate(short[1], 5) == vlm.generate(whole[1], 5)
+    questions = QUESTIONS[:1]
+    assert vlm.answer(short[1], questions, 5) == vlm.answer(whole[1], questions, 5)
+    dialogues = [vlm.converse(prefix) for prefix in (short[1], whole[1])]
+    turns = [dialogue.ask(QUESTIONS[2]) for dialogue in dialogues]
+    looks = [dialogue.look([turn.question]) for dialogue, turn in zip(dialogues, turns)]
+    assert_same(looks[0][0], looks[1][0])
+
+
 def test_sliding_windows_are_seen_through_as_in_one_eager_pass(data_dir, noise):
     """Windows shorter than the picture, in some layers alone."""
     windows = {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 2}

@@ -9,7 +9,7 @@ from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flmm.readers import attention
+from flmm.readers import attention, base
 from flmm.readers.base import DEFAULT_PROMPT
 from flmm.records import Continuation
 from tests.readers.conftest import FEW
@@ -78,6 +78,46 @@ class TestReaderContract:
             rows = [i for i, (first, last) in enumerate(offsets) if first < end and last > start]
             columns = read[text][:, [len(prefix) + row for row in rows]].mean(1)
             assert relative_difference(maps, columns[:, prefix.grids[0].columns]) < 1e-5
+
+    def test_a_short_reading_lets_the_other_passes_alone(self, vlm, noise, monkeypatch):
+        image = noise(100, 100)
+        whole = vlm.prefill(image)
+        expected = vlm.attend(whole, PHRASES)
+        layer = vlm.model.get_decoder().layers[0]
+        hooks = len(layer._forward_hooks)
+        within = []
+
+        def slip_in(*_):  # as a forgotten stream does that is closed in the middle of a pass
+            if not within:
+                within.append(None)
+                within[0] = vlm.attend(whole, PHRASES)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(vlm, "max_rows", 5)  # several passes
+            hook = layer.register_forward_hook(slip_in)
+            short = vlm.prefill(image, layers=2)
+            hook.remove()
+            seen = vlm.attend(short, PHRASES)
+            assert relative_difference(within[0].maps, expected.maps) < 1e-5
+        assert relative_difference(seen.maps, expected.keep_layers(2, vlm.num_heads).maps) < 1e-5
+
+        def fail(*_):
+            raise RuntimeError("out of memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(attention.RowReader, "read", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                vlm.attend(short, PHRASES)
+        assert len(layer._forward_hooks) == hooks
+        assert vlm.attend(whole, PHRASES).maps.equal(expected.maps)
+        said = []
+        monkeypatch.setattr(base, "print_log", lambda message, logger: said.append(message))
+        assert vlm.complete(short) is vlm.complete(short) and vlm.complete(whole) is whole
+        message = "the picture was read with 2 of 4 layers, and is read again with all of them"
+        assert said == [f"{message} for an answer"]
+        for layers in (0, 5):
+            with pytest.raises(ValueError, match=f"layers is {layers}, and the reader has 4: give"):
+                vlm.prefill(image, layers=layers)
 
     def test_packs_and_batches_change_nothing(self, vlm, noise, monkeypatch):
         images = [noise(100, 160), noise(200, 60)]
