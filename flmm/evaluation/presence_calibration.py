@@ -218,7 +218,7 @@ def calibrate(
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"there is no feature {unknown[0]!r}: choose of {', '.join(known)}")
-    sets = {name: (name,) for name in known}
+    sets: dict[str, tuple[str, ...]] = {name: (name,) for name in known}
     sets["all of the maps"] = tuple(name for name in MAP_FEATURES if name in known)
     judged = examples if measured is None else measured
     rows = {}

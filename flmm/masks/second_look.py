@@ -88,7 +88,7 @@ class SecondLook:
                 phrases = members[crop]
                 seen = first[phrases, y0:y1, x0:x1]
                 coarse = coarse_mask_logits[phrases].to(first)
-                coarse = resize_maps(coarse, first.shape[-2:])[:, y0:y1, x0:x1]
+                coarse = resize_maps(coarse, (first.shape[-2], first.shape[-1]))[:, y0:y1, x0:x1]
                 prompts = (seen.clamp(-self.limit, self.limit) + coarse) / 2
                 own = None if words is None else [words[phrase] for phrase in phrases]
                 second = refiner.refine(encoding, prompts, own)

@@ -182,7 +182,7 @@ def load_reader(folder: Path) -> tuple[Any, Any]:
 
 def _build_random(config: Any) -> Any:
     return AutoModelForImageTextToText.from_config(
-        config, dtype=torch.float32, attn_implementation=_ATTENTION
+        config, dtype=torch.float32, attn_implementation=_ATTENTION, trust_remote_code=False
     )
 
 
