@@ -183,7 +183,8 @@ def test_boxes_point_through_the_same_door(stranger, scenes, tmp_path):
 
 def test_refiners_are_told_by_what_lies_there(tmp_path):
     given = {"type": "SAMRefiner", "model_name": "tiny", "use_mask": True, "use_box": False}
-    assert given.items() <= configure("tiny", given).model.sam.items()
+    built = configure("tiny", given).model.sam
+    assert {name: built[name] for name in given} == given
     assert configure_refiner("tiny")["model_name"] == "tiny"
     assert configure_refiner(TINY_WEIGHTS) == {
         **{"type": "SAMRefiner", "model_name": "tiny"},
