@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader, build_layer_masks
 from flmm.readers.families import Family
 from flmm.readers.guard import find_guard
-from flmm.readers.layers import record_outputs
+from flmm.readers.layers import run_layers
 from flmm.readers.loading import TOY_NOTICE, is_embedded
 from flmm.readers.words import find_last_tokens
 from flmm.records import ImageInput, Span
@@ -221,11 +221,10 @@ class FrozenModel(nn.Module):
     ) -> list[Tensor]:
         """A pass of ``call`` that ends with the last of ``layers``: the output of each."""
         guard, stack = self._held.guard, self.model.get_decoder().layers
-        ends_early = layers.stop < self.num_layers
-        with record_outputs([stack[index] for index in layers], guard, ends_early) as outputs:
-            # Not reached by a pass that ends early.
-            outputs[-1] = guard.run(call, attention, **inputs).last_hidden_state
-        return outputs
+        own, ends_early = [stack[index] for index in layers], layers.stop < self.num_layers
+        return guard.run(
+            functools.partial(run_layers, call, own, guard, ends_early), attention, **inputs
+        )
 
     def build_row_reader(
         self,

@@ -6,8 +6,8 @@ final norm and all that follows are not run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,31 +19,34 @@ class _EnoughError(Exception):
     """The last layer that is asked for has run."""
 
 
-@contextmanager
-def record_outputs(
-    layers: Sequence[nn.Module], guard: ModelGuard, ends_pass: bool
-) -> Iterator[list[Tensor]]:
-    """The outputs ``[B, R, D]`` of layers in the next pass, which they may end.
+def run_layers(
+    call: Callable[..., Any],
+    layers: Sequence[nn.Module],
+    guard: ModelGuard,
+    ends_pass: bool,
+    **inputs: Any,
+) -> list[Tensor]:
+    """The outputs ``[B, R, D]`` of layers, of the decoder's very last one after the final norm.
 
-    The block holds that pass and, with ``ends_pass``, is left where the last layer is done. A pass
-    that another conversation slips into the middle of it is let alone.
+    Called by ``guard.run``. With ``ends_pass`` nothing behind these layers is run. A pass that
+    another conversation slips into the middle of this one is let alone.
     """
     outputs: list[Tensor] = []
-    is_open = True
-    with guard.lock, ExitStack() as hooks:
-        depth = guard.depth + 1
+    is_open, depth = True, guard.depth
 
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            if is_open and guard.depth == depth:
-                outputs.append(output[0] if isinstance(output, tuple) else output)
-                if ends_pass and len(outputs) == len(layers):
-                    raise _EnoughError
+    def record(_: nn.Module, __: Any, output: Any) -> None:
+        if is_open and guard.depth == depth:
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+            if ends_pass and len(outputs) == len(layers):
+                raise _EnoughError
 
+    with ExitStack() as hooks:
         try:
             for layer in layers:
                 hooks.callback(layer.register_forward_hook(record).remove)
-            yield outputs
+            outputs[-1] = call(**inputs).last_hidden_state
         except _EnoughError:
             pass
         finally:
             is_open = False  # for a hook that Ctrl-C left behind
+    return outputs
