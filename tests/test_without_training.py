@@ -17,6 +17,7 @@ from flmm.apps.opening import open_inferencer
 from flmm.command_line import add_model_arguments
 from flmm.features import FeatureCache
 from flmm.head_choice import HeadChoice
+from flmm.masks import SecondLook
 from flmm.masks.refiners.segment_anything import TINY_WEIGHTS
 from flmm.readers.loading import TINY_FOLDER
 from flmm.sharing.exporting import export_checkpoint
@@ -147,7 +148,7 @@ def test_a_chat_alone_chooses_before_it_begins(stranger, scenes, cache):
 
 def test_heads_travel_within_the_config(scenes, tmp_path):
     path = CHOICE.save_json(tmp_path / "heads.json")
-    here = open_tiny(heads=path)
+    here = open_tiny(heads=path, cfg_options={"model.second_look.max_share": 0.2})
     assert here.weights.describe().endswith("nothing was trained")
     here.save_pretrained(tmp_path / "shared")
     path.unlink()
@@ -155,6 +156,7 @@ def test_heads_travel_within_the_config(scenes, tmp_path):
     assert "Nothing was trained" in card and "Trained values" not in card
     there = GroundingInferencer.from_pretrained(tmp_path / "shared", device="cpu")
     assert there.model.mask_head.choice == here.model.mask_head.choice
+    assert there.model.second_look == here.model.second_look == SecondLook(max_share=0.2)
     scene = scenes[0]
     masks = [item(scene.image, scene.phrases).masks for item in (here, there)]
     assert masks[0].any() and np.array_equal(*masks)
@@ -165,6 +167,10 @@ def test_heads_travel_within_the_config(scenes, tmp_path):
     content["model"]["mask_head"]["choice"] = "heads.json"
     record.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"choice is 'heads\.json', and a shared head leads to no"):
+        GroundingInferencer.from_pretrained(tmp_path / "shared")
+    content["model"]["second_look"] = {"max_share": "0.2"}
+    record.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"second_look is .+: it holds numbers"):
         GroundingInferencer.from_pretrained(tmp_path / "shared")
 
 

@@ -14,12 +14,12 @@ model = dict(presence=dict(type="PresenceRule", rule="tiny"))
 expressions = dict(
     type="ShapeExpressionDataset", image_processor={{_base_.dataset.image_processor}}
 )
-several = dict(_delete_=True, num_scenes=720, seed=1, absent=False, most_single=2, **expressions)
+several = dict(_delete_=True, num_scenes=2000, seed=1, absent=False, most_single=2, **expressions)
 train_dataloader = dict(dataset=several)
 test_dataloader = dict(dataset=dict(_delete_=True, num_scenes=600, seed=2, **expressions))
 test_evaluator = dict(type="GRefSegMetric")
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 warm_up = dict(type="LinearLR", start_factor=1e-5, by_epoch=False, begin=0, end=10)
-cosine = dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=10, end=90)
+cosine = dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=10, end=250)
 param_scheduler = [warm_up, cosine]
-train_cfg = dict(max_iters=90, val_interval=90)
+train_cfg = dict(max_iters=250, val_interval=250)

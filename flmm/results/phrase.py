@@ -14,7 +14,7 @@ from flmm.geometry import Size
 from flmm.images import load_image
 from flmm.rle import decode_mask, encode_mask, read_runs
 
-SPECK = 0.05  # of the largest part's area
+SPECK = 0.08  # of the largest part's area
 
 
 @dataclass(frozen=True)

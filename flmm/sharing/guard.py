@@ -12,6 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import nn
 from flmm.checkpoints.checkpoint import describe_error
 from flmm.config.reading import is_hub_id
 from flmm.grounder import Grounder
-from flmm.masks import Refiner
+from flmm.masks import Refiner, SecondLook
 from flmm.presence import PresenceRule
 from flmm.readers import FrozenVLM
 from flmm.registry import IMAGE_PROCESSORS, MODELS
@@ -65,6 +66,8 @@ def check_grounder(settings: dict[str, Any]) -> None:
     for name, part in settings.items():
         if name in SLOTS and (part is not None or name in needed):
             _check_kind(part, f"model.{name}", SLOTS[name])
+        elif name == "second_look" and part is not None:
+            _check_second_look(part)
         elif name not in _NUMBERS and part is not None:
             raise ValueError(f"model.{name} is {show(part)}, and a shared head has none of it")
     for name in REFINER_SOURCES:
@@ -106,6 +109,16 @@ def check_size(settings: dict[str, Any], sizes: dict[str, Any], greatest: int) -
                 f"model.{name} would have {count:,} values, its file has {greatest:,}: it is not "
                 "built"
             )
+
+
+def _check_second_look(settings: Any) -> None:
+    known = {field.name for field in fields(SecondLook)}
+    is_known = isinstance(settings, dict) and set(settings) <= known
+    if not is_known or any(type(value) not in (int, float) for value in settings.values()):
+        raise ValueError(
+            f"model.second_look is {show(settings)}: it holds numbers, by the names "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def _list_needed(kind: str) -> list[str]:
