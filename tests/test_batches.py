@@ -153,10 +153,10 @@ def test_an_error_is_raised_in_its_place(inferencer, pictures):
 def test_a_failure_of_the_models_costs_one_picture(inferencer, pictures, monkeypatch):
     real = inferencer.model.vlm.prefill
 
-    def refuse(images, *args):
+    def refuse(images, *args, **options):
         if any(image.original_size == (150, 411) for image in images):
             raise torch.OutOfMemoryError("no room")
-        return real(images, *args)
+        return real(images, *args, **options)
 
     monkeypatch.setattr(inferencer.model.vlm, "prefill", refuse)
     results = inferencer(pictures, WORDS[:1], on_error="return")

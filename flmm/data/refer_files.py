@@ -96,8 +96,10 @@ def load_refs(path: str | Path) -> list[dict[str, Any]]:
 
 
 def list_targets(ref: dict[str, Any]) -> list[Any]:
-    """The annotation ids of a ref: one, several, or none."""
-    targets = _as_list(ref["ann_id"])
+    """The annotation ids of a ref: one, or in gRefCOCO's layout one, several or none."""
+    targets = ref["ann_id"]
+    if not isinstance(targets, list):
+        return [targets]
     return [] if targets == [NO_TARGET] else targets
 
 

@@ -170,7 +170,7 @@ class TestTool:
             tool.run_tool(tool.main, args)
         assert str(caught.value).startswith("error: --repeats 0: give numbers above 0\n")
         args = self.parse(tool, monkeypatch, "read bogus wrong")
-        with pytest.raises(ValueError, match="no benchmark bogus, wrong: choose of read, refine"):
+        with pytest.raises(ValueError, match="no benchmark bogus, wrong: choose of read, stop"):
             tool.main(args)
 
 
