@@ -101,6 +101,15 @@ class HeadChoice:
                 "tools/rank_heads.py"
             )
 
+    def check_channels(self, count: int | None) -> None:
+        """Raise ValueError where maps of so many channels do not hold the heads' layers."""
+        least = self.layers * self.num_heads
+        if count is not None and count < least:
+            raise ValueError(
+                f"the chosen heads need {least} channels, and the reader gives {count}: choose "
+                "heads for this reader with tools/rank_heads.py"
+            )
+
     def format_table(self, count: int = 20) -> str:
         """The best heads with their figures as a plain-text table, chance as the last row."""
         rows: list[list[Any]] = [["rank", "layer", "head", *self.figures]]

@@ -66,12 +66,7 @@ class RankedHead(nn.Module):
         self.layers = self.choice.layers
         self.ranks, self.stray, self.repeat, self.gamma = ranks, stray, repeat, gamma
         self.head = UNetHead(ranks, **head)
-        least = self.layers * self.choice.num_heads
-        if in_channels is not None and in_channels < least:
-            raise ValueError(
-                f"the chosen heads need {least} channels, and the reader gives {in_channels}: "
-                "choose heads for this reader with tools/rank_heads.py"
-            )
+        self.choice.check_channels(in_channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         """``[P, C, h, w]`` in [0, 1], of the finest grid first, to logits ``[P, 1, h', w']``."""
