@@ -6,12 +6,13 @@ STAMP := $(VENV)/.flmm-installed
 WEB_STAMP := $(VENV)/.flmm-web-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo web test lint bench clean
+.PHONY: help demo web test test-all lint bench clean
 
 help:
 	@echo "make demo   install into .venv, ground phrases in sample pictures, save outputs/demo"
 	@echo "make web    install into .venv, show the page on this machine: http://127.0.0.1:7860"
 	@echo "make test   install into .venv and run the tests"
+	@echo "make test-all   the same with further, dearer cases (the mark heavy)"
 	@echo "make lint   format check, lint and type check"
 	@echo "make bench  what pointing costs, on random weights: outputs/benchmark (hours on two cores;"
 	@echo "            one part: python tools/benchmark.py read, refine, ask, converse, evaluate, cache, precision)"
@@ -37,6 +38,9 @@ web: $(WEB_STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m "heavy or not heavy"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

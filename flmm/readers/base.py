@@ -316,6 +316,11 @@ class FrozenVLM(FrozenModel):
         if isinstance(questions, str) or not all(isinstance(item, str) for item in questions):
             raise TypeError("questions is no list of str: give a list, also of a single one")
         prefix = image if isinstance(image, Prefix) else self.prefill(image)
+        if self.family.prompt_changes_image:
+            picture = prefix.image_input
+            return [
+                self.generate(self.prefill(picture, item), max_new_tokens) for item in questions
+            ]
         end = prefix.image_columns.stop
         context = Context(self.max_tokens, end, "the picture", "shorten the question")
         encoded = []
@@ -332,6 +337,15 @@ class FrozenVLM(FrozenModel):
         ]
 
     def converse(self, image: Any) -> Dialogue:
-        """A conversation about a picture, which is read once; ``image`` as in :meth:`answer`."""
+        """A conversation about a picture, which is read once; ``image`` as in :meth:`answer`.
+
+        Raises:
+            ValueError: a model of this family answers single questions only.
+        """
+        if not self.family.converses:
+            raise ValueError(
+                f"a {self.model.config.model_type!r} model holds no conversation, each question is "
+                "a reading of its own: ask with answer(), or use another reader"
+            )
         prefix = image if isinstance(image, Prefix) else self.prefill(image)
         return Dialogue(self, self.turns, self.complete(prefix))

@@ -95,7 +95,9 @@ class Dialogue:
 
         Raises:
             ContextFullError: it does not fit; the conversation stays as it was.
+            ValueError: the model does not read so many pictures.
         """
+        self._check_pictures(len(images))
         start = len(self)
         # The first turn begins with the first picture, which has been read with what precedes it.
         read = [] if self.turns else [self.images[0].image_input]
@@ -209,6 +211,14 @@ class Dialogue:
         """``[R, D]``: what was thought at each token of a range as :meth:`look` takes it."""
         self._feed_pending()
         return self._decode(self._view(span[0]), *span)[-1][0]
+
+    def _check_pictures(self, added: int) -> None:
+        limit = self._model.family.max_pictures
+        if added and limit is not None and len(self.images) + added > limit:
+            raise ValueError(
+                f"a {self._model.model.config.model_type!r} model reads {limit} picture in a "
+                "conversation: begin a new one for another picture"
+            )
 
     @property
     def _context(self) -> Context:

@@ -13,7 +13,13 @@ from transformers import AutoConfig, AutoProcessor
 from flmm.geometry import fit_to_picture, join_grid_maps, resample_area, resize_maps
 from flmm.readers.families import Seen, find_family
 from flmm.records import Box, Grid
-from tests.small_models import ALL_FAMILIES, build_small_config, build_small_model, load_processor
+from tests.small_models import (
+    ALL_FAMILIES,
+    SMALL_FAMILIES,
+    build_small_config,
+    build_small_model,
+    load_processor,
+)
 
 TILE = {"patch_size": 14, "image_size": 336}
 CONFIGS = {
@@ -103,6 +109,7 @@ class Change(NamedTuple):
     seen: Seen
     box: Box
     moved: Tensor
+    smear: float
 
 
 @pytest.fixture(scope="module", params=ALL_FAMILIES)
@@ -130,7 +137,8 @@ def changes(request, data_dir):
         distance = (embed(model, after) - embeddings).norm(dim=1)
         columns = (before["input_ids"][0] == processor.image_token_id).nonzero()[:, 0]
         moved = distance > 1e-4 * embeddings[columns].norm(dim=1).mean()
-        found.append(Change(Seen(columns, (height, width), before), (x, y, x1, y1), moved))
+        seen = Seen(columns, (height, width), before)
+        found.append(Change(seen, (x, y, x1, y1), moved, SMALL_FAMILIES[request.param].smear))
     return family, found
 
 
@@ -156,8 +164,8 @@ def fits(grids, change):
     """
     for grid in grids:
         moved = change.moved[grid.columns]
-        reach = 3 + 0.15 * max(measure_cell(grid))
-        inside, around = touch(grid, change.box, -3.5), touch(grid, change.box, reach)
+        reach = 3 + change.smear * max(measure_cell(grid))
+        inside, around = touch(grid, change.box, -min(reach, 3.5)), touch(grid, change.box, reach)
         if (inside & ~moved).any() or (moved & ~around).any():
             return False
     return True

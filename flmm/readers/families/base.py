@@ -68,6 +68,11 @@ class Family(ABC):
         model_types: the ``config.model_type`` it reads.
         num_grids: grids whose maps a mask head is given: 2 where a thumbnail (the last grid) is
             seen beside the finest grid, else 1; the same for every picture.
+        special: what is special about reading it, half a sentence for the table of families.
+        converses: whether a question may follow an answer.
+        max_pictures: that one conversation may hold; ``None``: any number.
+        prompt_changes_image: a picture is read together with the prompt behind it, so that another
+            question is another reading of the picture.
         image_options: further arguments of the processor.
         image_processor: what makes pictures ready, of the processor, where that is quicker than the
             unified processor itself.
@@ -75,6 +80,10 @@ class Family(ABC):
 
     model_types: ClassVar[tuple[str, ...]]
     num_grids: ClassVar[int] = 1
+    special: ClassVar[str] = ""
+    converses: ClassVar[bool] = True
+    max_pictures: ClassVar[int | None] = None
+    prompt_changes_image: ClassVar[bool] = False
     image_options: ClassVar[Mapping[str, Any]] = {}
     image_processor: ClassVar[Any] = None
 

@@ -1,0 +1,75 @@
+"""Qwen-VL since the second generation: the published configs, shrunk, and the real processors.
+
+Token ids, vocabulary, patch sizes and position encoding stay.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedModel
+
+from tests.small_models.base import TEXT, SmallFamily
+
+FAMILY_FOLDERS = {
+    "qwen2_vl": "Qwen2_VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3_VL",
+    "qwen3_vl_moe": "Qwen3_VL",
+}
+_MIXTURE = {
+    "model_type": "qwen3_vl_moe_text",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+}
+_VISION = {"depth": 3, "num_heads": 2, "initializer_range": 0.15}
+
+
+class SmallQwen(SmallFamily):
+    """One of ``FAMILY_FOLDERS``."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.files = name, Path("qwen", FAMILY_FOLDERS[name])
+
+    def load_processor(self, data_dir: Path) -> Any:
+        """As published."""
+        return AutoProcessor.from_pretrained(data_dir / self.files)
+
+    def build_config(self, data_dir: Path, processor: Any, changes: dict[str, Any]) -> Any:
+        """The published one, shrunk."""
+        values = json.loads((data_dir / self.files / "config.json").read_text())
+        values.pop("torch_dtype", None)
+        is_flat = self.name.startswith("qwen2")
+        text = values if is_flat else values["text_config"]
+        text.update(TEXT | {"dtype": "float32"} | changes)
+        if is_flat:
+            text.pop("head_dim")  # these families derive it
+        text["rope_scaling"] |= {"mrope_section": [2, 3, 3]}
+        hidden_size = changes.get("hidden_size", TEXT["hidden_size"])
+        values["vision_config"].update(_VISION | self._shrink_vision(hidden_size))
+        if self.name == "qwen3_vl_moe":
+            architectures = ["Qwen3VLMoeForConditionalGeneration"]
+            values |= {"model_type": self.name, "architectures": architectures}
+            values["text_config"] |= _MIXTURE
+            values["vision_config"]["model_type"] = "qwen3_vl_moe_vision"
+        return AutoConfig.for_model(**values)
+
+    def _shrink_vision(self, hidden_size: int) -> dict[str, Any]:
+        if self.name == "qwen2_vl":
+            return {"embed_dim": 32, "hidden_size": hidden_size, "mlp_ratio": 2}
+        small = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": hidden_size}
+        if self.name == "qwen2_5_vl":
+            return small | {"fullatt_block_indexes": [1]}
+        return small | {"deepstack_visual_indexes": [0, 1]}
+
+    def finish(self, data_dir: Path, model: PreTrainedModel) -> None:
+        """The published generation config."""
+        model.generation_config = GenerationConfig.from_pretrained(data_dir / self.files)
+
+
+FAMILIES = [SmallQwen(name) for name in FAMILY_FOLDERS]
