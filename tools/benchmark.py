@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="name", default=[], help="of those above (default: all)"
     )
-    parser.add_argument("--model", help="published size, of flmm/assets/published_sizes.json")
+    parser.add_argument("--model", help="published size, of flmm/assets/published_sizes/")
     parser.add_argument("--layers", type=int, help="of the language model (default: all)")
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--expressions", type=int, nargs="+")

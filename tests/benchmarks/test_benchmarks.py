@@ -121,7 +121,7 @@ def test_a_process_of_its_own():
         ({"dtype": "int8"}, "--dtype int8: choose of float32, float16, bfloat16"),
         ({"sam": "vit_x"}, "--sam vit_x: choose of tiny, vit_b, vit_l, vit_h"),
         ({"ways": ["ours", "theirs"]}, "--ways theirs: choose of floor, flmm"),
-        ({"model": "Huge"}, "--model Huge: choose of Qwen2-VL-2B"),
+        ({"model": "Huge"}, "--model Huge: choose of "),
         ({"tokens": [1000, 0]}, "--tokens 1000 0: give numbers above 0"),
         ({"expressions": [-1]}, "--expressions -1: give numbers above 0"),
         ({"layers": 0}, "--layers 0: give numbers above 0"),

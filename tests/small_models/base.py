@@ -9,35 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-TILE_PX = 56
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "initializer_range": 0.2,
-}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "initializer_range": 0.15,
-}
+from flmm.readers.published_sizes import PUBLISHED_SIZES
+from flmm.readers.stand_ins import find_stand_in
+from flmm.readers.stand_ins.base import SMALL_TEXT as TEXT
 
 
 class SmallFamily(ABC):
@@ -53,10 +32,10 @@ class SmallFamily(ABC):
     """
 
     name: str
-    folder: ClassVar[str] = ""
-    attn_implementation: ClassVar[Any] = "sdpa"
-    smear: ClassVar[float] = 0.15
-    phrase_types: ClassVar[Mapping[str, int]] = {}
+    folder: str = ""
+    attn_implementation: Any = "sdpa"
+    smear: float = 0.15
+    phrase_types: Mapping[str, int] = {}
 
     @abstractmethod
     def load_processor(self, data_dir: Path) -> Any:
@@ -80,6 +59,29 @@ class SmallFamily(ABC):
         model.generation_config.eos_token_id = model.config.get_text_config().eos_token_id
 
 
+class StandInFamily(SmallFamily):
+    """A family whose processor's files are not at hand: its stand-in, shrunk.
+
+    ``published`` is a key of ``PUBLISHED_SIZES``.
+    """
+
+    def __init__(self, name: str, published: str, **attributes: Any) -> None:
+        self.name = name
+        vars(self).update(attributes)
+        values = PUBLISHED_SIZES[published]
+        self.stand_in = find_stand_in(values["model_type"])
+        self.values = self.stand_in.shrink(values)
+
+    def load_processor(self, data_dir: Path) -> Any:
+        """The real class around a byte-level tokenizer."""
+        return self.stand_in.make_processor(self.values)
+
+    def build_config(self, data_dir: Path, processor: Any, changes: dict[str, Any]) -> Any:
+        """The published one, shrunk."""
+        text = self.values["text_config"] | {"vocab_size": len(processor.tokenizer)} | changes
+        return self.stand_in.build_config(self.values | {"text_config": text}, processor)
+
+
 class FolderFamily(SmallFamily):
     """A family with the real tokenizer, chat template and processor of a folder."""
 
@@ -97,7 +99,7 @@ class FolderFamily(SmallFamily):
 def build_text_values(model_type: str, tokenizer: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """A language model's config, with the tokenizer's ids and vocabulary."""
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id")}
-    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 8192, **ids}
+    sizes = {"vocab_size": len(tokenizer), **ids}
     return {"model_type": model_type, **TEXT, **sizes, "sliding_window": None} | changes
 
 
@@ -107,21 +109,3 @@ def build_config(
     """A model's config of those of its parts, with the processor's image token."""
     ids = {"image_token_id": processor.image_token_id}
     return AutoConfig.for_model(model_type, text_config=text, vision_config=vision, **(ids | more))
-
-
-def build_byte_tokenizer(*control: str, **named: str) -> Any:
-    """A fast tokenizer whose tokens are bytes, for families whose own is not at hand.
-
-    ``control`` are further control tokens; ``named`` too, and attributes (``image_token="<image>"``
-    gives ``tokenizer.image_token`` and ``image_token_id``).
-    """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={item: i for i, item in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    names = dict.fromkeys([*special.values(), *named.values(), *control])
-    inner.add_special_tokens([AddedToken(name, special=True) for name in names])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, **special, extra_special_tokens=named or None
-    )

@@ -13,13 +13,9 @@ from transformers import (
     LlavaNextImageProcessor,
 )
 
-from tests.small_models.base import (
-    TILE_PX,
-    VISION,
-    FolderFamily,
-    build_config,
-    build_text_values,
-)
+from flmm.readers.stand_ins.base import SMALL_TILE_PX as TILE_PX
+from flmm.readers.stand_ins.base import SMALL_VISION as VISION
+from tests.small_models.base import FolderFamily, build_config, build_text_values
 
 _SQUARE = {"height": TILE_PX, "width": TILE_PX}
 _SIZES = {"size": {"shortest_edge": TILE_PX}, "crop_size": _SQUARE}

@@ -1,0 +1,39 @@
+"""Models without anybody's files: published sizes, or small ones, around a tokenizer of our own.
+
+For every family the real model class with random weights and the real processor class: what a dry
+run, a benchmark, the table of families and the tests read. The file of a family is imported when
+it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from flmm.readers.stand_ins.base import StandIn, build_byte_tokenizer
+
+# model_type -> "module:Class" below this package.
+STAND_INS: dict[str, str] = {
+    "qwen2_vl": "qwen:QwenStandIn",
+    "qwen2_5_vl": "qwen:QwenStandIn",
+    "qwen3_vl": "qwen:QwenStandIn",
+    "qwen3_vl_moe": "qwen:QwenStandIn",
+    "llava": "llava:LlavaStandIn",
+}
+
+
+def find_stand_in(model_type: str) -> StandIn:
+    """What makes a family's models without its files.
+
+    Raises:
+        ValueError: nobody has said how.
+    """
+    if model_type not in STAND_INS:
+        raise ValueError(
+            f"no stand-in for {model_type!r}: give one of {', '.join(STAND_INS)}, or the folder of "
+            "a model"
+        )
+    module, _, name = STAND_INS[model_type].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)()
+
+
+__all__ = ["STAND_INS", "StandIn", "build_byte_tokenizer", "find_stand_in"]
