@@ -57,5 +57,5 @@ def test_impossible_settings_are_told(fields, message):
 
 def test_an_unknown_reader_is_told(tmp_path):
     settings = RehearsalSettings("Huge", out=str(tmp_path))
-    with pytest.raises(ValueError, match="no published size 'Huge': choose of .*Qwen2-VL-2B"):
+    with pytest.raises(ValueError, match=r"no published size 'Huge': choose of .*Qwen2-VL-2B"):
         rehearse(settings, TOOLS)
