@@ -21,11 +21,15 @@ REGION_QUESTION = (
 )
 
 _NUMBER = r"\s*([-+]?\d*\.?\d+)\s*"
-# [x1, y1, x2, y2], (x1,y1),(x2,y2) or [[x1, y1], [x2, y2]], whatever stands around it.
-_BOX = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|[\])]\s*,?\s*[\[(]){_NUMBER},{_NUMBER}[\])]")
+# [x1, y1, x2, y2], (x1,y1),(x2,y2), <x1, y1, x2, y2>, [[x1, y1], [x2, y2]] or [[x1,y1,x2,y2;...]],
+# whatever stands around it.
+_BOX = re.compile(
+    rf"[\[(<;]{_NUMBER},{_NUMBER}(?:,|[\])]\s*,?\s*[\[(]){_NUMBER},{_NUMBER}(?=[\])>;])"
+)
+_LOCATION_TOKENS = re.compile(r"<loc(\d{4})>" * 4)
 # What a reply calls its boxes may hold numbers in brackets of its own.
 _NAME = re.compile(
-    r'"label"\s*:\s*"(?:[^"\\]|\\.)*"?|<\|object_ref_start\|>.*?<\|object_ref_end\|>|<ref>.*?</ref>',
+    r'"label"\s*:\s*"(?:[^"\\]|\\.)*"?|<\|object_ref_start\|>.*?<\|object_ref_end\|>|<\|?ref\|?>.*?<\|?/ref\|?>',
     re.DOTALL,
 )
 _NOTHING = re.compile(r"\s*(?:```(?:json)?)?\s*\[\s*\]\s*(?:```)?\s*(?:<\|\w+\|>\s*)*")
@@ -40,11 +44,16 @@ class BoxFormat:
         side: what each side of the picture, as the model saw it, counts.
         token_px: coordinates are pixels of the picture as it was resized, so many of them a side
             of an image token, in place of ``side``.
+        location_tokens: a box is four tokens ``<loc0123>``: its top, left, bottom and right.
+        marks: (begin, end) of what is read; ``None``: the whole reply. Models that think aloud
+            name boxes that they then reject.
     """
 
     question: str
     side: float = 1000.0
     token_px: int | None = None
+    location_tokens: bool = False
+    marks: tuple[str, str] | None = None
 
     def ask(self, phrase: str) -> str:
         """The text of the user turn that asks for a phrase's boxes."""
@@ -71,15 +80,26 @@ def read_boxes(reply: str, box_format: BoxFormat, image: ImageInput) -> BoxReadi
     floats and a reply that breaks off do not matter; swapped corners are put in order, and what
     reaches outside the picture is cut off. An empty list says that nothing is there.
     """
-    found = _BOX.findall(_NAME.sub("", reply))
+    said = _cut_out(reply, box_format.marks)
+    found = (_LOCATION_TOKENS if box_format.location_tokens else _BOX).findall(_NAME.sub("", said))
     numbers = torch.tensor([[float(item) for item in box] for box in found]).reshape(-1, 4)
+    if box_format.location_tokens:
+        numbers = numbers[:, [1, 0, 3, 2]]
     boxes = _place(numbers, box_format, image)
     boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
     unique = list(dict.fromkeys(map(tuple, boxes.tolist())))
-    if unique or _NOTHING.fullmatch(reply):
+    if unique or _NOTHING.fullmatch(said):
         return BoxReading(torch.tensor(unique).reshape(-1, 4), None)
     fault = "the box covers nothing of the picture" if found else "the reply holds no readable box"
     return BoxReading(boxes, f"{fault}: {' '.join(reply.split())[:QUOTED_CHARACTERS]!r}")
+
+
+def _cut_out(reply: str, marks: tuple[str, str] | None) -> str:
+    """What stands between marks; the last may be missing where the reply breaks off."""
+    if marks is None:
+        return reply
+    begin, end = (re.escape(mark) for mark in marks)
+    return "\n".join(re.findall(rf"{begin}(.*?)(?:{end}|$)", reply, re.DOTALL))
 
 
 def _place(numbers: Tensor, box_format: BoxFormat, image: ImageInput) -> Tensor:

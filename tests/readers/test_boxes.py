@@ -127,6 +127,82 @@ def test_all_boxes_are_read_in_order(box_format, reply):
     assert read(reply, box_format) == [WANTED, pytest.approx([0, 0, 10, 5], abs=1e-4)]
 
 
+GLM = BoxFormat("", marks=("<|begin_of_box|>", "<|end_of_box|>"))
+LOCATIONS = BoxFormat("", side=1024.0, location_tokens=True)
+# Replies of the form that their makers published, and the corners that they name of so many a side.
+PUBLISHED = {
+    # github.com/QwenLM/Qwen-VL, TUTORIAL.md, read as its eval_mm/evaluate_grounding.py does
+    "qwen_vl": (
+        BoxFormat("", side=999.0),
+        "<ref> Two apples</ref><box>(302,257),(582,671)</box><box>(603,252),(878,642)</box> and"
+        "<ref> a bowl</ref><box>(2,269),(304,674)</box>",
+        [[302, 257, 582, 671], [603, 252, 878, 642], [2, 269, 304, 674]],
+        999,
+    ),
+    # github.com/THUDM/CogVLM, README.md; several boxes as utils/utils/grounding_parser.py splits
+    "cogvlm": (
+        THOUSANDTHS,
+        "[combobox] Search -> TYPE: CogVLM at the box [[212,498,787,564]]",
+        [[212, 498, 787, 564]],
+        1000,
+    ),
+    "cogvlm_several": (
+        THOUSANDTHS,
+        "[[086,540,400,760;212,498,787,564;000,000,999,012]]",
+        [[86, 540, 400, 760], [212, 498, 787, 564], [0, 0, 999, 12]],
+        1000,
+    ),
+    # github.com/zai-org/GLM-V/issues/118 (thoughts); README.md, "Grounding" (marks and brackets)
+    "glm": (
+        GLM,
+        "<think> 第一只：斑纹猫。bounding box大概是[[110,147,193,823]]。</think><answer>"
+        "<|begin_of_box|>[[190,330,313,852], [299,346,427,901]]<|end_of_box|></answer>",
+        [[190, 330, 313, 852], [299, 346, 427, 901]],
+        1000,
+    ),
+    "glm_other_brackets": (
+        GLM,
+        "<|begin_of_box|><190,330,313,852><|end_of_box|> <|begin_of_box|>(299,346,427,901)",
+        [[190, 330, 313, 852], [299, 346, 427, 901]],
+        1000,
+    ),
+    # github.com/roboflow/supervision, Detections.from_vlm: top, left, bottom, right
+    "paligemma": (
+        LOCATIONS,
+        "<loc0256><loc0128><loc0768><loc0512> cat ; <loc0000><loc0000><loc1023><loc0010> dog<eos>",
+        [[128, 256, 512, 768], [0, 0, 10, 1023]],
+        1024,
+    ),
+    # huggingface.co/AskUI/PTA-1/discussions/2, by DeepSeek-VL2's makers: x1 / 999 * W
+    "deepseek_vl2": (
+        BoxFormat("", side=999.0),
+        "<|ref|>the giraffe (1,2,3,4)<|/ref|><|det|>[[580, 270, 999, 900], [0, 12, 99, 340]]"
+        "<|/det|><｜end▁of▁sentence｜>",
+        [[580, 270, 999, 900], [0, 12, 99, 340]],
+        999,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_replies_are_read(name):
+    box_format, reply, corners, side = PUBLISHED[name]
+    height, width = ORIGINAL
+    wanted = np.array(corners) / side * [width, height, width, height]
+    np.testing.assert_allclose(read(reply, box_format), wanted, atol=1e-3)
+
+
+def test_thoughts_without_an_answer_are_no_boxes():
+    problem = read("<think>perhaps at [[110,147,193,823]], or", GLM)
+    assert problem.startswith("the reply holds no readable box: '<think>perhaps")
+    assert read("<think>[[1,2,3,4]]?</think><|begin_of_box|>[]<|end_of_box|>", GLM) == []
+
+
+@pytest.mark.parametrize("reply", ["<loc0256><loc0128><loc0768>", "[256, 128, 768, 512]", "cat"])
+def test_fewer_than_four_location_tokens_are_no_box(reply):
+    assert read(reply, LOCATIONS).startswith("the reply holds no readable box")
+
+
 def test_floats_are_not_rounded():
     assert read("[56.7, 84, 280.35, 252]")[0][0] == pytest.approx(56.7 * 400 / 560, abs=1e-4)
 
