@@ -15,6 +15,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--random-init", action="store_true", help="random weights: check the architecture only"
     )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="dry run without a download: of a published size or its hub id, few narrow layers "
+        "with random weights and a stand-in for its processor",
+    )
     return parser.parse_args()
 
 
@@ -22,4 +28,5 @@ if __name__ == "__main__":
     args = parse_args()
     from flmm.readers.check import run_check
 
-    sys.exit(run_check(args.name, args.device, args.dtype, args.image, args.json, args.random_init))
+    names = ("name", "device", "dtype", "image", "json", "random_init", "small")
+    sys.exit(run_check(*(getattr(args, name) for name in names)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from flmm.images import load_any_image
 from flmm.meters import PeakMemory, synchronise
 from flmm.readers.base import FrozenVLM
 from flmm.readers.prefixes import Prefix
+from flmm.readers.published_sizes import write_published_model
 
 PHRASES = ["person", "the man in the white shirt on the left", "左边的红色杯子"]
 LONGEST_SIDE_PX = 448
@@ -32,6 +34,7 @@ def run_check(
     image: str | None = None,
     json_path: str | None = None,
     random_init: bool = False,
+    is_small: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
     """Check a model, print what was found, write it as JSON.
@@ -42,6 +45,8 @@ def run_check(
         image: path or address of the picture to try; ``None``: a drawn one. Shrunk to 448 px.
         json_path: where the report goes; ``None``: nowhere.
         random_init: check the architecture with random weights.
+        is_small: a dry run without any download: ``name`` is a published size or its hub id, and
+            a small stand-in of its classes is checked, with random weights.
         say: takes each line.
 
     Returns:
@@ -51,7 +56,9 @@ def run_check(
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     report: dict[str, Any] = {"name": str(name), "problems": []}
     try:
-        vlm = FrozenVLM(name, dtype=dtype, random_init=random_init).to(device)
+        with tempfile.TemporaryDirectory() as folder:
+            source = write_published_model(name, folder, is_small=True) if is_small else name
+            vlm = FrozenVLM(source, dtype=dtype, random_init=random_init or is_small).to(device)
         report |= check_reader(vlm, _load_picture(image))
     except Exception as error:  # whatever is wrong is what the user asked for
         report["problems"].append(f"{type(error).__name__}: {error}")

@@ -17,14 +17,36 @@ from flmm.readers.image_processor import ImageProcessorWrapper
 from flmm.readers.loading import TINY_FOLDER, load_config, load_processor
 from flmm.readers.stand_ins import find_stand_in
 
-# Source: config.json of each model on the hub. "width-1024" is no published model, but one that
-# fits a small machine; its vision tower takes the same share of the work as that of a 7B model.
-PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
+_FILES = sorted((TINY_FOLDER.parent / "published_sizes").glob("*.json"))
+_ENTRIES = {
     name: values
-    for path in sorted((TINY_FOLDER.parent / "published_sizes").glob("*.json"))
+    for path in _FILES
     for name, values in json.loads(path.read_text(encoding="utf-8")).items()
 }
+# Hub id -> name of its size: models that differ in weights alone share one.
+HUB_IDS: dict[str, str] = {
+    hub_id: name for name, values in _ENTRIES.items() for hub_id in values.pop("hub_ids", ())
+}
+# Size -> how many parameters the hub counts, where that is known.
+PARAMETERS: dict[str, float] = {
+    name: values.pop("parameters") for name, values in _ENTRIES.items() if "parameters" in values
+}
+# Source: config.json of each model on the hub. "width-1024" is no published model, but one that
+# fits a small machine; its vision tower takes the same share of the work as that of a 7B model.
+PUBLISHED_SIZES: dict[str, dict[str, Any]] = _ENTRIES
 REHEARSED, LARGE = "Qwen2.5-VL-3B", "Qwen2.5-VL-7B"
+
+
+def find_size(name: str) -> str:
+    """The key of ``PUBLISHED_SIZES`` that a name is, or a hub id has.
+
+    Raises:
+        ValueError: there is none.
+    """
+    size = HUB_IDS.get(name, name)
+    if size not in PUBLISHED_SIZES:
+        raise ValueError(f"no published size {name!r}: choose of {', '.join(PUBLISHED_SIZES)}")
+    return size
 
 
 def write_published_model(
@@ -38,7 +60,7 @@ def write_published_model(
     """Write config and processor of a published model; gives the folder.
 
     Args:
-        name: a key of ``PUBLISHED_SIZES``.
+        name: a key of ``PUBLISHED_SIZES``, or a hub id.
         folder: made if missing.
         layers: of the language model, and at most so many of the vision tower; ``None``: all.
         processor: folder or hub id of the model's own; ``None``: one with the embedded tokenizer,
@@ -46,9 +68,7 @@ def write_published_model(
         context: tokens that the model says it reads; ``None``: as published.
         is_small: few, narrow layers and small tiles instead, see ``StandIn.shrink``.
     """
-    if name not in PUBLISHED_SIZES:
-        raise ValueError(f"no published size {name!r}: choose of {', '.join(PUBLISHED_SIZES)}")
-    values = copy.deepcopy(PUBLISHED_SIZES[name])
+    values = copy.deepcopy(PUBLISHED_SIZES[find_size(name)])
     if is_small:
         values = find_stand_in(values["model_type"]).shrink(values)
     if layers is not None:

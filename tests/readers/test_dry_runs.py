@@ -1,0 +1,31 @@
+"""Published sizes without anybody's files: found by hub id, and checked as small stand-ins."""
+
+import pytest
+
+from flmm.readers.check import run_check
+from flmm.readers.published_sizes import HUB_IDS, PUBLISHED_SIZES, find_size
+
+# model_type -> its first published size.
+FIRST: dict[str, str] = {}
+for name, values in PUBLISHED_SIZES.items():
+    FIRST.setdefault(values["model_type"], name)
+
+
+def test_a_size_is_found_by_its_hub_id() -> None:
+    assert find_size("Qwen/Qwen2.5-VL-3B-Instruct") == find_size("Qwen2.5-VL-3B") == "Qwen2.5-VL-3B"
+    assert set(HUB_IDS.values()) <= set(PUBLISHED_SIZES)
+    with pytest.raises(ValueError, match=r"no published size 'Huge': choose of .*Qwen2-VL-2B"):
+        find_size("Huge")
+
+
+@pytest.mark.parametrize("name", FIRST.values(), ids=FIRST)
+def test_a_dry_run_is_ready(name: str) -> None:
+    lines: list[str] = []
+    code = run_check(name, device="cpu", is_small=True, say=lines.append)
+    assert lines[-1] == "ready" and code == 0
+
+
+def test_a_dry_run_of_an_unknown_name_says_which_there_are() -> None:
+    lines: list[str] = []
+    assert run_check("Huge", device="cpu", is_small=True, say=lines.append) == 1
+    assert lines[-1].startswith("not ready: ValueError: no published size 'Huge': choose of ")
