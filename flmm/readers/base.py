@@ -122,7 +122,7 @@ class FrozenVLM(FrozenModel):
             else build(family.processor, **options)
         )
         self.default_prompt = DEFAULT_PROMPT if prompt is None else prompt
-        self.plain_text = PlainTextTokenizer(self.tokenizer)
+        self.plain_text = PlainTextTokenizer(self.tokenizer, family.answer_gap)
         self.turns = TurnEncoder(family, self.plain_text)
 
     @classmethod

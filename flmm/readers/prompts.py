@@ -21,6 +21,8 @@ from tokenizers.pre_tokenizers import Metaspace
 from flmm.readers.families import Family
 from flmm.records import Continuation, ImageInput, Span
 
+_WORD_MARKS = ("▁", "Ġ")  # of tokenizers that begin every text with a word
+
 
 @dataclass(frozen=True)
 class EncodedContinuation:
@@ -33,19 +35,25 @@ class EncodedContinuation:
 class PlainTextTokenizer:
     """Tokenises a person's text as text, and a template's control tokens as control tokens.
 
+    Args:
+        tokenizer: of the model.
+        gap: white space before an answer, see ``Family.answer_gap``.
+
     Raises:
         TypeError: the tokenizer has no fast (``tokenizers``) backend.
         ValueError: a control token cannot be kept out of plain text, or the tokenizer writes
             something behind every text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, gap: str = "") -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TypeError(f"{type(tokenizer).__name__} has no offsets: give a fast tokenizer")
         self._plain = _drop_control_tokens(backend, backend.pre_tokenizer)
         self._inside = _drop_control_tokens(backend, _keep_first_word(backend.pre_tokenizer))
         self._begin_ids = _find_begin(tokenizer)
+        first = self._plain.encode("a", add_special_tokens=False).tokens[0]
+        self._gap = "" if first.startswith(_WORD_MARKS) else gap
         self.control_ids = {
             token.content: index for index, token in tokenizer.added_tokens_decoder.items()
         }
@@ -59,13 +67,20 @@ class PlainTextTokenizer:
                 )
 
     def encode_plain(self, text: str) -> tuple[list[int], list[Span]]:
-        """Token ids of plain text that begins with a word, and the characters of each token.
+        """Token ids of plain text that stands where an answer does, and each token's characters.
 
         SentencePiece marks the beginning of a word (``▁dog``) where others leave the space to the
-        text: a phrase or an answer has that mark, as behind the space in ``ASSISTANT: dog``.
+        text: a phrase or an answer has that mark, or the template's gap, as behind the space in
+        ``ASSISTANT: dog``. White space of its own, as models write it, stands for the gap.
         """
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+        gap = "" if text[:1].isspace() else self._gap
+        encoding, added = self._plain.encode(gap + text, add_special_tokens=False), len(gap)
+        # A gap that is a token of its own counts to the first character.
+        least = min(added, 1)
+        spans = [
+            (max(start - added, 0), max(end - added, least)) for start, end in encoding.offsets
+        ]
+        return encoding.ids, spans
 
     def encode_template(
         self, before: str, prompt: str, after: str, is_first: bool = True

@@ -25,14 +25,34 @@ class EagerReference:
     def prepare(self, messages: list[Any], images: list[Any], added: str = "") -> dict[str, Any]:
         """What the processor makes of a conversation that goes on with a text.
 
-        Behind a template of SentencePiece's a word begins with a space, which is no token itself.
+        Every answer stands behind the template's generation prompt, as it was written: some
+        templates (LLaVA-OneVision's) write another one when they look back.
         """
-        text = self.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
+        text = self._render(messages[:1])
+        for place in range(2, len(messages), 2):
+            answer = messages[place - 1]["content"][0]["text"]
+            behind = self._render(messages[: place + 1]).rpartition(answer)[2]
+            text += self._space(messages[: place - 1], answer) + answer + behind
+        text += self._space(messages, added) + added
+        return dict(self.processor(text=[text], images=images, return_tensors="pt"))
+
+    def _render(self, messages: list[Any], **options: Any) -> str:
+        return self.processor.apply_chat_template(
+            messages, tokenize=False, **{"add_generation_prompt": True, **options}
         )
+
+    def _space(self, messages: list[Any], answer: str) -> str:
+        """A space, where a template writes one before an answer.
+
+        So does one of SentencePiece's, behind which a word begins with a space.
+        """
+        if not answer or answer[0].isspace():
+            return ""
+        said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        whole = self._render([*messages, said], add_generation_prompt=False)
+        spaced = whole.startswith(f"{self._render(messages)} {answer}")
         begins = self.processor.tokenizer.tokenize("a")[0].startswith("▁")
-        added = f" {added}" if added and begins else added
-        return dict(self.processor(text=[text + added], images=images, return_tensors="pt"))
+        return " " if spaced or begins else ""
 
     def hold(self, ids: list[int], images: list[Any]) -> dict[str, Any]:
         """Token ids that hold all pictures, with what the processor makes of these."""

@@ -8,7 +8,6 @@ import torch
 
 from flmm.readers import FrozenVLM
 from flmm.readers.base import DEFAULT_PROMPT
-from flmm.readers.prompts import PlainTextTokenizer
 from flmm.records import Continuation
 from tests.readers.conftest import EagerReference, ask
 from tests.readers.test_reader_contract import CAPTION, PHRASES, relative_difference
@@ -63,8 +62,9 @@ def test_what_is_read_equals_one_eager_pass_for_each_continuation(vlm, eager, no
         assert_seen(many, number, rows, prefix, attentions, hidden_states)
     ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, CAPTION.text)
     assert ids[len(prefix) :].equal(many.input_ids[-1])
-    offsets = PlainTextTokenizer(vlm.tokenizer).encode_plain(CAPTION.text)[1]
+    offsets = vlm.plain_text.encode_plain(CAPTION.text)[1]
     for number, (start, end) in enumerate(CAPTION.spans):
+        start += len(CAPTION.text[start:end]) - len(CAPTION.text[start:end].lstrip())
         inside = [i for i, (first, last) in enumerate(offsets) if first < end and last > start]
         rows = slice(len(prefix) + inside[0], len(prefix) + inside[-1] + 1)
         assert_seen(many, len(PHRASES) + number, rows, prefix, attentions, hidden_states)
@@ -108,12 +108,13 @@ def test_answers_equal_transformers_own(vlm, eager, noise):
     assert vlm.attend(prefix, [Continuation(answer)]).maps.isfinite().all()
 
 
-def test_a_conversation_of_three_turns_about_two_pictures_equals_one_eager_pass(vlm, eager, noise):
-    images = [noise(100, 140), noise(120, 70)]
+def test_a_conversation_of_three_turns_equals_one_eager_pass(vlm, eager, noise):
+    """About two pictures, where the family reads as many."""
+    images = [noise(100, 140), noise(120, 70)][: vlm.family.max_pictures]
     dialogue = vlm.converse(images[0])
     messages = []
     for question, answer in zip(QUESTIONS, [*ANSWERS, None]):
-        shown = [images[1]] if len(messages) == 2 else []
+        shown = images[1:] if len(messages) == 2 else []
         dialogue.ask(question, [vlm.image_processor.encode(image) for image in shown])
         messages.append(ask(question, len(shown) + (not messages)))
         if answer:

@@ -194,7 +194,7 @@ def test_a_phrase_without_tokens_is_refused(plain):
             return self
 
     silent = object.__new__(PlainTextTokenizer)
-    silent._plain = Silent()
+    silent._plain, silent._gap = Silent(), ""
     with pytest.raises(ValueError, match="'dog' no token: use words of its vocabulary"):
         silent.encode_continuation(Continuation("dog"))
 

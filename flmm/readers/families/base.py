@@ -21,6 +21,7 @@ from flmm.records import Box, Grid
 
 PROMPT_SLOT = "FLMM PROMPT SLOT"
 ANSWER_SLOT = "FLMM ANSWER SLOT"
+_ANSWER = {"role": "assistant", "content": [{"type": "text", "text": ANSWER_SLOT}]}
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,8 @@ class Family(ABC):
         content = [{"type": "image"}] * images + [{"type": "text", "text": PROMPT_SLOT}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if not is_first:
-            said = [{"type": "text", "text": ANSWER_SLOT}]
             earlier = [{"type": "text", "text": "question"}]
-            messages.insert(0, {"role": "assistant", "content": said})
+            messages.insert(0, _ANSWER)
             messages.insert(0, {"role": "user", "content": earlier})
         rendered = self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
@@ -164,6 +164,20 @@ class Family(ABC):
                 f"the chat template writes the prompt {len(parts) - 1} times: it must once"
             )
         return parts[0], parts[1]
+
+    @property
+    def answer_gap(self) -> str:
+        """White space that the chat template writes between a turn and its answer.
+
+        The model writes it itself; words that are put into its mouth must bring it.
+        """
+        if not self.converses or self.processor.chat_template is None:
+            return ""
+        question = {"role": "user", "content": [{"type": "text", "text": PROMPT_SLOT}]}
+        rendered = self.processor.apply_chat_template([question, _ANSWER], tokenize=False)
+        between = rendered.partition(PROMPT_SLOT)[2].partition(ANSWER_SLOT)[0]
+        gap = between.removeprefix(self.render(0, is_first=True)[1])
+        return gap if gap.isspace() else ""
 
     def locate(
         self, model: Any, input_ids: Sequence[int], images: Sequence[Mapping[str, Any]]
