@@ -338,6 +338,10 @@ def test_what_is_no_image_is_named(tmp_path):
         load_image(b"")
     with pytest.raises(TypeError, match="int is not an image: give a path, bytes, a binary str"):
         load_image(3)
+    video = tmp_path / "clip.MP4"
+    video.write_bytes(b"\0\0\0\x18ftypmp42")
+    with pytest.raises(ValueError, match=r"clip\.MP4 is a video, and flmm reads still"):
+        load_image(video)
     with pytest.raises(ValueError, match="is no name of a file"):
         load_image("a\0b.png")
     with pytest.raises(ValueError, match="has no pixels"):

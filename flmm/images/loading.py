@@ -24,6 +24,7 @@ Orientation = Literal["upright", "stored"]
 _WANTED = (
     "give a path, bytes, a binary stream, a PIL image, an array [H, W, 3] or a tensor [3, H, W]"
 )
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 _ADDRESS = re.compile(r"data:|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # EXIF's orientation -> what makes the picture stand upright.
 _TURNS = {
@@ -145,6 +146,8 @@ def _explain(name: str, error: Exception) -> ValueError:
             f"{name} has too many pixels: shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it "
             f"is to be trusted ({error})"
         )
+    if name.lower().endswith(_VIDEOS):
+        return ValueError(f"{name} is a video, and flmm reads still pictures: give it a frame")
     if isinstance(error, UnidentifiedImageError):  # its own words name an address in memory
         return ValueError(f"{name} cannot be read: it is no picture of a known kind")
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
