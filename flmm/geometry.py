@@ -162,8 +162,10 @@ def compute_boxes_xyxy(masks: Tensor) -> Tensor:
 
 def place_region(region: Box, resized: Size, original_size: Size) -> Box:
     """A region of a picture resized to (H', W') in pixels of the picture as given, (H, W)."""
-    y_scale, x_scale = original_size[0] / resized[0], original_size[1] / resized[1]
-    return region[0] * x_scale, region[1] * y_scale, region[2] * x_scale, region[3] * y_scale
+    (height, width), (resized_height, resized_width) = original_size, resized
+    x0, x1 = (x * width / resized_width for x in region[0::2])
+    y0, y1 = (y * height / resized_height for y in region[1::2])
+    return x0, y0, x1, y1
 
 
 def scale_boxes(boxes_xyxy: Tensor, from_size: Size, to_size: Size) -> Tensor:

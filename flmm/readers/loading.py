@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.models.smolvlm import processing_smolvlm
 
 _MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
 # The hub's client tries a connection that does not exist six times, and waits 23 seconds in
@@ -54,7 +55,20 @@ def load_config(name: str | Path) -> Any:
 
 def load_processor(name: str | Path) -> Any:
     """The unified processor (or bare image processor) of a model; code of its own is not run."""
+    spare_num2words()
     return _load(AutoProcessor, name, "processor")
+
+
+def spare_num2words() -> None:
+    """Let SmolVLM's processor be made without num2words, which spells the frames of a video.
+
+    A video, which flmm does not read, still asks for the package.
+    """
+    processing_smolvlm.num2words = processing_smolvlm.num2words or _refuse_to_spell
+
+
+def _refuse_to_spell(number: int) -> str:
+    raise ImportError("SmolVLM's processor takes a video with the package num2words: install it")
 
 
 def _load(kind: Any, name: str | Path, what: str) -> Any:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from flmm.geometry import fit_to_picture, join_grid_maps, resample_area, resize_maps
 from flmm.readers.families import Seen, find_family
+from flmm.readers.families.llava_next import LlavaNext
 from flmm.records import Box, Grid
 from tests.small_models import (
     ALL_FAMILIES,
@@ -25,6 +26,7 @@ TILE = {"patch_size": 14, "image_size": 336}
 CONFIGS = {
     "llava": {"vision_config": {"model_type": "clip_vision_model", **TILE}},
     "llava_next": {"vision_config": {"model_type": "clip_vision_model", **TILE}},
+    "llava_onevision": {},
     "internvl": {},
     "idefics3": {"vision_config": {"patch_size": 16}, "scale_factor": 4},
 }
@@ -62,7 +64,7 @@ def test_a_layout_takes_every_image_token_once(published):
         seen = see(published, size)
         grids = published.layout(seen)
         taken = np.concatenate([grid.columns.flatten() for grid in grids]).tolist()
-        newlines = grids[0].size[0] if published.config.model_type == "llava_next" else 0
+        newlines = grids[0].size[0] if isinstance(published, LlavaNext) else 0
         assert len(set(taken)) == len(taken) == len(seen.columns) - newlines, size
         assert set(taken) <= set(seen.columns.tolist())
         assert len(grids) <= published.num_grids
@@ -244,7 +246,37 @@ def test_a_picture_that_is_not_split_has_its_thumbnail_alone(data_dir):
         (
             "llava_next",
             lambda config, _: setattr(config, "image_grid_pinpoints", [[56, 112]]),
-            r"takes tiles of \[\[56, 112\]\], the processor cuts \[\[56, 112\], \[112, 56\]",
+            r"has image_grid_pinpoints \[\[56, 112\]\], the processor \[\[56, 112\], \[112, 56\]",
+        ),
+        (
+            "llava_next",
+            lambda config, _: setattr(config.vision_config, "image_size", 70),
+            r"has tiles of \(px\) 70, the processor 56: load both",
+        ),
+        (
+            "llava_next",
+            lambda config, _: setattr(config, "vision_feature_select_strategy", "full"),
+            "has vision_feature_select_strategy full, the processor default: load both",
+        ),
+        (
+            "llava_onevision",
+            lambda config, _: setattr(config, "vision_aspect_ratio", "anyres_max_4"),
+            "has vision_aspect_ratio anyres_max_4, the processor anyres_max_9: load both",
+        ),
+        (
+            "llava_onevision",
+            lambda _, processor: setattr(processor, "num_image_tokens", 729),
+            "has tokens per tile 16, the processor 729: load both",
+        ),
+        (
+            "deepseek_vl",
+            lambda _, processor: setattr(processor, "num_image_tokens", 576),
+            "makes 4 x 4 tokens of a picture, the processor writes 576: load both",
+        ),
+        (
+            "deepseek_vl_hybrid",
+            lambda config, _: setattr(config.high_res_vision_config, "image_size", 1024),
+            r"squares of 1024 px \(high_res_vision_config\), the processor makes 128 px: load both",
         ),
         (
             "internvl",

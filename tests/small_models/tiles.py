@@ -1,4 +1,7 @@
-"""LLaVA, LLaVA-NeXT, InternVL, Idefics3: real tokenizers and templates, tiles of 56 px."""
+"""LLaVA to LLaVA-OneVision, InternVL, Idefics3: real tokenizers and templates, small tiles.
+
+DeepSeek-VL and SmolVLM stand around bytes.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,27 @@ from transformers import (
     Idefics3ImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
+    LlavaOnevisionImageProcessor,
 )
 
 from flmm.readers.stand_ins.base import SMALL_TILE_PX as TILE_PX
 from flmm.readers.stand_ins.base import SMALL_VISION as VISION
-from tests.small_models.base import FolderFamily, build_config, build_text_values
+from tests.small_models.base import (
+    FolderFamily,
+    StandInFamily,
+    build_config,
+    build_text_values,
+)
 
 _SQUARE = {"height": TILE_PX, "width": TILE_PX}
 _SIZES = {"size": {"shortest_edge": TILE_PX}, "crop_size": _SQUARE}
 _PINPOINTS = [
     [TILE_PX * height, TILE_PX * width]
     for height, width in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+]
+_CUT_PX = TILE_PX + 4
+_MANY_PINPOINTS = [
+    [_CUT_PX * row, _CUT_PX * column] for row in range(1, 5) for column in range(1, 5)
 ]
 _CLIP = {
     "model_type": "clip_vision_model",
@@ -71,6 +84,30 @@ class SmallLlavaNext(FolderFamily):
         return build_config("llava_next", processor, text, _CLIP, image_grid_pinpoints=_PINPOINTS)
 
 
+class SmallLlavaOnevision(FolderFamily):
+    """LLaVA-OneVision: 4 of 60 px of each tile unseen, more than 9 tiles shrunk."""
+
+    name = folder = "llava_onevision"
+    smear = 1.0  # a shrunk grid's cell mixes two of each side
+
+    def shrink(self, processor: Any) -> None:
+        """Up to sixteen tiles."""
+        square = {"height": _CUT_PX, "width": _CUT_PX}
+        processor.image_processor = LlavaOnevisionImageProcessor(
+            size=square, image_grid_pinpoints=_MANY_PINPOINTS
+        )
+        processor.num_image_tokens = 16
+
+    def build_config(self, data_dir: Path, processor: Any, changes: dict[str, Any]) -> Any:
+        """Qwen2 behind SigLIP."""
+        text = build_text_values("qwen2", processor.tokenizer, changes)
+        vision = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
+        vision |= {"patch_size": 14, "image_size": _CUT_PX}
+        more = {"image_grid_pinpoints": _MANY_PINPOINTS, "vision_aspect_ratio": "anyres_max_9"}
+        more |= {"vision_feature_layer": -1, "video_token_id": processor.video_token_id}
+        return build_config("llava_onevision", processor, text, vision, **more)
+
+
 class SmallIdefics3(FolderFamily):
     """Idefics3."""
 
@@ -112,6 +149,10 @@ FAMILIES = [
     SmallLlava("llava_padded"),
     SmallLlava("llava_cropped"),
     SmallLlavaNext(),
+    SmallLlavaOnevision(),
+    StandInFamily("deepseek_vl", "DeepSeek-VL-1.3B"),
+    StandInFamily("deepseek_vl_hybrid", "DeepSeek-VL-7B", smear=1.6),
     SmallInternVL(),
     SmallIdefics3(),
+    StandInFamily("smolvlm", "SmolVLM2-2.2B"),
 ]

@@ -20,8 +20,12 @@ FAMILIES: dict[str, str] = {
     "qwen3_vl_moe": "qwen:Qwen",
     "llava": "llava:Llava",
     "llava_next": "llava_next:LlavaNext",
+    "llava_onevision": "llava_next:LlavaOnevision",
+    "deepseek_vl": "deepseek:DeepseekVL",
+    "deepseek_vl_hybrid": "deepseek:DeepseekVL",
     "internvl": "internvl:InternVL",
     "idefics3": "idefics3:Idefics3",
+    "smolvlm": "idefics3:Idefics3",
 }
 
 

@@ -9,6 +9,7 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 
 from flmm.readers.boxes import REGION_QUESTION, BoxFormat
 from flmm.readers.families.base import Family, Seen
+from flmm.readers.families.tiles import join_tiles
 from flmm.records import Grid
 
 
@@ -17,6 +18,7 @@ class InternVL(Family):
 
     model_types = ("internvl",)
     num_grids = 2
+    special = "the picture squashed onto tiles, then the thumbnail"
 
     def check(self) -> None:
         """Also refuse tiles of other lengths than the processor's."""
@@ -58,6 +60,5 @@ class InternVL(Family):
             seen.size, tile, inner.min_patches, inner.max_patches
         )
         tiles, thumbnail = seen.split(across * down * cells, cells)
-        rows = tiles.view(down, across, height, width).transpose(1, 2)
-        fine = rows.reshape(down * height, across * width)
+        fine = join_tiles(tiles, (down, across), (height, width))
         return [Grid(fine, seen.whole), Grid(thumbnail.view(height, width), seen.whole)]

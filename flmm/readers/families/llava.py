@@ -18,6 +18,7 @@ class Llava(Family):
     """LLaVA with a CLIP or SigLIP tower."""
 
     model_types = ("llava",)
+    special = "one square: the centre of the picture, or the picture padded"
 
     def check(self) -> None:
         """Also refuse Pixtral."""

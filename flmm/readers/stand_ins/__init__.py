@@ -18,6 +18,13 @@ STAND_INS: dict[str, str] = {
     "qwen3_vl": "qwen:QwenStandIn",
     "qwen3_vl_moe": "qwen:QwenStandIn",
     "llava": "llava:LlavaStandIn",
+    "llava_next": "llava:LlavaNextStandIn",
+    "llava_onevision": "llava:LlavaOnevisionStandIn",
+    "deepseek_vl": "deepseek:DeepseekVLStandIn",
+    "deepseek_vl_hybrid": "deepseek:DeepseekVLStandIn",
+    "internvl": "internvl:InternVLStandIn",
+    "idefics3": "idefics3:Idefics3StandIn",
+    "smolvlm": "idefics3:Idefics3StandIn",
 }
 
 
