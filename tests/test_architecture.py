@@ -109,7 +109,7 @@ FOREIGN_PRIVATE = {
     "_replace": "how a named tuple is copied with a change",
 }
 FAMILIES = re.compile(
-    r"qwen|llava|internvl|deepseek|fuyu|cogvlm|gemma|pixtral|idefics|smolvlm", re.I
+    r"qwen|llava|internvl|deepseek|fuyu|cogvlm|gemma|pixtral|mistral|glm|idefics|smolvlm", re.I
 )
 # Rooms and files that may name a family: what users write, and how the embedded model was made.
 FAMILY_DOORS = {"readers", "toy", "__init__", "moved"}

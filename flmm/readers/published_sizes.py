@@ -70,12 +70,12 @@ def write_published_model(
     """
     values = copy.deepcopy(PUBLISHED_SIZES[find_size(name)])
     if is_small:
-        values = find_stand_in(values["model_type"]).shrink(values)
+        values = find_stand_in(values).shrink(values)
     if layers is not None:
         _cut_layers(values["text_config"], values["vision_config"], layers)
     if context is not None:
         values["text_config"]["max_position_embeddings"] = context
-    stand_in = find_stand_in(values["model_type"])
+    stand_in = find_stand_in(values)
     made = stand_in.make_processor(values) if processor is None else load_processor(processor)
     stand_in.build_config(values, made).save_pretrained(folder)
     made.save_pretrained(folder)

@@ -37,9 +37,16 @@ class EagerReference:
         return dict(self.processor(text=[text], images=images, return_tensors="pt"))
 
     def _render(self, messages: list[Any], **options: Any) -> str:
-        return self.processor.apply_chat_template(
-            messages, tokenize=False, **{"add_generation_prompt": True, **options}
-        )
+        """By the chat template; some take an answer as a string alone."""
+        options = {"add_generation_prompt": True, "tokenize": False, **options}
+        text = self.processor.apply_chat_template(messages, **options)
+        if "[{'type'" not in text:
+            return text
+        plain = [
+            {**turn, "content": turn["content"][0]["text"]} if turn["role"] == "assistant" else turn
+            for turn in messages
+        ]
+        return self.processor.apply_chat_template(plain, **options)
 
     def _space(self, messages: list[Any], answer: str) -> str:
         """A space, where a template writes one before an answer.

@@ -58,6 +58,10 @@ def build_family(data_dir, name):
             'Locate every object that matches the description "the {left} dog" in the image. '
             "Report bbox coordinates in JSON format.",
         ),
+        (
+            "glm4v",
+            "Help me to locate the {left} dog in the image and give me its bounding boxes.",
+        ),
     ],
 )
 def test_the_question_is_the_familys_own(data_dir, name, question):

@@ -17,7 +17,7 @@ SIZES = {
     "square": (150, 150),
     "wide": (90, 430),
     "tall": (430, 90),
-    "tiny": (9, 14),
+    "tiny": (9, 34),
     "huge": (600, 800),
 }
 QUESTIONS = ["What is left of the lamp?", "它旁边的红色杯子呢？", "And what is it made of?"]

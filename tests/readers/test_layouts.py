@@ -98,7 +98,7 @@ def silence_vision_attention(model):
     """Each patch is then alone; nothing else of a tower mixes them but what forms a token."""
     for name, module in model.model.named_modules():
         in_tower = "attn" in name or "attention" in name
-        is_last = name.rpartition(".")[2] in ("out_proj", "proj", "projection_layer")
+        is_last = name.rpartition(".")[2] in ("out_proj", "o_proj", "proj", "projection_layer")
         if in_tower and is_last and not name.startswith("language_model"):
             module.weight.zero_()
             if module.bias is not None:
@@ -241,7 +241,37 @@ def test_a_picture_that_is_not_split_has_its_thumbnail_alone(data_dir):
         (
             "llava_padded",
             lambda config, _: setattr(config.vision_config, "model_type", "pixtral"),
-            "sees through a Pixtral tower, whose rows of image tokens flmm does not read",
+            r"has patch size and merge size \(14, 1\), the processor \(14, None\)",
+        ),
+        (
+            "pixtral",
+            lambda config, _: setattr(config.vision_config, "patch_size", 14),
+            r"has patch size and merge size \(14, 1\), the processor \(16, 1\)",
+        ),
+        (
+            "pixtral",
+            lambda config, _: setattr(config.text_config, "sliding_window", 4096),
+            "mistral looks through a sliding window of 4096 tokens, but its config does not say",
+        ),
+        (
+            "mistral3",
+            lambda config, _: setattr(config, "spatial_merge_size", 1),
+            r"has patch size and merge size \(14, 1\), the processor \(14, 2\)",
+        ),
+        (
+            "mistral3",
+            lambda config, _: setattr(config, "image_token_id", 3),
+            "has image token id 3, the processor 259: load both from the same folder",
+        ),
+        (
+            "glm4v",
+            lambda config, _: setattr(config.vision_config, "spatial_merge_size", 4),
+            "has merge size 4, the processor 2: load both from the same folder",
+        ),
+        (
+            "glm4v_moe",
+            lambda config, _: setattr(config.vision_config, "patch_size", 16),
+            "has patch size 16, the processor 14: load both from the same folder",
         ),
         (
             "llava_next",
@@ -302,6 +332,15 @@ def test_what_is_not_read_exactly_is_refused(data_dir, name, change, message):
     with pytest.raises(ValueError, match=message):
         reader = find_family(config)(config, processor)
         reader.layout(see(reader, (50, 100)))
+
+
+def test_a_picture_of_a_single_token_is_refused_where_transformers_fails(data_dir):
+    processor = load_processor(data_dir, "mistral3")
+    config = build_small_config(data_dir, "mistral3")
+    family = find_family(config)(config, processor)
+    with pytest.raises(ValueError, match=r"28 x 20 px is a single image token, .* more than 28 px"):
+        family.layout(see(family, (20, 28)))
+    assert family.layout(see(family, (20, 29)))[0].size == (1, 2)
 
 
 def test_a_model_of_no_family_is_refused():

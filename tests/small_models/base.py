@@ -69,7 +69,7 @@ class StandInFamily(SmallFamily):
         self.name = name
         vars(self).update(attributes)
         values = PUBLISHED_SIZES[published]
-        self.stand_in = find_stand_in(values["model_type"])
+        self.stand_in = find_stand_in(values)
         self.values = self.stand_in.shrink(values)
 
     def load_processor(self, data_dir: Path) -> Any:

@@ -12,13 +12,16 @@ from typing import Any
 
 from flmm.readers.families.base import Family, Seen
 
-# model_type -> "module:Class" below this package.
+# model_type, or "model_type+tower" where the vision tower decides -> "module:Class" of this
+# package.
 FAMILIES: dict[str, str] = {
     "qwen2_vl": "qwen:Qwen",
     "qwen2_5_vl": "qwen:Qwen",
     "qwen3_vl": "qwen:Qwen",
     "qwen3_vl_moe": "qwen:Qwen",
     "llava": "llava:Llava",
+    "llava+pixtral": "pixtral:Pixtral",
+    "mistral3": "pixtral:Pixtral",
     "llava_next": "llava_next:LlavaNext",
     "llava_onevision": "llava_next:LlavaOnevision",
     "deepseek_vl": "deepseek:DeepseekVL",
@@ -26,6 +29,9 @@ FAMILIES: dict[str, str] = {
     "internvl": "internvl:InternVL",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "idefics3:Idefics3",
+    "glm4v": "glm4v:Glm4v",
+    "glm4v_moe": "glm4v:Glm4v",
+    "glm46v": "glm4v:Glm4v",
 }
 
 
@@ -39,13 +45,21 @@ def find_family(config: Any, model_types: Sequence[str] | None = None) -> type[F
     Raises:
         ValueError: flmm reads no such model.
     """
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    kind = find_kind(config.model_type, tower)
     supported = FAMILIES if model_types is None else model_types
-    if config.model_type not in supported:
+    if kind not in supported:
         raise ValueError(
             f"model type {config.model_type!r} is not supported: give one of {', '.join(supported)}"
         )
-    module, _, name = FAMILIES[config.model_type].partition(":")
+    module, _, name = FAMILIES[kind].partition(":")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
-__all__ = ["FAMILIES", "Family", "Seen", "find_family"]
+def find_kind(model_type: str, tower: str | None) -> str:
+    """The key of ``FAMILIES`` for a model with a vision tower of this ``model_type``."""
+    both = f"{model_type}+{tower}"
+    return both if both in FAMILIES else model_type
+
+
+__all__ = ["FAMILIES", "Family", "Seen", "find_family", "find_kind"]

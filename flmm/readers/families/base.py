@@ -155,9 +155,7 @@ class Family(ABC):
             earlier = [{"type": "text", "text": "question"}]
             messages.insert(0, _ANSWER)
             messages.insert(0, {"role": "user", "content": earlier})
-        rendered = self.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
+        rendered = self._apply_template(messages, add_generation_prompt=True)
         parts = rendered.rpartition(ANSWER_SLOT)[2].split(PROMPT_SLOT)
         if len(parts) != 2:
             raise ValueError(
@@ -174,10 +172,19 @@ class Family(ABC):
         if not self.converses or self.processor.chat_template is None:
             return ""
         question = {"role": "user", "content": [{"type": "text", "text": PROMPT_SLOT}]}
-        rendered = self.processor.apply_chat_template([question, _ANSWER], tokenize=False)
+        rendered = self._apply_template([question, _ANSWER])
         between = rendered.partition(PROMPT_SLOT)[2].partition(ANSWER_SLOT)[0]
         gap = between.removeprefix(self.render(0, is_first=True)[1])
         return gap if gap.isspace() else ""
+
+    def _apply_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        rendered = self.processor.apply_chat_template(messages, tokenize=False, **options)
+        if f"{ANSWER_SLOT}'}}]" not in rendered:
+            return rendered
+        # This template takes an answer as a string alone, and writes a list as Python does.
+        said = {"role": "assistant", "content": ANSWER_SLOT}
+        messages = [said if message is _ANSWER else message for message in messages]
+        return self.processor.apply_chat_template(messages, tokenize=False, **options)
 
     def locate(
         self, model: Any, input_ids: Sequence[int], images: Sequence[Mapping[str, Any]]

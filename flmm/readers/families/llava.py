@@ -20,15 +20,6 @@ class Llava(Family):
     model_types = ("llava",)
     special = "one square: the centre of the picture, or the picture padded"
 
-    def check(self) -> None:
-        """Also refuse Pixtral."""
-        super().check()
-        if self.config.vision_config.model_type == "pixtral":
-            raise ValueError(
-                "this llava sees through a Pixtral tower, whose rows of image tokens flmm does not "
-                "read: give a LLaVA-1.5 with a CLIP or SigLIP tower"
-            )
-
     @property
     def box_format(self) -> BoxFormat:
         """Shares of the sides of the square that it sees, padding included.

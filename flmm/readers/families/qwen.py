@@ -9,7 +9,7 @@ and the code released with the models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -28,10 +28,15 @@ _LOCATE_EVERY = (
 
 
 class Qwen(Family):
-    """The Qwen-VL models since the second generation."""
+    """The Qwen-VL models since the second generation.
 
-    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
-    image_processor = QwenImageProcessorWrapper
+    Attributes:
+        fences: what a config calls the tokens before and behind a picture.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    image_processor: ClassVar[Any] = QwenImageProcessorWrapper
+    fences: ClassVar[tuple[str, str]] = ("vision_start_token_id", "vision_end_token_id")
 
     def check(self) -> None:
         """Also refuse a processor that cuts other patches."""
@@ -70,8 +75,8 @@ class Qwen(Family):
     def render(self, images: int, is_first: bool) -> tuple[str, str]:
         """As the chat template does; every picture must stand between its vision tokens."""
         before, after = super().render(images, is_first)
-        ids = (self.config.vision_start_token_id, self.config.vision_end_token_id)
-        start, end = self.processor.tokenizer.convert_ids_to_tokens(list(ids))
+        ids = [getattr(self.config, name) for name in self.fences]
+        start, end = self.processor.tokenizer.convert_ids_to_tokens(ids)
         if before.count(f"{start}{self.placeholder}{end}") != before.count(self.placeholder):
             raise ValueError(
                 f"the chat template writes {self.placeholder} not between {start} and {end}: the "

@@ -8,10 +8,13 @@ it is first asked for.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
+from flmm.readers.families import find_kind
 from flmm.readers.stand_ins.base import StandIn, build_byte_tokenizer
 
-# model_type -> "module:Class" below this package.
+# As ``FAMILIES``, of the same kinds -> "module:Class" below this package.
 STAND_INS: dict[str, str] = {
     "qwen2_vl": "qwen:QwenStandIn",
     "qwen2_5_vl": "qwen:QwenStandIn",
@@ -25,21 +28,29 @@ STAND_INS: dict[str, str] = {
     "internvl": "internvl:InternVLStandIn",
     "idefics3": "idefics3:Idefics3StandIn",
     "smolvlm": "idefics3:Idefics3StandIn",
+    "llava+pixtral": "pixtral:PixtralStandIn",
+    "mistral3": "pixtral:PixtralStandIn",
+    "glm4v": "glm4v:Glm4vStandIn",
+    "glm4v_moe": "glm4v:Glm4vStandIn",
 }
 
 
-def find_stand_in(model_type: str) -> StandIn:
+def find_stand_in(values: Mapping[str, Any]) -> StandIn:
     """What makes a family's models without its files.
+
+    Args:
+        values: of a config, see ``StandIn``.
 
     Raises:
         ValueError: nobody has said how.
     """
-    if model_type not in STAND_INS:
+    kind = find_kind(values["model_type"], values.get("vision_config", {}).get("model_type"))
+    if kind not in STAND_INS:
         raise ValueError(
-            f"no stand-in for {model_type!r}: give one of {', '.join(STAND_INS)}, or the folder of "
+            f"no stand-in for {kind!r}: give one of {', '.join(STAND_INS)}, or the folder of "
             "a model"
         )
-    module, _, name = STAND_INS[model_type].partition(":")
+    module, _, name = STAND_INS[kind].partition(":")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)()
 
 
