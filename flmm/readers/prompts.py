@@ -73,7 +73,7 @@ class PlainTextTokenizer:
         text: a phrase or an answer has that mark, or the template's gap, as behind the space in
         ``ASSISTANT: dog``. White space of its own, as models write it, stands for the gap.
         """
-        gap = "" if text[:1].isspace() else self._gap
+        gap = self._gap if text[:1].strip() else ""
         encoding, added = self._plain.encode(gap + text, add_special_tokens=False), len(gap)
         # A gap that is a token of its own counts to the first character.
         least = min(added, 1)

@@ -120,6 +120,9 @@ def test_a_conversation_of_three_turns_equals_one_eager_pass(vlm, eager, noise):
         if answer:
             dialogue.begin(answer)
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    if len(images) == vlm.family.max_pictures:
+        with pytest.raises(ValueError, match=f"reads {len(images)} picture in a conversation"):
+            dialogue.ask("And this?", [vlm.image_processor.encode(images[0])])
     inputs = eager.prepare(messages, images)
     assert inputs["input_ids"][0].tolist() == dialogue.input_ids
     expected = eager.generate(inputs, 6)

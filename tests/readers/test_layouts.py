@@ -13,6 +13,9 @@ from transformers import AutoConfig, AutoProcessor
 from flmm.geometry import fit_to_picture, join_grid_maps, resample_area, resize_maps
 from flmm.readers.families import Seen, find_family
 from flmm.readers.families.llava_next import LlavaNext
+from flmm.readers.families.tiles import cover_tiles
+from flmm.readers.published_sizes import PUBLISHED_SIZES
+from flmm.readers.stand_ins import find_stand_in
 from flmm.records import Box, Grid
 from tests.small_models import (
     ALL_FAMILIES,
@@ -30,14 +33,21 @@ CONFIGS = {
     "internvl": {},
     "idefics3": {"vision_config": {"patch_size": 16}, "scale_factor": 4},
 }
+WITHOUT_FILES = ("DeepSeek-VL-1.3B", "DeepSeek-VL-7B", "Idefics3-8B", "SmolVLM2-2.2B")
 ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
 SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]
 SIZES += [(int(height), int(width)) for height, width in ODD]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=[*CONFIGS, *WITHOUT_FILES])
 def published(request, data_dir):
-    """The family of a published model, from its processor and sizes."""
+    """The family of a published model, from its processor, or a stand-in's, and its sizes."""
+    if request.param in WITHOUT_FILES:
+        values = PUBLISHED_SIZES[request.param]
+        stand_in = find_stand_in(values["model_type"])
+        processor = stand_in.make_processor(values)
+        config = stand_in.build_config(values, processor)
+        return find_family(config)(config, processor)
     processor = AutoProcessor.from_pretrained(data_dir / "processors" / request.param)
     values = CONFIGS[request.param] | {"image_token_id": processor.image_token_id}
     if request.param == "llava_next":
@@ -59,8 +69,9 @@ def see(family, size):
     return Seen(columns, size, inputs)
 
 
-def test_a_layout_takes_every_image_token_once(published):
-    for size in SIZES:
+def test_a_layout_takes_every_image_token_once(request, published):
+    is_stand_in = request.node.callspec.params["published"] in WITHOUT_FILES
+    for size in SIZES[::4] if is_stand_in else SIZES:
         seen = see(published, size)
         grids = published.layout(seen)
         taken = np.concatenate([grid.columns.flatten() for grid in grids]).tolist()
@@ -70,6 +81,18 @@ def test_a_layout_takes_every_image_token_once(published):
         assert len(grids) <= published.num_grids
         cells = [max(measure_cell(grid)) for grid in grids]
         assert cells == sorted(cells)  # finest first
+
+
+@pytest.mark.parametrize("tiles", [(1, 1), (1, 2), (3, 1), (4, 6)])
+def test_cells_of_tiles_lie_within_half_of_what_is_unseen(tiles):
+    """27 patches of 14 px are cut of a tile's 384 px."""
+    left, top, right, bottom = cover_tiles(tiles, 384, 378)
+    for count, start, end in ((tiles[0], top, bottom), (tiles[1], left, right)):
+        placed = torch.linspace(start, end, 27 * count + 1, dtype=torch.float64)
+        for tile in range(count):
+            true = 384 * tile + 14 * torch.arange(28)
+            wrong = (placed[27 * tile : 27 * tile + 28] - true).abs().max()
+            assert wrong <= (3 + 1e-9 if count > 1 else 1e-9)
 
 
 class _Stop(Exception):
@@ -384,9 +407,11 @@ def test_a_mask_seen_through_a_layout_comes_back_within_a_cell(data_dir, name):
             logits = fit_to_picture(channel - 0.5, grids[0].box, (height, width), -0.5)
             found = resize_maps(logits, (height, width)) > 0
             reach = sum(measure_cell(grids[0])) / 2 + (grid is grids[-1]) * max(measure_cell(grid))
-            left, top, right, bottom = (round(edge) for edge in grids[0].box)
-            visible = torch.zeros(height, width, dtype=torch.bool)
-            visible[max(top, 0) : bottom, max(left, 0) : right] = True
+            visible = torch.ones(height, width, dtype=torch.bool)
+            for left, top, right, bottom in (grids[0].box, grid.box):
+                seen_box = torch.zeros_like(visible)
+                seen_box[max(round(top), 0) : round(bottom), max(round(left), 0) : round(right)] = 1
+                visible &= seen_box
             for mask, back in zip(masks & visible, found):
                 distance = measure_distance(mask)
                 assert distance[back != mask].max(initial=0) <= reach

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers.models.smolvlm import processing_smolvlm
 
 from flmm import load_reader
 from flmm.readers import FrozenQwen, FrozenVLM, ImageProcessorWrapper
@@ -34,6 +35,15 @@ def test_a_folder_is_enough(folder, reader, noise):
     ]
     assert all(map(torch.equal, seen.grid_maps, other.grid_maps))
     assert reader.num_channels == reader.num_maps * reader.num_grids
+
+
+def test_smolvlm_takes_num2words_for_a_video_alone(data_dir, tmp_path, monkeypatch):
+    save_small_folder(data_dir, "smolvlm", tmp_path)
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)  # as where it is not installed
+    reader = load_reader(tmp_path, dtype="float32")
+    with pytest.raises(ImportError, match="takes a video with the package num2words: install it"):
+        processing_smolvlm.num2words(8)
+    assert reader.processor.image_token == "<image>"
 
 
 def test_a_loaders_worker_makes_pictures_ready(folder, reader, noise):

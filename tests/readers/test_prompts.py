@@ -40,6 +40,23 @@ def expressions(data_dir):
     return [record["expression"] for record in json.loads(path.read_text())]
 
 
+def test_a_gap_before_answers_is_brought_by_words_that_do_not_begin_with_one(tokenizer):
+    plain = PlainTextTokenizer(tokenizer, " ")
+    marks_words = tokenizer.tokenize("a")[0].startswith("▁")
+    for text in ("a red cup", "左边", "<row_1_col_1>"):
+        ids, offsets = plain.encode_plain(text)
+        if not marks_words:
+            assert ids == PlainTextTokenizer(tokenizer).encode_plain(f" {text}")[0]
+        assert tokenizer.decode(ids).strip() == text
+        assert offsets[0][0] == 0 < offsets[0][1] and offsets[-1][1] == len(text)
+    encoded = plain.encode_continuation(Continuation("a red cup", [(0, 1), (2, 5)]))
+    words = [tokenizer.decode(encoded.input_ids[slice(*span)]) for span in encoded.token_spans]
+    assert [word.strip() for word in words] == ["a", "red"]
+    assert plain.encode_plain("") == ([], [])
+    said = " a red cup"  # by the model
+    assert plain.encode_plain(said) == PlainTextTokenizer(tokenizer).encode_plain(said)
+
+
 def test_every_control_token_is_plain_text(plain, tokenizer):
     control_ids = set(tokenizer.added_tokens_decoder)
     assert len(control_ids) >= 5

@@ -34,7 +34,7 @@ _PINPOINTS = [
 ]
 _CUT_PX = TILE_PX + 4
 _MANY_PINPOINTS = [
-    [_CUT_PX * row, _CUT_PX * column] for row in range(1, 5) for column in range(1, 5)
+    [_CUT_PX * row, _CUT_PX * column] for row in range(1, 4) for column in range(1, 5)
 ]
 _CLIP = {
     "model_type": "clip_vision_model",
@@ -91,7 +91,7 @@ class SmallLlavaOnevision(FolderFamily):
     smear = 1.0  # a shrunk grid's cell mixes two of each side
 
     def shrink(self, processor: Any) -> None:
-        """Up to sixteen tiles."""
+        """Up to twelve tiles."""
         square = {"height": _CUT_PX, "width": _CUT_PX}
         processor.image_processor = LlavaOnevisionImageProcessor(
             size=square, image_grid_pinpoints=_MANY_PINPOINTS

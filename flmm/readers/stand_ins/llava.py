@@ -104,7 +104,7 @@ class LlavaOnevisionStandIn(LlavaNextStandIn):
     """LLaVA-OneVision; small ones too leave a part of each tile unseen."""
 
     small_vision = SMALL_VISION | {"image_size": SMALL_TILE_PX + 4}
-    _canvases = tuple((rows, columns) for rows in range(1, 5) for columns in range(1, 5))
+    _canvases = tuple((rows, columns) for rows in range(1, 4) for columns in range(1, 5))
 
     def make_processor(self, values: Mapping[str, Any]) -> Any:
         """Tiles of the vision tower's size."""
