@@ -19,7 +19,7 @@ import torch
 
 from flmm.benchmarks.harness import Row, check_device, describe_machine, run_apart, write_rows
 from flmm.meters import read_peak_bytes
-from flmm.readers.published_sizes import REHEARSED, find_image_processor, write_published_model
+from flmm.readers.published_sizes import REHEARSED, write_published_model
 from flmm.registry import MODELS
 from flmm.toy.shape_files import write_dataset
 
@@ -144,7 +144,7 @@ def write_experiment(settings: RehearsalSettings, out: Path, root: Path) -> tupl
         data=str(out / "scenes"),
         dtype=settings.dtype,
         refiner=write_refiner(settings.refiner, out),
-        pictures=find_image_processor(reader),
+        pictures={"type": "ImageProcessorWrapper", "name_or_path": str(reader)},
         steps=settings.steps,
     )
     (out / "config.py").write_text(text)

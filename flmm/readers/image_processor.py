@@ -23,7 +23,7 @@ _OF_THE_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_
 
 @IMAGE_PROCESSORS.register_module()
 class ImageProcessorWrapper:
-    """Pictures as a unified processor of transformers makes them.
+    """Pictures as a unified processor of transformers makes them, or what is quicker and the same.
 
     Args:
         name_or_path: folder or hub id of the model; or its family.
@@ -41,6 +41,8 @@ class ImageProcessorWrapper:
             name_or_path = find_family(config)(config, processor)
         self.family = name_or_path
         self.options = {**self.family.image_options, **options}
+        quicker = self.family.image_processor
+        self._quicker = None if quicker is None else quicker(self.family.processor, **options)
 
     @staticmethod
     def recognises(_: Any) -> bool:
@@ -60,6 +62,8 @@ class ImageProcessorWrapper:
         """One picture, ready for the reader; an ``ImageInput`` passes unchanged."""
         if isinstance(image, ImageInput):
             return image
+        if self._quicker is not None:
+            return self._quicker.encode(image)
         picture, family = load_image(image), self.family
         made = family.processor(
             images=[picture], text=[family.placeholder], return_tensors="pt", **self.options

@@ -7,33 +7,43 @@ is given, one is made without a download, around the embedded tokenizer.
 from __future__ import annotations
 
 import copy
-import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flmm.readers.families import find_family
-from flmm.readers.image_processor import ImageProcessorWrapper
-from flmm.readers.loading import TINY_FOLDER, load_config, load_processor
+from flmm.readers.loading import TINY_FOLDER, load_processor
 from flmm.readers.stand_ins import find_stand_in
 
-_FILES = sorted((TINY_FOLDER.parent / "published_sizes").glob("*.json"))
-_ENTRIES = {
-    name: values
-    for path in _FILES
-    for name, values in json.loads(path.read_text(encoding="utf-8")).items()
-}
-# Hub id -> name of its size: models that differ in weights alone share one.
-HUB_IDS: dict[str, str] = {
-    hub_id: name for name, values in _ENTRIES.items() for hub_id in values.pop("hub_ids", ())
-}
-# Size -> how many parameters the hub counts, where that is known.
-PARAMETERS: dict[str, float] = {
-    name: values.pop("parameters") for name, values in _ENTRIES.items() if "parameters" in values
-}
+
+class Publication(NamedTuple):
+    """What is said of a size on the hub.
+
+    Attributes:
+        hub_ids: of the models that have it, which differ in weights alone; the first is meant where
+            one is.
+        parameters: as many as the hub counts, which rounds to three digits.
+        paper: its number on arXiv; empty: none is known.
+    """
+
+    hub_ids: Sequence[str]
+    parameters: int
+    paper: str = ""
+
+
 # Source: config.json of each model on the hub. "width-1024" is no published model, but one that
 # fits a small machine; its vision tower takes the same share of the work as that of a 7B model.
-PUBLISHED_SIZES: dict[str, dict[str, Any]] = _ENTRIES
+PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
+    name: values
+    for path in sorted((TINY_FOLDER.parent / "published_sizes").glob("*.json"))
+    for name, values in json.loads(path.read_text(encoding="utf-8")).items()
+}
+PUBLICATIONS = {
+    name: Publication(values.pop("hub_ids"), values.pop("parameters"), values.pop("paper", ""))
+    for name, values in PUBLISHED_SIZES.items()
+    if "hub_ids" in values
+}
+HUB_IDS = {hub_id: name for name, about in PUBLICATIONS.items() for hub_id in about.hub_ids}
 REHEARSED, LARGE = "Qwen2.5-VL-3B", "Qwen2.5-VL-7B"
 
 
@@ -80,13 +90,6 @@ def write_published_model(
     stand_in.build_config(values, made).save_pretrained(folder)
     made.save_pretrained(folder)
     return Path(folder)
-
-
-def find_image_processor(folder: str | Path) -> dict[str, Any]:
-    """What a data set's ``image_processor`` is for the model of a folder."""
-    kind = find_family(load_config(folder)).image_processor or ImageProcessorWrapper
-    given, *_ = inspect.signature(kind).parameters
-    return {"type": kind.__name__, given: str(folder)}
 
 
 def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> None:

@@ -22,7 +22,7 @@ dataset = dict(
     data_prefix=dict(img_path="train2014/"),
     ann_file="refcoco/instances.json",
     split_file="refcoco/refs(unc).p",
-    image_processor=dict(type="QwenImageProcessorWrapper"),
+    image_processor=dict(type="ImageProcessorWrapper"),
     bad_records="skip",
 )
 

@@ -13,7 +13,7 @@ _base_ = ["./refcoco.py"]
 data_root = "{{$FLMM_DATA_ROOT:data/coco/}}"
 common = dict(
     data_root=data_root,
-    image_processor=dict(type="QwenImageProcessorWrapper"),
+    image_processor=dict(type="ImageProcessorWrapper"),
     bad_records="skip",
 )
 refcoco = dict(

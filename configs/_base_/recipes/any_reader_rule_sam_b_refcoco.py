@@ -18,9 +18,5 @@ model = dict(
         use_mask=False,
     ),
 )
-pictures = dict(image_processor=dict(type="ImageProcessorWrapper"))
-train_dataloader = dict(dataset=pictures)
-val_dataloader = dict(dataset=pictures)
-test_dataloader = dict(dataset=pictures)
 weights = "published"
 selectors = ("brackets", "reader")
