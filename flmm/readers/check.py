@@ -173,8 +173,10 @@ def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Ten
 def build_model_inputs(vlm: FrozenVLM, image: Any, ids: Sequence[int]) -> dict[str, Tensor]:
     """What transformers' own model takes for S tokens ``ids`` that hold one picture, expanded."""
     made = run_processor(vlm, image)
-    inputs = {name: value.to(vlm.device) for name, value in made.items()}
-    inputs["pixel_values"] = inputs["pixel_values"].to(vlm.dtype)
+    inputs = {
+        name: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None)
+        for name, value in made.items()
+    }
     more = len(ids) - inputs["input_ids"].shape[1]
     for name in {"token_type_ids", "mm_token_type_ids"} & set(inputs):
         inputs[name] = torch.nn.functional.pad(inputs[name], (0, more))  # what follows is text
