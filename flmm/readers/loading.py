@@ -13,6 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.models.smolvlm import processing_smolvlm
 
+from flmm.readers.own_models import PublishedConfig, PublishedProcessor, is_own
+
 _MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
 # The hub's client tries a connection that does not exist six times, and waits 23 seconds in
 # between: whoever loads by a name asks once, and tells the client to look into its cache alone.
@@ -50,13 +52,13 @@ def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 def load_config(name: str | Path) -> Any:
     """The model's config; ``OSError`` where there is no model."""
-    return _load(AutoConfig, name, "model")
+    return _load((PublishedConfig, AutoConfig), name, "model")
 
 
 def load_processor(name: str | Path) -> Any:
     """The unified processor (or bare image processor) of a model; code of its own is not run."""
     spare_num2words()
-    return _load(AutoProcessor, name, "processor")
+    return _load((PublishedProcessor, AutoProcessor), name, "processor")
 
 
 def spare_num2words() -> None:
@@ -71,12 +73,15 @@ def _refuse_to_spell(number: int) -> str:
     raise ImportError("SmolVLM's processor takes a video with the package num2words: install it")
 
 
-def _load(kind: Any, name: str | Path, what: str) -> Any:
-    source = resolve_source(name)
+def _load(kinds: tuple[Any, Any], name: str | Path, what: str) -> Any:
+    """Of a model of ours, or else of one of transformers'."""
+    source, (own, auto) = resolve_source(name), kinds
+    is_local = is_out_of_reach(source)
     try:
-        return kind.from_pretrained(
-            source, trust_remote_code=False, local_files_only=is_out_of_reach(source)
-        )
+        found = own.from_pretrained(source, local_files_only=is_local)
+        if found is not None:
+            return found
+        return auto.from_pretrained(source, trust_remote_code=False, local_files_only=is_local)
     except Exception as error:  # whatever a damaged file of anybody's makes transformers raise
         if "custom code" in str(error):
             raise OSError(
@@ -115,7 +120,7 @@ def load_model(
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         source,
         trust_remote_code=False,
-        use_safetensors=True,
+        use_safetensors=None if is_own(config) else True,  # some of ours are published as .bin
         local_files_only=is_out_of_reach(source),
         config=config,
         dtype=parse_dtype(dtype),

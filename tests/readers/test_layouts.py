@@ -117,17 +117,6 @@ def embed(model, inputs):
         hook.remove()
 
 
-def silence_vision_attention(model):
-    """Each patch is then alone; nothing else of a tower mixes them but what forms a token."""
-    for name, module in model.model.named_modules():
-        in_tower = "attn" in name or "attention" in name
-        is_last = name.rpartition(".")[2] in ("out_proj", "o_proj", "proj", "projection_layer")
-        if in_tower and is_last and not name.startswith("language_model"):
-            module.weight.zero_()
-            if module.bias is not None:
-                module.bias.zero_()
-
-
 class Change(NamedTuple):
     """A rectangle of a picture was changed; ``moved`` says of which columns the token did."""
 
@@ -144,7 +133,7 @@ def changes(request, data_dir):
     model = build_small_model(data_dir, request.param)
     family = find_family(model.config)(model.config, processor)
     with torch.no_grad():
-        silence_vision_attention(model)
+        SMALL_FAMILIES[request.param].silence(model)
     random = np.random.default_rng(1)
     found = []
     for _ in range(40):

@@ -8,20 +8,21 @@ import pytest
 from transformers import AutoProcessor
 
 from flmm.readers.families import Family
+from flmm.readers.loading import load_processor as load_any_processor
 from flmm.readers.prompts import PlainTextTokenizer
 from flmm.readers.words import find_last_tokens, find_last_word
 from flmm.records import Continuation
 from tests.small_models import load_processor
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-OTHERS = ["llava", "llava_next", "llava_onevision", "internvl", "idefics3"]
+OTHERS = ["llava", "llava_next", "llava_onevision", "internvl", "idefics3", "qwen_vl_v1"]
 
 
 @pytest.fixture(scope="module", params=[*QWEN, *OTHERS])
 def processor(request, data_dir):
     if request.param in QWEN:
         return load_processor(data_dir, request.param)
-    return AutoProcessor.from_pretrained(data_dir / "processors" / request.param)
+    return load_any_processor(data_dir / "processors" / request.param)
 
 
 @pytest.fixture(scope="module")

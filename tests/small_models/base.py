@@ -58,6 +58,16 @@ class SmallFamily(ABC):
         """Give a model its generation config."""
         model.generation_config.eos_token_id = model.config.get_text_config().eos_token_id
 
+    def silence(self, model: PreTrainedModel) -> None:
+        """Switch the tower's attention off: what forms a token then sees its own patches alone."""
+        for name, module in model.model.named_modules():
+            in_tower = "attn" in name or "attention" in name
+            is_last = name.rpartition(".")[2] in ("out_proj", "o_proj", "proj", "projection_layer")
+            if in_tower and is_last and not name.startswith("language_model"):
+                module.weight.zero_()
+                if module.bias is not None:
+                    module.bias.zero_()
+
 
 class StandInFamily(SmallFamily):
     """A family whose processor's files are not at hand: its stand-in, shrunk.

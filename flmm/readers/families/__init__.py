@@ -15,6 +15,7 @@ from flmm.readers.families.base import Family, Seen
 # model_type, or "model_type+tower" where the vision tower decides -> "module:Class" of this
 # package.
 FAMILIES: dict[str, str] = {
+    "qwen_vl": "qwen_vl:QwenVL",
     "qwen2_vl": "qwen:Qwen",
     "qwen2_5_vl": "qwen:Qwen",
     "qwen3_vl": "qwen:Qwen",
