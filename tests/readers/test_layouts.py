@@ -33,7 +33,10 @@ CONFIGS = {
     "internvl": {},
     "idefics3": {"vision_config": {"patch_size": 16}, "scale_factor": 4},
 }
-WITHOUT_FILES = ("DeepSeek-VL-1.3B", "DeepSeek-VL-7B", "Idefics3-8B", "SmolVLM2-2.2B")
+WITHOUT_FILES = (
+    *("DeepSeek-VL-1.3B", "DeepSeek-VL-7B", "Idefics3-8B", "SmolVLM2-2.2B"),
+    *("Pixtral-12B", "Mistral-Small-3.1-24B", "GLM-4.1V-9B"),
+)
 ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
 SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]
 SIZES += [(int(height), int(width)) for height, width in ODD]
@@ -44,7 +47,7 @@ def published(request, data_dir):
     """The family of a published model, from its processor, or a stand-in's, and its sizes."""
     if request.param in WITHOUT_FILES:
         values = PUBLISHED_SIZES[request.param]
-        stand_in = find_stand_in(values["model_type"])
+        stand_in = find_stand_in(values)
         processor = stand_in.make_processor(values)
         config = stand_in.build_config(values, processor)
         return find_family(config)(config, processor)
