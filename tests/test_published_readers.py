@@ -14,7 +14,7 @@ from flmm.readers.stand_ins import find_stand_in
 def test_a_published_size_builds_with_its_mask_head(name: str) -> None:
     """As many parameters as the hub counts, to what it rounds to three digits."""
     values = PUBLISHED_SIZES[name]
-    stand_in = find_stand_in(values["model_type"])
+    stand_in = find_stand_in(values)
     processor = stand_in.make_processor(values)
     config = stand_in.build_config(values, processor)
     with torch.device("meta"):
