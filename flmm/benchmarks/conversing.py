@@ -157,11 +157,11 @@ def fill_context(dialogue: Dialogue, new_tokens: int) -> str:
 
 
 def compute_kv_bytes(reader: FrozenVLM) -> int:
-    """Bytes of the keys and values of one token, all layers, as the config has them."""
+    """Bytes of the keys and values of one token, all layers that have attention."""
     config = reader.model.config.get_text_config()
     width = getattr(config, "head_dim", None)
     width = width or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * reader.dtype.itemsize
+    return 2 * reader.num_layers * config.num_key_value_heads * width * reader.dtype.itemsize
 
 
 def count_held_bytes(device: torch.device) -> int:

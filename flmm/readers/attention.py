@@ -7,12 +7,14 @@ Merged over each phrase's tokens at once, layer by layer and chunk by chunk of r
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from flmm.readers.caches import STATE_KINDS, list_kinds
 from flmm.records import Span
 
 ROW_ATTENTION = "flmm_rows"
@@ -30,8 +32,8 @@ class RowReader:
 
     ``token_spans`` are per image the half-open ranges of the rows that are merged for each of its P
     phrases, of R ``rows``;
-    ``image_columns`` the columns of its image tokens. The maps, of the first ``num_layers``, are
-    kept on ``device``.
+    ``image_columns`` the columns of its image tokens; ``layers`` the indices of the layers that
+    have attention and are run. The maps are kept on ``device``.
     """
 
     def __init__(
@@ -39,15 +41,16 @@ class RowReader:
         token_spans: list[list[Span]],
         image_columns: list[slice],
         rows: int,
-        num_layers: int,
+        layers: Sequence[int],
         num_heads: int,
         token_merge: str,
         device: torch.device,
     ) -> None:
         self.image_columns = image_columns
-        self.num_layers = num_layers
+        self.num_layers = len(layers)
         self.num_heads = num_heads
-        channels = num_layers * num_heads
+        self._places = {layer: place for place, layer in enumerate(layers)}
+        channels = self.num_layers * num_heads
         self.maps = [
             torch.zeros(len(spans), channels, columns.stop - columns.start, device=device)
             for spans, columns in zip(token_spans, image_columns)
@@ -56,7 +59,8 @@ class RowReader:
 
     def read(self, layer_index: int, weights: Tensor, first_row: int = 0) -> None:
         """Merge float32 weights ``[B, A, r, S + R]``, r rows of one layer, into the maps."""
-        channels = slice(layer_index * self.num_heads, (layer_index + 1) * self.num_heads)
+        place = self._places[layer_index]
+        channels = slice(place * self.num_heads, (place + 1) * self.num_heads)
         for maps, merge, columns, own in zip(
             self.maps, self.merges, self.image_columns, weights.unbind()
         ):
@@ -219,20 +223,23 @@ def build_continuation_mask(
     return mask.masked_fill_(hidden, float("-inf"))[:, None]
 
 
-def build_layer_masks(mask: Tensor, text_config: Any) -> Tensor | dict[str, Tensor]:
+def build_layer_masks(mask: Tensor, text_config: Any) -> Any:
     """What each kind of layer may see, of an additive mask ``[B, 1, R, K]`` of full attention.
 
     Windows and chunks count tokens as if a row stood alone behind its prefix: a key's distance is
     the number of visible keys behind it, so that padding and sisters need no bookkeeping.
-    A mask for each of the kinds, or the one mask where there is a single kind.
+    A mask for each of the kinds (layers without attention take none: ``None``), or the one mask
+    where there is a single kind.
     """
-    kinds = sorted(set(getattr(text_config, "layer_types", None) or ["full_attention"]))
+    kinds = sorted(set(list_kinds(text_config)))
     masks = {kind: _restrict(mask, kind, text_config) for kind in kinds}
     return masks[kinds[0]] if len(kinds) == 1 else masks
 
 
-def _restrict(mask: Tensor, kind: str, text_config: Any) -> Tensor:
+def _restrict(mask: Tensor, kind: str, text_config: Any) -> Tensor | None:
     """The mask of one kind of layer."""
+    if kind in STATE_KINDS:
+        return None
     if kind == "full_attention":
         return mask
     visible = mask == 0
@@ -245,6 +252,6 @@ def _restrict(mask: Tensor, kind: str, text_config: Any) -> Tensor:
     else:
         raise ValueError(
             f"this {text_config.model_type} has layers of the kind {kind!r}, which flmm does not "
-            "read: give a model with full, sliding or chunked attention"
+            "read: give a model with full, sliding, chunked or linear attention"
         )
     return mask.masked_fill(~near, float("-inf"))

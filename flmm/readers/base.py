@@ -68,7 +68,8 @@ class FrozenVLM(FrozenModel):
         max_batch_tokens: images are read together up to so many tokens, padding included.
         max_batch_padding: greatest share of padding, in [0, 1], in such a batch.
         padding_side: ``"right"`` or ``"left"``. On the right, causal attention never sees the
-            padding and needs no mask: the fastest kernels serve.
+            padding and needs no mask: the fastest kernels serve. Layers that keep a state take it
+            on the left alone, and are given it there.
         image_processor: anything with ``encode(image) -> ImageInput``.
         plain_text: reads what people write.
         turns: encodes what they ask.
@@ -186,8 +187,7 @@ class FrozenVLM(FrozenModel):
             raise TypeError(f"the prompt is a {type(prompt).__name__}: give a str or None")
         if self.padding_side not in PADDING_SIDES:
             raise ValueError(f"padding_side is {self.padding_side!r}: set 'right' or 'left'")
-        encoded = [self.image_processor.encode(image) for image in images]
-        inputs = [self._encode_prefix(item, prompt) for item in encoded]
+        inputs = [self._encode_prefix(image, prompt) for image in images]
         prefixes: dict[int, Prefix] = {}
         lengths = list(map(len, inputs))
         for places in plan_batches(lengths, self.max_batch_tokens, self.max_batch_padding):
@@ -195,7 +195,12 @@ class FrozenVLM(FrozenModel):
             prefixes.update(zip(places, self._read_batch(own, layers)))
         return [prefixes[place] for place in range(len(inputs))]
 
-    def _encode_prefix(self, image: ImageInput, prompt: str) -> PrefixInput:
+    def encode(self, image: Any) -> ImageInput:
+        """A picture, ready to be read; ``image`` as in :meth:`prefill`."""
+        return self.image_processor.encode(image)
+
+    def _encode_prefix(self, picture: Any, prompt: str) -> PrefixInput:
+        image = self.encode(picture)
         turn = self.turns.encode(prompt, [image])
         (columns,) = turn.image_columns
         size = columns.stop - columns.start
@@ -207,8 +212,10 @@ class FrozenVLM(FrozenModel):
 
     def _read_batch(self, inputs: list[PrefixInput], layers: int) -> list[Prefix]:
         padding_id = self.tokenizer.pad_token_id or 0
-        batch = pad_inputs(inputs, self.padding_side, padding_id, self.device)
-        masked = batch.is_padded and self.padding_side == "left"
+        # Behind its last token a state goes on changing, before its first one it is nothing yet.
+        side = "left" if self.keeps_states else self.padding_side
+        batch = pad_inputs(inputs, side, padding_id, self.build_cache(), self.device)
+        masked = batch.is_padded and side == "left"
         images = [item.image_input for item in inputs]
         mask = batch.token_mask if masked else None
         states = self.read(batch.cache, batch.input_ids, batch.positions, images, mask, layers)
@@ -216,18 +223,35 @@ class FrozenVLM(FrozenModel):
 
     def complete(self, prefix: Prefix) -> Prefix:
         """A reading as it is, or of all layers where it stopped early: it is read again, once."""
-        if prefix.layers == self.num_layers:
+        return self._complete(prefix, len(prefix))
+
+    def _complete(self, prefix: Prefix, length: int) -> Prefix:
+        """The first tokens of a reading, with all layers: read again, once, unless they are it."""
+        is_whole = prefix.layers == self.num_layers
+        if is_whole and length == len(prefix):
             return prefix
-        if prefix.whole is None:
-            print_log(
-                f"the picture was read with {prefix.layers} of {self.num_layers} layers, and is "
-                "read again with all of them for an answer",
-                logger="current",
-            )
+        if length not in prefix.again:
+            if not is_whole:
+                print_log(
+                    f"the picture was read with {prefix.layers} of {self.num_layers} layers, and "
+                    "is read again with all of them for an answer",
+                    logger="current",
+                )
             ids, positions = prefix.input_ids.tolist(), prefix.positions.cpu()
-            again = PrefixInput(ids, positions, prefix.image_columns, prefix.image_input)
-            (prefix.whole,) = self._read_batch([again], self.num_layers)
-        return prefix.whole
+            whole = PrefixInput(ids, positions, prefix.image_columns, prefix.image_input)
+            (prefix.again[length],) = self._read_batch([whole.cut(length)], self.num_layers)
+        return prefix.again[length]
+
+    def _read_picture(self, image: Any) -> Prefix:
+        """What other questions go on from: a reading of all layers as far as its picture.
+
+        Or farther, where it can be cut there: without layers that keep a state.
+        """
+        if not isinstance(image, Prefix):
+            item = self._encode_prefix(image, "")
+            return self._read_batch([item.cut(item.image_columns.stop)], self.num_layers)[0]
+        is_cut = self.keeps_states
+        return self._complete(image, image.image_columns.stop if is_cut else len(image))
 
     @overload
     def attend(self, prefix: Prefix, phrases: Any) -> PhraseAttention: ...
@@ -269,8 +293,13 @@ class FrozenVLM(FrozenModel):
             context = Context(self.max_tokens, len(prefix), _PREFIX, "shorten the phrase")
             for text, item in zip(own, encoded):
                 context.check("the phrase", text.text, len(item.input_ids))
-            packs.append(list(split_into_packs(encoded, self.max_rows)))
-        return attend_prefixes(self, prefixes, packs)
+            packs.append(list(split_into_packs(encoded, self._max_packed)))
+        return attend_prefixes(self, prefixes, packs, self.max_batch_tokens)
+
+    @property
+    def _max_packed(self) -> int:
+        """Tokens of texts that stand side by side in a row: where layers keep a state, one text."""
+        return 1 if self.keeps_states else self.max_rows
 
     @frozen_call
     def generate(self, prefix: Prefix, max_new_tokens: int = 256) -> str:
@@ -315,12 +344,12 @@ class FrozenVLM(FrozenModel):
         """
         if isinstance(questions, str) or not all(isinstance(item, str) for item in questions):
             raise TypeError("questions is no list of str: give a list, also of a single one")
-        prefix = image if isinstance(image, Prefix) else self.prefill(image)
         if self.family.prompt_changes_image:
-            picture = prefix.image_input
+            picture = image.image_input if isinstance(image, Prefix) else self.encode(image)
             return [
                 self.generate(self.prefill(picture, item), max_new_tokens) for item in questions
             ]
+        prefix = self._read_picture(image)
         end = prefix.image_columns.stop
         context = Context(self.max_tokens, end, "the picture", "shorten the question")
         encoded = []
@@ -328,8 +357,8 @@ class FrozenVLM(FrozenModel):
             ids = self.turns.encode(question, [prefix.image_input]).input_ids[end:]
             context.check("the question", question, len(ids), room=1)
             encoded.append(EncodedContinuation(ids, []))
-        prefix, answers = self.complete(prefix), []
-        for pack in split_into_packs(encoded, self.max_rows):
+        answers: list[list[int]] = []
+        for pack in split_into_packs(encoded, self._max_packed):
             texts = PackedTexts(self, prefix, end, [item.input_ids for item in pack])
             answers += texts.write(max_new_tokens)
         return [
@@ -347,5 +376,4 @@ class FrozenVLM(FrozenModel):
                 f"a {self.model.config.model_type!r} model holds no conversation, each question is "
                 "a reading of its own: ask with answer(), or use another reader"
             )
-        prefix = image if isinstance(image, Prefix) else self.prefill(image)
-        return Dialogue(self, self.turns, self.complete(prefix))
+        return Dialogue(self, self.turns, self._read_picture(image))

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from flmm.readers.attention import build_continuation_mask
+from flmm.readers.caches import view_cache
 from flmm.readers.frozen_model import FrozenModel
-from flmm.readers.prefixes import Prefix, view_cache
+from flmm.readers.prefixes import Prefix
 
 END, MAX_NEW_TOKENS, CONTEXT = "end", "max_new_tokens", "context"  # why an answer ends
 

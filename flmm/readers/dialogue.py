@@ -1,7 +1,8 @@
 """A conversation with a frozen reader: every token of it is read once.
 
 Where any token of it looked is told on demand: its rows are fed once more behind the keys and
-values that are there, which costs as many rows and no picture.
+values that are there, which costs as many rows and no picture. Where layers keep a state, the rows
+that stand before them since the last picture, or since the last question, are fed too.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from flmm.readers.attention import RowReader, build_continuation_mask
+from flmm.readers.caches import keep_states, view_cache
 from flmm.readers.decoding import write_tokens
 from flmm.readers.frozen_model import FrozenModel
 from flmm.readers.guard import ConversationLock
-from flmm.readers.prefixes import Prefix, gather_grids, view_cache
+from flmm.readers.prefixes import Prefix, gather_grids
 from flmm.readers.prompts import Context, TurnEncoder
 from flmm.records import ImageInput, PhraseAttention, Span
 
@@ -105,10 +107,12 @@ class Dialogue:
         turn = self._encoder.encode(question, [*read, *images], is_first=not self.turns)
         ids = turn.input_ids[start - offset :]
         self._context.check("the question", question, len(ids), room=1)
-        self._read(ids, images)
-        for columns, image in zip(turn.image_columns[len(read) :], images):
-            columns = slice(offset + columns.start, offset + columns.stop)
-            self.images.append(DialogueImage(columns, image))
+        shown = [
+            DialogueImage(slice(offset + columns.start, offset + columns.stop), image)
+            for columns, image in zip(turn.image_columns[len(read) :], images)
+        ]
+        self._read(ids, shown)
+        self.images += shown
         end = len(self)
         tokens = [(offset + place, span) for place, span in turn.question]
         self.turns.append(DialogueTurn(start, (start, end), tokens, (end, end)))
@@ -210,7 +214,9 @@ class Dialogue:
     def read_hidden_states(self, span: Span) -> Tensor:
         """``[R, D]``: what was thought at each token of a range as :meth:`look` takes it."""
         self._feed_pending()
-        return self._decode(self._view(span[0]), *span)[-1][0]
+        cache = self._view(span[0])
+        start = cache.get_seq_length()
+        return self._decode(cache, start, span[1])[-1][0, span[0] - start :]
 
     def _check_pictures(self, added: int) -> None:
         limit = self._model.family.max_pictures
@@ -243,26 +249,42 @@ class Dialogue:
         self._append(ids)
         turn.answer = (turn.answer[0], len(self))
 
-    def _read(self, ids: list[int], images: Sequence[ImageInput]) -> None:
+    def _read(self, ids: list[int], images: Sequence[DialogueImage]) -> None:
         """Feed what is pending and a turn; after an error the conversation is as it was."""
-        fed, tokens, positions = self._fed, len(self), self._positions
+        tokens, positions, cache = len(self), self._positions, self._cache
         try:
             self._append(ids)
+            shown = [*self.images, *images]
+            kept = {self._fed, *(item.columns.stop for item in shown)}
+            keep_states(cache, kept)
             if images:
-                shown = [*(item.image_input for item in self.images), *images]
-                self._positions = self._model.locate(self.input_ids, shown)
-                cache, new = self._view(fed), self._get_rows(fed, len(self))
-                read = self._model.read(cache, *new, images)[0, -1]
-                self._cache, self._last_hidden_state = cache, read
-            else:
-                self._feed_pending()
+                self._positions = self._model.locate(
+                    self.input_ids, [item.image_input for item in shown]
+                )
+                self._read_pictures(images, kept)
+            self._feed_pending()
         except BaseException:
             del self.input_ids[tokens:]
-            self._positions = positions
+            self._positions, self._cache = positions, cache
             raise
 
+    def _read_pictures(self, images: Sequence[DialogueImage], kept: set[int]) -> None:
+        """Feed all that is pending, or (layers that keep a state) as far as the last picture."""
+        pieces = [(len(self), images)]
+        if self._model.keeps_states:  # each piece ends where a look may begin
+            pieces = [(item.columns.stop, [item]) for item in images]
+        for end, shown in pieces:
+            cache = self._view(self._fed)
+            inputs = [item.image_input for item in shown]
+            read = self._model.read(cache, *self._get_rows(self._fed, end), inputs)
+            self._cache, self._last_hidden_state = cache, read[0, -1]
+            keep_states(cache, kept)
+
     def _view(self, tokens: int) -> Any:
-        """A cache of the first tokens that may grow: a pass that fails half-way is not heard of."""
+        """A cache of the first tokens that may grow: a pass that fails half-way is not heard of.
+
+        Of fewer where layers keep a state that is known behind these.
+        """
         return view_cache(self._cache, 0, slice(0, tokens))
 
     def _feed_pending(self) -> None:
@@ -312,14 +334,15 @@ class Dialogue:
 
     def _look_at(self, spans: Sequence[Span]) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Per range its maps ``[L*A, n]`` on every picture and its features ``[L, T, D]``."""
-        first, last = min(start for start, _ in spans), max(end for _, end in spans)
+        cache = self._view(min(start for start, _ in spans))
+        first, last = cache.get_seq_length(), max(end for _, end in spans)
         rows = [(start - first, end - first) for start, end in spans]
         visible = [item.columns for item in self.images if item.columns.stop <= first]
         columns = slice(visible[0].start, visible[-1].stop)
         reader = self._model.build_row_reader(
             [self.input_ids[first:last]], [rows], [columns], self._model.num_layers
         )
-        layers = self._decode(self._view(first), first, last, reader)
+        layers = self._decode(cache, first, last, reader)
         features = torch.cat([layer.to(self._model.device) for layer in layers])
         later = [item.columns for item in self.images[len(visible) :]]
         for maps, (start, end) in zip(reader.finish()[0], rows):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader, build_layer_masks
+from flmm.readers.caches import build_cache, find_attention_layers, list_kinds
 from flmm.readers.families import Family
 from flmm.readers.guard import find_guard
 from flmm.readers.layers import run_layers
@@ -62,6 +63,11 @@ class FrozenModel(nn.Module):
     Raises:
         ValueError: ``token_merge`` is not known, or layers of the model look in a way that is not
             read exactly.
+
+    Attributes:
+        attention_layers: indices of the L layers that have attention among all of the decoder's.
+        keeps_states: whether others have none, whose state is known behind the last token alone:
+            what goes on behind it cannot be packed beside others, nor go back.
     """
 
     def __init__(self, model: nn.Module, family: Family, token_merge: str = "mean") -> None:
@@ -74,6 +80,8 @@ class FrozenModel(nn.Module):
         self.family = family
         self.tokenizer = family.processor.tokenizer
         build_layer_masks(torch.zeros(1, 1, 1, 1), self.text_config)  # or a kind is refused here
+        self.attention_layers = find_attention_layers(self.text_config)
+        self.keeps_states = len(self.attention_layers) < len(list_kinds(self.text_config))
         self._picture_inputs = set(inspect.signature(self.model.model.forward).parameters)
         self.train(False)
 
@@ -108,7 +116,7 @@ class FrozenModel(nn.Module):
     @property
     def num_layers(self) -> int:
         """Attention layers L."""
-        return self.text_config.num_hidden_layers
+        return len(self.attention_layers)
 
     @property
     def num_heads(self) -> int:
@@ -161,6 +169,10 @@ class FrozenModel(nn.Module):
             self.model._apply(fn)
         return super()._apply(fn, recurse)
 
+    def build_cache(self) -> Any:
+        """An empty cache for a pass."""
+        return build_cache(self.text_config)
+
     def locate(self, input_ids: Sequence[int], images: Sequence[ImageInput]) -> Tensor:
         """Int64 ``[axes, S]`` on the CPU: positions of tokens that hold all of ``images``."""
         return self.family.locate(self.model, input_ids, [list_inputs(item) for item in images])
@@ -192,11 +204,11 @@ class FrozenModel(nn.Module):
         """Feed tokens ``[B, R]`` that hold pictures, through the model's own attention.
 
         Args:
-            cache: keys and values of what stands before; grows.
+            cache: of what stands before; grows.
             positions: ``[axes, B, R]``.
             images: the pictures of these tokens, in order.
             attention_mask: bool ``[B, R]``, false on padding; ``None``: there is none to be seen.
-            layers: run only so many of the first layers; ``None``: all.
+            layers: stop behind so many of the layers with attention; ``None``: run all.
 
         Returns:
             ``[B, R, D]``, the output of the last layer that was run; of the very last one after
@@ -219,9 +231,13 @@ class FrozenModel(nn.Module):
     def _run(
         self, call: Callable[..., Any], layers: range, attention: str | None = None, **inputs: Any
     ) -> list[Tensor]:
-        """A pass of ``call`` that ends with the last of ``layers``: the output of each."""
+        """A pass of ``call`` that ends with the last of ``layers``: the output of each.
+
+        They are counted among those with attention.
+        """
         guard, stack = self._held.guard, self.model.get_decoder().layers
-        own, ends_early = [stack[index] for index in layers], layers.stop < self.num_layers
+        own = [stack[self.attention_layers[index]] for index in layers]
+        ends_early = layers.stop < self.num_layers
         return guard.run(
             functools.partial(run_layers, call, own, guard, ends_early), attention, **inputs
         )
@@ -241,10 +257,8 @@ class FrozenModel(nn.Module):
             [self.find_merged(ids, span) for span in spans]
             for ids, spans in zip(texts, token_spans)
         ]
-        rows, heads = max(map(len, texts)), self.num_heads
-        return RowReader(
-            *(merged, image_columns, rows, layers, heads, self.token_merge, self.device)
-        )
+        rows, heads, run = max(map(len, texts)), self.num_heads, self.attention_layers[:layers]
+        return RowReader(*(merged, image_columns, rows, run, heads, self.token_merge, self.device))
 
     def find_merged(self, input_ids: Sequence[int], span: Span) -> Span:
         """Which tokens of a phrase's are merged into its maps: all, or those of its last word."""

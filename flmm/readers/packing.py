@@ -1,7 +1,8 @@
 """Continuations of several images as one pass behind their prefixes, and what was seen.
 
 All continuations of an image stand side by side in its row, each from the position right after the
-prefix; rows are padded on the right.
+prefix; rows are padded on the right. Layers that keep a state would let one hear the other: there
+each continuation has a row of its own.
 """
 
 from __future__ import annotations
@@ -22,27 +23,34 @@ _PADDING = -1  # the continuation that padding belongs to
 
 
 def attend_prefixes(
-    model: FrozenModel, prefixes: Sequence[Prefix], packs: Sequence[Sequence[Pack]]
+    model: FrozenModel,
+    prefixes: Sequence[Prefix],
+    packs: Sequence[Sequence[Pack]],
+    max_tokens: int,
 ) -> list[PhraseAttention]:
     """What the continuations of any prefixes see; those read together are asked together.
 
-    ``packs`` are those of each prefix, one pass after the other.
+    ``packs`` are those of each prefix, each a row of a pass; of one prefix several rows stand in a
+    pass only where the model keeps states, up to ``max_tokens`` with prefix and padding.
     """
     together: dict[int, list[int]] = {}
     for place, prefix in enumerate(prefixes):
         together.setdefault(id(prefix.batch), []).append(place)
-    seen: dict[int, PhraseAttention] = {}
+    parts: list[list[PhraseAttention]] = [[] for _ in prefixes]
     for places in together.values():
-        if all(len(packs[place]) == 1 for place in places):
-            group = [prefixes[place] for place in places]
-            own = [packs[place][0] for place in places]
-            seen.update(zip(places, attend_packs(model, group, own)))
-            continue
-        for place in places:
-            alone = [prefixes[place]]
-            parts = [attend_packs(model, alone, [pack])[0] for pack in packs[place]]
-            seen[place] = join_attention(parts)
-    return [seen[place] for place in range(len(prefixes))]
+        rows = [(place, pack) for place in places for pack in packs[place]]
+        if model.keeps_states:
+            longest = max(len(item.input_ids) for _, pack in rows for item in pack)
+            limit = max_tokens // (max(len(prefixes[place]) for place in places) + longest)
+        else:
+            limit = len(rows) if all(len(packs[place]) == 1 for place in places) else 1
+        for start in range(0, len(rows), max(limit, 1)):
+            own = rows[start : start + max(limit, 1)]
+            group = [prefixes[place] for place, _ in own]
+            seen = attend_packs(model, group, [pack for _, pack in own])
+            for (place, _), part in zip(own, seen):
+                parts[place].append(part)
+    return list(map(join_attention, parts))
 
 
 def attend_packs(

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from flmm.readers.caches import hold_layers, view_cache
 from flmm.records import Grid, ImageInput
 
 PADDING_SIDES = ("right", "left")
@@ -36,6 +35,11 @@ class PrefixInput:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def cut(self, length: int) -> PrefixInput:
+        """Its first tokens, which hold the image."""
+        ids, positions = self.input_ids[:length], self.positions[:, :length]
+        return PrefixInput(ids, positions, self.image_columns, self.image_input)
+
 
 @dataclass
 class Prefix:
@@ -45,14 +49,14 @@ class Prefix:
         input_ids: ``[S]`` int64, image placeholders expanded.
         grids: the image tokens over the picture, finest grid first; columns within [0, S).
         image_columns: from the first to the last image token, within [0, S).
-        cache: keys and values of the S tokens; no pass writes into it.
+        cache: keys and values of the S tokens, or states; no pass writes into it.
         next_position: where each continuation starts (the same on every axis).
         last_hidden_state: ``[D]``, of the last token, the output of the last layer that was run; of
             the very last one after the final norm.
         batch: what it was read with; its cache holds the memory of this one's.
         row: its place there.
         layers: how many of the model's first layers it was read with.
-        whole: the same, read with all layers, once somebody needed that.
+        again: its first tokens, so many, read again with all layers, once somebody needed that.
     """
 
     input_ids: Tensor
@@ -65,7 +69,7 @@ class Prefix:
     batch: PrefixBatch = field(repr=False)
     row: int
     layers: int
-    whole: Prefix | None = field(default=None, repr=False)
+    again: dict[int, Prefix] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -90,13 +94,14 @@ class PrefixBatch:
         positions: ``[axes, B, S]`` int64.
         token_mask: ``[B, S]`` bool, false on padding.
         spans: per image where its tokens stand within [0, S).
+        cache: of all rows; empty before they are read.
     """
 
     input_ids: Tensor
     positions: Tensor
     token_mask: Tensor
     spans: list[slice]
-    cache: Any = field(repr=False, default_factory=DynamicCache)
+    cache: Any = field(repr=False)
 
     @property
     def is_padded(self) -> bool:
@@ -127,9 +132,16 @@ class PrefixBatch:
 
 
 def pad_inputs(
-    inputs: Sequence[PrefixInput], padding_side: str, padding_id: int, device: torch.device
+    inputs: Sequence[PrefixInput],
+    padding_side: str,
+    padding_id: int,
+    cache: Any,
+    device: torch.device,
 ) -> PrefixBatch:
-    """Images as rows of one length, padded with any token that is no image placeholder."""
+    """Images as rows of one length, padded with any token that is no image placeholder.
+
+    ``cache`` is empty; a pass fills it.
+    """
     length = max(map(len, inputs))
     starts = [length - len(item) if padding_side == "left" else 0 for item in inputs]
     spans = [slice(start, start + len(item)) for start, item in zip(starts, inputs)]
@@ -145,6 +157,7 @@ def pad_inputs(
         positions=positions.to(device, non_blocking=True),
         token_mask=token_mask.to(device, non_blocking=True),
         spans=spans,
+        cache=cache,
     )
 
 
@@ -186,58 +199,7 @@ def gather_grids(maps: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
     return gathered
 
 
-class _HeldLayer(DynamicLayer):
-    """Keys and values that are there already."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys, self.values = keys, values
-        self.is_initialized = True
-
-
-class _PassingLayer(_HeldLayer):
-    """Shows a pass its new keys and values behind those of the prefix, and forgets them.
-
-    Of the rows of the batch's layer only ``rows`` take part, ``None``: all.
-    """
-
-    def __init__(self, layer: Any, rows: Tensor | None) -> None:
-        super().__init__(layer.keys, layer.values)
-        self.rows = None if rows is None else rows.to(self.device)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of prefix and continuation, of this layer and this pass alone."""
-        keys: Any = self.keys
-        values: Any = self.values
-        if self.rows is not None:
-            keys, values = keys[self.rows], values[self.rows]
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-
-def _build_cache(layers: Sequence[DynamicLayer]) -> DynamicCache:
-    cache = DynamicCache()
-    cache.layers = list(layers)
-    return cache
-
-
-def view_cache(cache: Any, row: int, span: slice) -> DynamicCache:
-    """A cache of one row and some tokens of another, sharing memory.
-
-    It grows by making new tensors: what it was made of stays as it is.
-    """
-    rows = slice(row, row + 1)
-    return _build_cache(
-        [
-            _HeldLayer(layer.keys[rows, :, span], layer.values[rows, :, span])
-            for layer in cache.layers
-        ]
-    )
-
-
-def share_cache(prefixes: Sequence[Prefix]) -> tuple[DynamicCache, Tensor, list[int]]:
+def share_cache(prefixes: Sequence[Prefix]) -> tuple[Any, Tensor, list[int]]:
     """One cache for a pass over prefixes of one batch that is to leave nothing behind.
 
     Returns:
@@ -245,14 +207,15 @@ def share_cache(prefixes: Sequence[Prefix]) -> tuple[DynamicCache, Tensor, list[
         and at which column each prefix begins.
     """
     batch, rows = prefixes[0].batch, [item.row for item in prefixes]
-    if len(prefixes) == 1:
-        token_mask = batch.token_mask[rows[0], batch.spans[rows[0]]][None]
-        layers = [_PassingLayer(layer, None) for layer in prefixes[0].cache.layers]
-        return _build_cache(layers), token_mask, [0]
+    if len(set(rows)) == 1:  # one prefix, for one row or for several
+        token_mask = batch.token_mask[rows[0], batch.spans[rows[0]]].expand(len(rows), -1)
+        repeated = torch.zeros(len(rows), dtype=torch.int64) if rows[1:] else None
+        layers = [layer.share(repeated) for layer in prefixes[0].cache.layers]
+        return hold_layers(layers), token_mask, [0] * len(rows)
     starts = [batch.spans[row].start for row in rows]
     index, token_mask = None, batch.token_mask
     if rows != list(range(len(batch.spans))):
         index = torch.tensor(rows).to(token_mask.device, non_blocking=True)
         token_mask = token_mask[index]
-    layers = [_PassingLayer(layer, index) for layer in batch.cache.layers]
-    return _build_cache(layers), token_mask, starts
+    layers = [layer.share(index) for layer in batch.cache.layers]
+    return hold_layers(layers), token_mask, starts

@@ -99,3 +99,5 @@ def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> No
     for name in ("fullatt_block_indexes", "deepstack_visual_indexes"):
         if name in vision:
             vision[name] = [index for index in vision[name] if index < depth] or [depth - 1]
+    if "layer_types" in text:
+        text["layer_types"] = text["layer_types"][:layers]

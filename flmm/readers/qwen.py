@@ -13,12 +13,13 @@ from flmm.images import load_any_image
 from flmm.readers.base import FrozenVLM
 from flmm.readers.families.qwen import Qwen
 from flmm.readers.qwen_image_processor import find_picture
+from flmm.records import ImageInput
 from flmm.registry import MODELS
 
 
 @MODELS.register_module()
 class FrozenQwen(FrozenVLM):
-    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL (dense or mixture of experts); see :class:`FrozenVLM`.
+    """A Qwen-VL model since the second generation, or Qwen3.5; see :class:`FrozenVLM`.
 
     ``min_pixels`` and ``max_pixels`` limit H'*W' of the input; ``None``: the processor's.
     """
@@ -51,23 +52,23 @@ class FrozenQwen(FrozenVLM):
         ``image`` may be an element ``{"type": "image", "image": ..., "max_pixels": ...}``, or
         messages: one of the user's with such an element and the prompt as its text.
         """
-        if (
-            isinstance(image, list)
-            and image
-            and isinstance(image[0], Mapping)
-            and "role" in image[0]
-        ):
+        if _holds_messages(image):
             image, prompt = read_messages(image)
-        is_list = isinstance(image, (list, tuple))
-        loaded = [_load_element(item) for item in (image if is_list else [image])]
-        return super().prefill(loaded if is_list else loaded[0], prompt, layers)
+        return super().prefill(image, prompt, layers)
+
+    def encode(self, image: Any) -> ImageInput:
+        """A picture, an element or messages, ready to be read."""
+        if _holds_messages(image):
+            image, _ = read_messages(image)
+        if isinstance(image, Mapping):  # a person's own words may hold addresses
+            image = {**image, "image": load_any_image(find_picture(image))}
+        return super().encode(image)
 
 
-def _load_element(image: Any) -> Any:
-    """An element of a message with its picture loaded: a person's own words may hold addresses."""
-    if not isinstance(image, Mapping):
-        return image
-    return {**image, "image": load_any_image(find_picture(image))}
+def _holds_messages(image: Any) -> bool:
+    """Whether this is a list of messages, and no picture or list of pictures."""
+    is_list = isinstance(image, list) and bool(image)
+    return is_list and isinstance(image[0], Mapping) and "role" in image[0]
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str | None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flmm.fingerprints import hash_file
 from flmm.masks.refiners.segment_anything import TINY_WEIGHTS
+from flmm.readers.caches import find_attention_layers
 from flmm.readers.families import find_family
 from flmm.readers.loading import load_config
 from flmm.sharing.frozen_models import (
@@ -109,7 +110,7 @@ def _read_sizes(config: Any) -> dict[str, Any]:
     text = config.get_text_config()
     sizes = {
         "model_type": config.model_type,
-        "num_layers": text.num_hidden_layers,
+        "num_layers": len(find_attention_layers(text)),
         "num_heads": text.num_attention_heads,
         "hidden_size": text.hidden_size,
     }

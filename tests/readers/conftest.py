@@ -78,8 +78,12 @@ class EagerReference:
         output = self.model(
             **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
         )
-        layers = len(output.attentions)
-        hidden_states = torch.cat(output.hidden_states[-layers:])
+        text = self.model.config.get_text_config()
+        kinds = getattr(text, "layer_types", None) or ["full"] * text.num_hidden_layers
+        layers = [index for index, kind in enumerate(kinds) if kind != "linear_attention"]
+        assert len(output.attentions) == len(layers)
+        outputs = output.hidden_states[-text.num_hidden_layers :]
+        hidden_states = torch.cat([outputs[index] for index in layers])
         return inputs["input_ids"][0], torch.cat(output.attentions, 1)[0], hidden_states
 
     def read(self, image: Any, prompt: str, answer: str) -> tuple[Tensor, Tensor, Tensor]:

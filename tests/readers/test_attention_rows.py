@@ -46,7 +46,7 @@ def mask():
 
 
 def read_rows(states, mask, token_merge):
-    reader = RowReader(SPANS, COLUMNS, ROWS, LAYERS, HEADS, token_merge, torch.device("cpu"))
+    reader = RowReader(SPANS, COLUMNS, ROWS, range(LAYERS), HEADS, token_merge, torch.device("cpu"))
     for layer in range(LAYERS):
         scaled = [states[0] * (1 + layer), *states[1:]]
         module = types.SimpleNamespace(layer_idx=layer)
@@ -82,7 +82,7 @@ def test_rows_equal_torchs_own_attention(states, mask, token_merge, values, monk
 def test_maps_stay_within_one():
     """Rows that look at one cell alone: their mean is 1, not a little more."""
     spans = [[(0, count) for count in range(1, 50)]]
-    reader = RowReader(spans, [slice(0, 1)], 49, 1, 1, "mean", torch.device("cpu"))
+    reader = RowReader(spans, [slice(0, 1)], 49, [0], 1, "mean", torch.device("cpu"))
     for row in range(0, 49, 7):
         reader.read(0, torch.ones(1, 1, 7, 1), row)
     assert torch.equal(reader.finish()[0], torch.ones(49, 1, 1))
@@ -179,7 +179,7 @@ def test_kinds_of_layers_see_what_one_eager_pass_shows_them(kind, changes):
         full = build_continuation_mask(owners, prefix_mask, torch.float32)
         spans = [[(0, 3), (3, 12), (12, 14)]] * 2
         columns = [slice(0, 17), slice(4, 17)]
-        reader = RowReader(spans, columns, 14, 2, 4, "mean", torch.device("cpu"))
+        reader = RowReader(spans, columns, 14, [0, 1], 4, "mean", torch.device("cpu"))
         model(
             torch.cat(phrases).expand(2, -1),
             attention_mask=build_layer_masks(full, config),

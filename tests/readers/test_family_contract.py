@@ -162,11 +162,13 @@ def test_the_first_layers_alone_tell_what_a_full_reading_begins_with(vlm, noise)
         ran.clear()
         short = vlm.prefill(images, layers=layers)
         seen = vlm.attend(short, asked)
-        assert set(ran) == set(range(layers))  # no later one, no norm, no head
+        last = vlm.attention_layers[layers - 1]
+        assert set(ran) == set(range(last + 1))  # no later one, no norm, no head
         assert [prefix.layers for prefix in short] == [layers] * 2
         for got, expected in zip(seen, full):
             expected = expected.keep_layers(layers, vlm.num_heads)
-            assert got.maps.shape[1] == layers * vlm.num_heads and not got.hidden_states
+            assert got.maps.shape[1] == layers * vlm.num_heads
+            assert all(states is None for states in got.hidden_states)
             for own, wanted in zip(
                 [*got.grid_maps, *got.text_features],
                 [*expected.grid_maps, *expected.text_features],
@@ -211,8 +213,15 @@ def test_sliding_windows_are_seen_through_as_in_one_eager_pass(data_dir, noise):
         assert own == vlm.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_layers_without_attention_are_refused(data_dir):
+@pytest.mark.parametrize(
+    "kinds, message",
+    [
+        (["mamba", "full_attention"], "this qwen2 has layers of the kind 'mamba', which flmm does"),
+        (["full_attention", "linear_attention"], "the last layer of this qwen2 has no attention"),
+    ],
+)
+def test_layers_that_are_not_read_exactly_are_refused(data_dir, kinds, message):
     model = build_small_model(data_dir, "internvl", layer_types=["full_attention"] * 4)
-    model.config.text_config.layer_types = ["linear_attention", "full_attention"] * 2
-    with pytest.raises(ValueError, match="this qwen2 has layers of the kind 'linear_attention'"):
+    model.config.text_config.layer_types = kinds * 2
+    with pytest.raises(ValueError, match=message):
         FrozenVLM.from_model(model, load_processor(data_dir, "internvl"))

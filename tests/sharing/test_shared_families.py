@@ -14,7 +14,9 @@ from tests.sharing.test_sharing import PHRASES, SCENE, change
 from tests.small_models import save_small_folder
 
 
-@pytest.mark.parametrize(("family", "grids"), [("llava_padded", 1), ("llava_next", 2)])
+@pytest.mark.parametrize(
+    ("family", "grids"), [("llava_padded", 1), ("llava_next", 2), ("qwen3_5", 1)]
+)
 def test_it_is_shared_and_found_again(data_dir, tmp_path, family, grids):
     reader = save_small_folder(data_dir, family, tmp_path / "Small-Reader")
     config = load_config("tiny")

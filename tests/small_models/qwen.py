@@ -12,7 +12,7 @@ from typing import Any
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedModel
 
 from flmm.readers.stand_ins.base import SMALL_TEXT
-from tests.small_models.base import SmallFamily
+from tests.small_models.base import SmallFamily, StandInFamily
 
 FAMILY_FOLDERS = {
     "qwen2_vl": "Qwen2_VL",
@@ -75,4 +75,24 @@ class SmallQwen(SmallFamily):
         model.generation_config = GenerationConfig.from_pretrained(data_dir / self.files)
 
 
-FAMILIES = [SmallQwen(name) for name in FAMILY_FOLDERS]
+class SmallQwen3_5(StandInFamily):
+    """Its linear attention forgets slowly: what a state should not hold is then heard.
+
+    As transformers draws them its decays are up to e^-20 a token: it forgets at once, and rounds to
+    5e-5 where chunks begin elsewhere, for it sums the exponents of 64 tokens.
+    """
+
+    def build_model(self, config: Any) -> PreTrainedModel:
+        """Always the same random weights."""
+        model = super().build_model(config)
+        for name, weight in model.named_parameters():
+            if name.endswith("A_log"):
+                weight.data -= 4
+        return model
+
+
+FAMILIES = [
+    *map(SmallQwen, FAMILY_FOLDERS),
+    SmallQwen3_5("qwen3_5", "Qwen3.5-9B"),
+    SmallQwen3_5("qwen3_5_moe", "Qwen3.5-35B-A3B"),
+]

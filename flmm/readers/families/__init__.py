@@ -20,6 +20,8 @@ FAMILIES: dict[str, str] = {
     "qwen2_5_vl": "qwen:Qwen",
     "qwen3_vl": "qwen:Qwen",
     "qwen3_vl_moe": "qwen:Qwen",
+    "qwen3_5": "qwen:Qwen",
+    "qwen3_5_moe": "qwen:Qwen",
     "llava": "llava:Llava",
     "llava+pixtral": "pixtral:Pixtral",
     "mistral3": "pixtral:Pixtral",

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense and mixture of experts): one run of tokens, row by row.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 (and mixtures of experts): one run of tokens, row by row.
 
 Their positions are compared with the published rule whenever a picture is read: some releases of
 transformers computed others, and a wrong position gives a wrong map in silence. DeepStack features
@@ -28,13 +28,16 @@ _LOCATE_EVERY = (
 
 
 class Qwen(Family):
-    """The Qwen-VL models since the second generation.
+    """The Qwen-VL models since the second generation, and Qwen3.5, which sees as Qwen3-VL does.
 
     Attributes:
         fences: what a config calls the tokens before and behind a picture.
     """
 
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = (
+        *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+        *("qwen3_5", "qwen3_5_moe"),
+    )
     image_processor: ClassVar[Any] = QwenImageProcessorWrapper
     fences: ClassVar[tuple[str, str]] = ("vision_start_token_id", "vision_end_token_id")
 

@@ -20,6 +20,8 @@ STAND_INS: dict[str, str] = {
     "qwen2_5_vl": "qwen:QwenStandIn",
     "qwen3_vl": "qwen:QwenStandIn",
     "qwen3_vl_moe": "qwen:QwenStandIn",
+    "qwen3_5": "qwen3_5:Qwen3_5StandIn",
+    "qwen3_5_moe": "qwen3_5:Qwen3_5StandIn",
     "llava": "llava:LlavaStandIn",
     "llava_next": "llava:LlavaNextStandIn",
     "llava_onevision": "llava:LlavaOnevisionStandIn",
