@@ -12,12 +12,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from tests.small_models import qwen, qwen_vl, rows, tiles
+from tests.small_models import cogvlm, qwen, qwen_vl, rows, tiles
 from tests.small_models.base import SmallFamily
 from tests.small_models.qwen import FAMILY_FOLDERS
 
 SMALL_FAMILIES: dict[str, SmallFamily] = {
-    family.name: family for module in (qwen, qwen_vl, tiles, rows) for family in module.FAMILIES
+    family.name: family
+    for module in (qwen, qwen_vl, tiles, rows, cogvlm)
+    for family in module.FAMILIES
 }
 ALL_FAMILIES = tuple(SMALL_FAMILIES)
 

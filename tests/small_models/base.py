@@ -18,6 +18,9 @@ from flmm.readers.published_sizes import PUBLISHED_SIZES
 from flmm.readers.stand_ins import find_stand_in
 from flmm.readers.stand_ins.base import SMALL_TEXT as TEXT
 
+# What mixes the heads of an attention layer, by whatever name.
+_LAST_OF_ATTENTION = ("out_proj", "o_proj", "proj", "projection_layer", "dense")
+
 
 class SmallFamily(ABC):
     """A small model of a family, named in ``ALL_FAMILIES`` as an instance's ``name``.
@@ -62,7 +65,7 @@ class SmallFamily(ABC):
         """Switch the tower's attention off: what forms a token then sees its own patches alone."""
         for name, module in model.model.named_modules():
             in_tower = "attn" in name or "attention" in name
-            is_last = name.rpartition(".")[2] in ("out_proj", "o_proj", "proj", "projection_layer")
+            is_last = name.rpartition(".")[2] in _LAST_OF_ATTENTION
             if in_tower and is_last and not name.startswith("language_model"):
                 module.weight.zero_()
                 if module.bias is not None:

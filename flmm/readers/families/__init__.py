@@ -16,6 +16,7 @@ from flmm.readers.families.base import Family, Seen
 # package.
 FAMILIES: dict[str, str] = {
     "qwen_vl": "qwen_vl:QwenVL",
+    "cogvlm": "cogvlm:CogVLM",
     "qwen2_vl": "qwen:Qwen",
     "qwen2_5_vl": "qwen:Qwen",
     "qwen3_vl": "qwen:Qwen",

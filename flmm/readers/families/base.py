@@ -82,7 +82,7 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]]
     num_grids: ClassVar[int] = 1
     special: ClassVar[str] = ""
-    converses: ClassVar[bool] = True
+    converses: bool = True
     max_pictures: ClassVar[int | None] = None
     prompt_changes_image: ClassVar[bool] = False
     image_options: ClassVar[Mapping[str, Any]] = {}

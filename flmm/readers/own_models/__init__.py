@@ -15,9 +15,10 @@ from typing import Any
 from transformers.utils import cached_file
 
 from flmm.readers.own_models.base import OwnModel
+from flmm.readers.own_models.cogvlm import COGVLM
 from flmm.readers.own_models.qwen_vl import QWEN_VL
 
-OWN_MODELS: tuple[OwnModel, ...] = (QWEN_VL,)
+OWN_MODELS: tuple[OwnModel, ...] = (QWEN_VL, COGVLM)
 for _own in OWN_MODELS:
     _own.register()
 

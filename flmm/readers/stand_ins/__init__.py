@@ -34,6 +34,7 @@ STAND_INS: dict[str, str] = {
     "mistral3": "pixtral:PixtralStandIn",
     "glm4v": "glm4v:Glm4vStandIn",
     "glm4v_moe": "glm4v:Glm4vStandIn",
+    "cogvlm": "cogvlm:CogVLMStandIn",
 }
 
 

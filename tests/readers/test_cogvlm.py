@@ -1,0 +1,112 @@
+"""CogVLM's own decoder against what the original code gave, and against the published key list."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+from transformers.core_model_loading import rename_source_key
+
+from flmm.readers.loading import load_config
+from flmm.readers.own_models.cogvlm import (
+    COGVLM,
+    CogVLMForConditionalGeneration,
+    locate_tokens,
+    read_config,
+)
+
+# As THUDM/cogvlm2-llama3-chat-19B has them.
+COGVLM2 = {
+    "architectures": ["CogVLMForCausalLM"],
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_multi_query_heads": 8,
+    "vision_config": {
+        "hidden_size": 1792,
+        "intermediate_size": 15360,
+        "num_hidden_layers": 63,
+        "num_heads": 16,
+        "image_size": 1344,
+        "patch_size": 14,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def published(data_dir, tmp_path_factory):
+    """A folder as a published one is, with the oracle's weights."""
+    files, folder = data_dir / "oracles", tmp_path_factory.mktemp("cogvlm2")
+    told = json.loads((files / "cogvlm2_config.json").read_text())
+    sizes = {"rms_norm_eps": 1e-5, "architectures": COGVLM2["architectures"]}
+    values = {**told["text"], **sizes, "vision_config": told["vision"]}
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "model.safetensors").symlink_to(files / "cogvlm2_tiny.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oracle(data_dir, published):
+    """The model of that folder, and what the original code gave for its weights."""
+    config = load_config(published)
+    config.image_token_id = 500  # the oracle's vocabulary is small
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        published, config=config, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    return model.eval(), load_file(data_dir / "oracles/cogvlm2_expected.safetensors")
+
+
+@torch.no_grad()
+def test_hidden_states_equal_those_of_the_original_code(oracle):
+    model, expected = oracle
+    wanted = expected["last_hidden_state"]
+    got = model.model(expected["input_ids"], expected["pixel_values"]).last_hidden_state
+    assert got.shape == wanted.shape and (got - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_weights_are_saved_under_their_published_names(oracle, published, tmp_path):
+    oracle[0].save_pretrained(tmp_path)
+    with (
+        safe_open(tmp_path / "model.safetensors", "pt") as saved,
+        safe_open(published / "model.safetensors", "pt") as given,
+    ):
+        assert set(saved.keys()) == set(given.keys())
+        for key in given.keys():  # noqa: SIM118
+            assert saved.get_tensor(key).equal(given.get_tensor(key))
+    assert isinstance(load_config(tmp_path), COGVLM.config_class)
+
+
+@torch.no_grad()
+def test_text_alone_runs_no_vision_expert(oracle):
+    model, expected = oracle
+    ran = []
+    for name, module in model.get_decoder().named_modules():
+        if "vision" in name:
+            module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+    model.model(expected["input_ids"][:, -5:])
+    assert not ran
+    model.model(expected["input_ids"], expected["pixel_values"])
+    layers = len(model.get_decoder().layers)
+    assert len(ran) == 7 * layers  # two projections, an MLP and its four parts
+
+
+def test_the_published_keys_are_those_of_the_model_in_full_size(data_dir):
+    index = json.loads((data_dir / "processors/cogvlm2/weight_keys.index.json").read_text())
+    published = {key for key in index["weight_map"] if "rotary_emb.inv_freq" not in key}
+    with torch.device("meta"):
+        model = CogVLMForConditionalGeneration(read_config(COGVLM2))
+    own = {rename_source_key(key, COGVLM.weights, [])[0] for key in published}
+    assert own == set(model.state_dict())
+    angles = 64 * (len(index["weight_map"]) - len(published))  # which the files hold besides
+    values = index["metadata"]["total_size"] // 2  # of bfloat16
+    assert sum(item.numel() for item in model.parameters()) == values - angles == 19_503_105_280
+
+
+def test_the_cells_of_a_picture_share_one_position():
+    is_image = torch.tensor([[0, 1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    assert locate_tokens(is_image).tolist() == [[0, 1, 2, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]]
