@@ -108,7 +108,9 @@ class FrozenVLM(FrozenModel):
         source: Any = name_or_path if processor is None else processor
         if isinstance(source, (str, Path)):
             source = load_processor(source)
-        family = kind(config, check_processor(source))
+        family, options = kind(config, check_processor(source)), image_options or {}
+        if family.image_processor is None:
+            family = family.change_images(options)
         if model is None and random_init:
             model = build_random_model(config, dtype, attn_implementation, seed)
         elif not isinstance(name_or_path, PreTrainedModel):
@@ -116,7 +118,6 @@ class FrozenVLM(FrozenModel):
         super().__init__(model, family, token_merge)
         self.processor = family.processor
         build = family.image_processor
-        options = image_options or {}
         self.image_processor: Any = (
             ImageProcessorWrapper(family, **options)
             if build is None

@@ -39,9 +39,9 @@ class ImageProcessorWrapper:
             config = load_config(name_or_path)
             processor = check_processor(load_processor(name_or_path))
             name_or_path = find_family(config)(config, processor)
-        self.family = name_or_path
+        quicker = name_or_path.image_processor
+        self.family = name_or_path.change_images({} if quicker else options)
         self.options = {**self.family.image_options, **options}
-        quicker = self.family.image_processor
         self._quicker = None if quicker is None else quicker(self.family.processor, **options)
 
     @staticmethod

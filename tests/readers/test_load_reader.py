@@ -9,6 +9,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from flmm import load_reader
 from flmm.readers import FrozenQwen, FrozenVLM, ImageProcessorWrapper
+from flmm.readers.check import check_reader
 from flmm.registry import IMAGE_PROCESSORS, MODELS
 from tests.small_models import build_small_model, load_processor, save_small_folder
 
@@ -44,6 +45,20 @@ def test_smolvlm_takes_num2words_for_a_video_alone(data_dir, tmp_path, monkeypat
     with pytest.raises(ImportError, match="takes a video with the package num2words: install it"):
         processing_smolvlm.num2words(8)
     assert reader.processor.image_token == "<image>"
+
+
+def test_layouts_read_the_options_of_pictures(data_dir, tmp_path, noise):
+    """LLaVA as F-LMM shows it pictures: padded, though the published processor crops."""
+    folder, options = save_small_folder(data_dir, "llava_cropped", tmp_path), {"do_pad": True}
+    reader = FrozenVLM(folder, dtype="float32", image_options=options)
+    picture = noise(90, 130)
+    padded = load_processor(data_dir, "llava_padded")
+    expected = FrozenVLM.from_model(reader.model, padded).image_processor.encode(picture)
+    for encode in (reader.image_processor.encode, ImageProcessorWrapper(folder, **options).encode):
+        encoded = encode(picture)
+        assert encoded.pixel_values.equal(expected.pixel_values)
+        assert encoded.grids[0].box == expected.grids[0].box == (0, -20, 130, 110)
+    assert not check_reader(reader, picture)["problems"]
 
 
 def test_a_loaders_worker_makes_pictures_ready(folder, reader, noise):

@@ -8,6 +8,7 @@ Not its duty: passes through the model, tokenising, masks.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,22 @@ class Family(ABC):
                 "its config does not say in which layers: give it layer_types, or set "
                 "sliding_window to null"
             )
+
+    def change_images(self, options: Mapping[str, Any]) -> Family:
+        """The family of the same model with other settings of the processor's image processor.
+
+        Layouts read them there: as arguments of a call they would be unknown to a layout.
+        """
+        if not options:
+            return self
+        inner, processor = self.processor.image_processor, copy.copy(self.processor)
+        kind = self.choose_image_processor(options)
+        processor.image_processor = kind.from_dict({**inner.to_dict(), **options})
+        return type(self)(self.config, processor)
+
+    def choose_image_processor(self, options: Mapping[str, Any]) -> Any:
+        """The class that makes pictures with these settings: the processor's own."""
+        return type(self.processor.image_processor)
 
     @property
     def box_format(self) -> BoxFormat:

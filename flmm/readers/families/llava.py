@@ -5,7 +5,11 @@ Sources: arXiv 2310.03744 (padding); the processor of the published models crops
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from transformers import LlavaImageProcessor
 from transformers.image_transforms import get_resize_output_image_size
 
 from flmm.geometry import Size, place_region
@@ -27,6 +31,11 @@ class Llava(Family):
         Source: github.com/haotian-liu/LLaVA/issues/606.
         """
         return BoxFormat(REGION_QUESTION, side=1.0)
+
+    def choose_image_processor(self, options: Mapping[str, Any]) -> Any:
+        """The published class knows no ``do_pad``."""
+        pads = options.get("do_pad")
+        return LlavaImageProcessor if pads else super().choose_image_processor(options)
 
     def layout(self, seen: Seen) -> list[Grid]:
         """The tokens are a grid over what the processor padded or cropped to."""
