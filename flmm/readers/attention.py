@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from flmm.readers.caches import STATE_KINDS, list_kinds
 from flmm.records import Span
 
 ROW_ATTENTION = "flmm_rows"
+CHUNKED_ATTENTION = "flmm_chunks"  # the same, for a prefill that transformers' SDPA cannot do
 MAX_SCORES = 2**24  # heads x rows x keys at once, 64 MiB in float32
 # What layers hand to their attention and what changes no weight here: dropout is for training,
 # windows are in the mask, the rest is for other kernels or for what the decoder returns.
@@ -196,6 +198,8 @@ def _apply_weights(weights: Tensor, value: Tensor) -> Tensor:
 
 
 AttentionInterface.register(ROW_ATTENTION, row_attention_forward)
+AttentionInterface.register(CHUNKED_ATTENTION, row_attention_forward)
+AttentionMaskInterface.register(CHUNKED_ATTENTION, eager_mask)  # one for all heads
 
 
 def build_continuation_mask(

@@ -51,7 +51,8 @@ class FrozenVLM(FrozenModel):
         name_or_path: folder or hub id; ``"tiny"``: the model embedded in flmm; or a ready
             transformers model (then ``processor`` is needed).
         dtype: ``"auto"``, a torch dtype or its name.
-        attn_implementation: of the prefill: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``.
+        attn_implementation: of the prefill: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"``. SDPA
+            applies no soft cap: a language model that has one then runs in chunks of rows.
         token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase, or ``"last"``: the mean
             over those of its last word (``words.find_last_word``), which has seen the others and
             is most often what the phrase names.

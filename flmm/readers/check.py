@@ -158,7 +158,9 @@ def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Ten
     rows = [len(prefix) + row for row in range(*vlm.find_merged(words, (0, len(words))))]
     inputs = build_model_inputs(vlm, prefix.image_input.image, ids)
     with vlm.lock:  # beside other threads
-        before = vlm.model.config._attn_implementation
+        config = vlm.model.config
+        parts = {"": config, **{name: getattr(config, name) for name in config.sub_configs}}
+        before = {name: part._attn_implementation for name, part in parts.items() if part}
         vlm.model.set_attn_implementation("eager")
         try:
             output = vlm.model.model(**inputs, output_attentions=True, use_cache=False)
@@ -179,7 +181,8 @@ def build_model_inputs(vlm: FrozenVLM, image: Any, ids: Sequence[int]) -> dict[s
     }
     more = len(ids) - inputs["input_ids"].shape[1]
     for name in {"token_type_ids", "mm_token_type_ids"} & set(inputs):
-        inputs[name] = torch.nn.functional.pad(inputs[name], (0, more))  # what follows is text
+        text = vlm.family.suffix_type  # what follows
+        inputs[name] = torch.nn.functional.pad(inputs[name], (0, more), value=text)
     inputs["input_ids"] = torch.tensor([list(ids)], device=vlm.device)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     return inputs
@@ -187,7 +190,7 @@ def build_model_inputs(vlm: FrozenVLM, image: Any, ids: Sequence[int]) -> dict[s
 
 def run_processor(vlm: FrozenVLM, image: Any) -> dict[str, Tensor]:
     """What the model's own processor makes of a picture and the default prompt."""
-    text = [vlm.render_prompt()]
+    text = [vlm.family.write_for_processor(vlm.default_prompt)]
     options = vlm.family.image_options
     return dict(vlm.processor(images=[image], text=text, return_tensors="pt", **options))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from flmm.readers.attention import ROW_ATTENTION, TOKEN_MERGES, RowReader, build_layer_masks
 from flmm.readers.caches import build_cache, find_attention_layers, list_kinds
@@ -215,7 +216,10 @@ class FrozenModel(nn.Module):
             the final norm.
         """
         last = self.num_layers if layers is None else layers
-        inputs: dict[str, Any] = self.collate(images) | self.family.token_types(input_ids)
+        inputs: dict[str, Any] = self.collate(images)
+        fed = int(cache.get_seq_length())
+        for name, types in self.family.token_types(input_ids).items():
+            inputs[name] = pad(types, (fed, 0))  # they count from the beginning of the sequence
         (output,) = self._run(
             self.model.model,
             range(last - 1, last),
@@ -308,7 +312,9 @@ class FrozenModel(nn.Module):
     @frozen_call
     def score(self, hidden_states: Tensor) -> Tensor:
         """Float32 logits ``[N, V]`` of the tokens that follow ``[N, D]``."""
-        return self.model.get_output_embeddings()(hidden_states).float().to(self.device)
+        logits = self.model.get_output_embeddings()(hidden_states).float().to(self.device)
+        cap = getattr(self.text_config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def list_inputs(image: ImageInput) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from flmm.images import load_image
 from flmm.readers.families import Family, Seen, find_family
@@ -18,7 +17,7 @@ from flmm.records import ImageInput
 from flmm.registry import IMAGE_PROCESSORS
 
 # What the processor says of the text, which is no part of the picture.
-_OF_THE_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+_OF_THE_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"}
 
 
 @IMAGE_PROCESSORS.register_module()
@@ -68,7 +67,7 @@ class ImageProcessorWrapper:
         made = family.processor(
             images=[picture], text=[family.placeholder], return_tensors="pt", **self.options
         )
-        ids: Tensor = made["input_ids"][0]
+        ids = made["input_ids"][0]
         columns = (ids == family.config.image_token_id).nonzero()[:, 0]
         if not len(columns):
             raise ValueError(
@@ -85,13 +84,7 @@ class ImageProcessorWrapper:
                 for name, value in made.items()
                 if name != "pixel_values" and name not in _OF_THE_TEXT
             },
-            token_ids=_drop_begin(ids, family.processor.tokenizer),
+            token_ids=family.cut_picture(ids),
             grids=[grid.shift(-first) for grid in family.layout(seen)],
             image=np.array(picture),
         )
-
-
-def _drop_begin(ids: Tensor, tokenizer: Any) -> Tensor:
-    """Token ids without what the tokenizer writes before every text."""
-    begin = tokenizer("")["input_ids"]
-    return ids[len(begin) :] if ids[: len(begin)].tolist() == begin else ids

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.models.smolvlm import processing_smolvlm
 
+from flmm.readers.attention import CHUNKED_ATTENTION
 from flmm.readers.own_models import PublishedConfig, PublishedProcessor, is_own
 
 _MAIN_FILES = {"model": "config.json", "processor": "preprocessor_config.json and a tokenizer"}
@@ -104,6 +105,18 @@ def check_processor(processor: Any) -> Any:
     return processor
 
 
+def choose_attention(config: Any, attn_implementation: str) -> str | dict[str, str]:
+    """What each part of a model runs through where ``attn_implementation`` is asked for.
+
+    SDPA applies no soft cap: a language model that has one goes through chunks of rows.
+    """
+    has_cap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if attn_implementation != "sdpa" or not has_cap:
+        return attn_implementation
+    parts = dict.fromkeys(["", *config.sub_configs], attn_implementation)
+    return parts | {"text_config": CHUNKED_ATTENTION}
+
+
 def load_model(
     name: str | Path,
     config: Any,
@@ -124,7 +137,7 @@ def load_model(
         local_files_only=is_out_of_reach(source),
         config=config,
         dtype=parse_dtype(dtype),
-        attn_implementation=attn_implementation,
+        attn_implementation=choose_attention(config, attn_implementation),
         device_map=device_map,
         output_loading_info=True,
     )
@@ -147,9 +160,22 @@ def build_random_model(
         parsed = config.dtype or torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForImageTextToText.from_config(
-            config, trust_remote_code=False, dtype=parsed, attn_implementation=attn_implementation
+        model = AutoModelForImageTextToText.from_config(
+            config,
+            trust_remote_code=False,
+            dtype=parsed,
+            attn_implementation=choose_attention(config, attn_implementation),
         )
+        _fill_zeros(model)
+    return model
+
+
+@torch.no_grad()
+def _fill_zeros(model: PreTrainedModel) -> None:
+    """Draw what is zero until it is trained: a projector of zeros sees no picture."""
+    for weight in model.parameters():
+        if weight.ndim > 1 and not weight.is_meta and not weight.any():
+            weight.normal_(std=weight.shape[0] ** -0.5)
 
 
 def is_out_of_reach(name: str | os.PathLike[str]) -> bool:

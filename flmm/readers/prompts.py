@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.pre_tokenizers import Metaspace
 
 from flmm.readers.families import Family
@@ -49,13 +49,22 @@ class PlainTextTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TypeError(f"{type(tokenizer).__name__} has no offsets: give a fast tokenizer")
-        self._plain = _drop_control_tokens(backend, backend.pre_tokenizer)
-        self._inside = _drop_control_tokens(backend, _keep_first_word(backend.pre_tokenizer))
         self._begin_ids = _find_begin(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        # SentencePiece adds pieces of its own vocabulary that are text, such as runs of newlines.
+        kept = {
+            index: token
+            for index, token in added.items()
+            if not token.special and backend.model.token_to_id(token.content) == index
+        }
+        self._backend = backend
+        text_tokens = list(kept.values())
+        self._plain = _keep_text(backend, backend.pre_tokenizer, text_tokens)
+        self._inside = _keep_text(backend, _keep_first_word(backend.pre_tokenizer), text_tokens)
         first = self._plain.encode("a", add_special_tokens=False).tokens[0]
         self._gap = "" if first.startswith(_WORD_MARKS) else gap
         self.control_ids = {
-            token.content: index for index, token in tokenizer.added_tokens_decoder.items()
+            token.content: index for index, token in added.items() if index not in kept
         }
         longest_first = sorted(self.control_ids, key=len, reverse=True)
         self._control_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
@@ -65,6 +74,10 @@ class PlainTextTokenizer:
                     f"the tokenizer reads the text {text!r} as its control token {index}: keep "
                     "control tokens out of the vocabulary of its model"
                 )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens among them written out."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
 
     def encode_plain(self, text: str) -> tuple[list[int], list[Span]]:
         """Token ids of plain text that stands where an answer does, and each token's characters.
@@ -132,13 +145,14 @@ class PlainTextTokenizer:
         return EncodedContinuation(input_ids, spans)
 
 
-def _drop_control_tokens(backend: Tokenizer, pre_tokenizer: Any) -> Tokenizer:
-    """The same model and normaliser without added tokens."""
+def _keep_text(backend: Tokenizer, pre_tokenizer: Any, text: list[AddedToken]) -> Tokenizer:
+    """The same model and normaliser without added tokens but those that are text."""
     plain = Tokenizer(backend.model)
     if backend.normalizer is not None:
         plain.normalizer = backend.normalizer
     if pre_tokenizer is not None:
         plain.pre_tokenizer = pre_tokenizer
+    plain.add_tokens(text)
     return plain
 
 
@@ -191,11 +205,25 @@ class EncodedTurn:
     question: list[tuple[int, Span]]
 
 
+@dataclass(frozen=True)
+class _PlacedImage:
+    """A picture's own tokens, and the text that the processor writes at their ends.
+
+    ``columns`` reach from the first to the last image token.
+    """
+
+    input_ids: list[int]
+    columns: slice
+    before: str
+    after: str
+
+
 class TurnEncoder:
     """Encodes turns for a model of a family."""
 
     def __init__(self, family: Family, tokenizer: PlainTextTokenizer) -> None:
         self._family, self.tokenizer = family, tokenizer
+        self._control = {family.config.image_token_id, *tokenizer.control_ids.values()}
 
     def encode(
         self, question: str, images: Sequence[ImageInput], is_first: bool = True
@@ -206,8 +234,14 @@ class TurnEncoder:
         answer, and closes it.
         """
         before, after = self._family.render(len(images), is_first)
+        pictures = [self._place_image(image) for image in images]
+        mark = self._family.placeholder
+        around = iter([f"{item.before}{mark}{item.after}" for item in pictures])
+        before, after = (
+            re.sub(re.escape(mark), lambda _: next(around, mark), text) for text in (before, after)
+        )
         ids, words = self.tokenizer.encode_template(before, question, after, is_first)
-        placeholder = self._family.config.image_token_id
+        placeholder = self.tokenizer.control_ids[mark]
         if ids.count(placeholder) != len(images):
             raise ValueError(
                 f"the rendered turn holds {ids.count(placeholder)} image placeholders for "
@@ -221,22 +255,30 @@ class TurnEncoder:
             if index != placeholder:
                 expanded.append(index)
                 continue
-            own, inside = _place_image(images[len(columns)], placeholder)
-            columns.append(slice(len(expanded) + inside.start, len(expanded) + inside.stop))
-            expanded += own
+            picture, start = pictures[len(columns)], len(expanded)
+            columns.append(slice(start + picture.columns.start, start + picture.columns.stop))
+            expanded += picture.input_ids
         return EncodedTurn(expanded, columns, [(moved[place], span) for place, span in words])
 
-
-def _place_image(image: ImageInput, placeholder: int) -> tuple[list[int], slice]:
-    """A picture's token ids, and where among them its image tokens begin and end."""
-    ids = torch.where(image.token_ids < 0, placeholder, image.token_ids)
-    places = (ids == placeholder).nonzero()[:, 0].tolist()
-    if not places:
-        raise ValueError(
-            f"the picture holds no token {placeholder}, which stands for a part of a picture: "
-            "encode it with this model's own processor"
+    def _place_image(self, image: ImageInput) -> _PlacedImage:
+        """A picture's tokens, with the text at their ends apart."""
+        token = self._family.config.image_token_id
+        ids = torch.where(image.token_ids < 0, token, image.token_ids).tolist()
+        places = [place for place, index in enumerate(ids) if index == token]
+        if not places:
+            raise ValueError(
+                f"the picture holds no token {token}, which stands for a part of a picture: "
+                "encode it with this model's own processor"
+            )
+        control = self._control
+        first = next(place for place, index in enumerate(ids) if index in control)
+        end = next(place for place in range(len(ids), 0, -1) if ids[place - 1] in control)
+        return _PlacedImage(
+            ids[first:end],
+            slice(places[0] - first, places[-1] + 1 - first),
+            self.tokenizer.decode(ids[:first]),
+            self.tokenizer.decode(ids[end:]),
         )
-    return ids.tolist(), slice(places[0], places[-1] + 1)
 
 
 class ContextFullError(ValueError):

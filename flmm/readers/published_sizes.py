@@ -93,6 +93,11 @@ def write_published_model(
 
 
 def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> None:
+    if "layer_types" in text:
+        text["layer_types"] = text["layer_types"][:layers]
+    if "num_kv_shared_layers" in text:  # the last ones
+        cut = text["num_hidden_layers"] - layers
+        text["num_kv_shared_layers"] = max(0, text["num_kv_shared_layers"] - cut)
     text["num_hidden_layers"] = layers
     key = "depth" if "depth" in vision else "num_hidden_layers"
     vision[key] = depth = min(vision[key], layers)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flmm.readers import FrozenQwen, FrozenVLM
+from flmm.readers.families import Family, find_family
 from tests.small_models import ALL_FAMILIES, FAMILY_FOLDERS, build_small_model, load_processor
 
 FEW = ("qwen2_5_vl", "llava_next")  # for what no family differs in
@@ -22,19 +23,29 @@ class EagerReference:
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
 
+    @property
+    def family(self) -> Family:
+        """What the model's family says of itself."""
+        return find_family(self.model.config)(self.model.config, self.processor)
+
     def prepare(self, messages: list[Any], images: list[Any], added: str = "") -> dict[str, Any]:
         """What the processor makes of a conversation that goes on with a text.
 
         Every answer stands behind the template's generation prompt, as it was written: some
         templates (LLaVA-OneVision's) write another one when they look back.
         """
+        if self.processor.chat_template is None:  # what closes the prompt is the processor's
+            (question,) = (item["text"] for item in messages[0]["content"] if "text" in item)
+            text = self.family.write_for_processor(question)
+            ids = self.processor.tokenizer.encode(added, add_special_tokens=False)
+            return self.go_on(self._process(text, images), ids)
         text = self._render(messages[:1])
         for place in range(2, len(messages), 2):
             answer = messages[place - 1]["content"][0]["text"]
             behind = self._render(messages[: place + 1]).rpartition(answer)[2]
             text += self._space(messages[: place - 1], answer) + answer + behind
         text += self._space(messages, added) + added
-        return dict(self.processor(text=[text], images=images, return_tensors="pt"))
+        return self._process(text, images)
 
     def _render(self, messages: list[Any], **options: Any) -> str:
         """By the chat template; some take an answer as a string alone."""
@@ -61,15 +72,29 @@ class EagerReference:
         begins = self.processor.tokenizer.tokenize("a")[0].startswith("▁")
         return " " if spaced or begins else ""
 
+    def _process(self, text: str, images: list[Any]) -> dict[str, Any]:
+        made = self.processor(text=[text], images=images, return_tensors="pt")
+        return {name: value for name, value in made.items() if name != "labels"}
+
+    def go_on(self, inputs: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+        """The same with text tokens behind it."""
+        what = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        types = [self.family.suffix_type] * len(ids)
+        what |= dict.fromkeys(("token_type_ids", "mm_token_type_ids"), types)
+        longer = {
+            name: torch.cat([inputs[name], torch.tensor([what[name]], dtype=torch.int64)], dim=1)
+            for name in what
+            if name in inputs
+        }
+        return inputs | longer
+
     def hold(self, ids: list[int], images: list[Any]) -> dict[str, Any]:
         """Token ids that hold all pictures, with what the processor makes of these."""
-        text = self.processor.image_token * len(images)
-        inputs = dict(self.processor(text=[text], images=images, return_tensors="pt"))
+        inputs = self._process(self.processor.image_token * len(images), images)
         inputs["input_ids"] = torch.tensor([ids])
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        if "mm_token_type_ids" in inputs:
-            is_image = inputs["input_ids"] == self.processor.image_token_id
-            inputs["mm_token_type_ids"] = is_image.int()
+        for name in {"token_type_ids", "mm_token_type_ids"} & set(inputs):
+            inputs[name] = (inputs["input_ids"] == self.model.config.image_token_id).int()
         return inputs
 
     @torch.no_grad()

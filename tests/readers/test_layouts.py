@@ -68,7 +68,7 @@ def see(family, size):
         return_tensors="pt",
         **options,
     )
-    columns = (inputs["input_ids"][0] == family.processor.image_token_id).nonzero()[:, 0]
+    columns = (inputs["input_ids"][0] == family.image_token_id).nonzero()[:, 0]
     return Seen(columns, size, inputs)
 
 
@@ -152,7 +152,7 @@ def changes(request, data_dir):
         )
         embeddings = embed(model, before)
         distance = (embed(model, after) - embeddings).norm(dim=1)
-        columns = (before["input_ids"][0] == processor.image_token_id).nonzero()[:, 0]
+        columns = (before["input_ids"][0] == family.image_token_id).nonzero()[:, 0]
         moved = distance > 1e-4 * embeddings[columns].norm(dim=1).mean()
         seen = Seen(columns, (height, width), before)
         found.append(Change(seen, (x, y, x1, y1), moved, SMALL_FAMILIES[request.param].smear))

@@ -12,13 +12,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from tests.small_models import cogvlm, qwen, qwen_vl, rows, tiles
+from tests.small_models import cogvlm, gemma, qwen, qwen_vl, rows, tiles
 from tests.small_models.base import SmallFamily
 from tests.small_models.qwen import FAMILY_FOLDERS
 
 SMALL_FAMILIES: dict[str, SmallFamily] = {
     family.name: family
-    for module in (qwen, qwen_vl, tiles, rows, cogvlm)
+    for module in (qwen, qwen_vl, tiles, rows, cogvlm, gemma)
     for family in module.FAMILIES
 }
 ALL_FAMILIES = tuple(SMALL_FAMILIES)

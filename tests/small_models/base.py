@@ -7,13 +7,13 @@ far from uniform.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 
+from flmm.readers.loading import build_random_model
 from flmm.readers.published_sizes import PUBLISHED_SIZES
 from flmm.readers.stand_ins import find_stand_in
 from flmm.readers.stand_ins.base import SMALL_TEXT as TEXT
@@ -29,16 +29,12 @@ class SmallFamily(ABC):
         name: of the tests' parameters.
         folder: with the real processor's files below ``processors/`` of the test data; empty: its
             real classes stand around a byte-level tokenizer.
-        attn_implementation: with which the model is built.
         smear: how far, in cells, the vision tower mixes tokens when its attention is silenced.
-        phrase_types: per per-token input of the model its value on text behind the prefix.
     """
 
     name: str
     folder: str = ""
-    attn_implementation: Any = "sdpa"
     smear: float = 0.15
-    phrase_types: Mapping[str, int] = {}
 
     @abstractmethod
     def load_processor(self, data_dir: Path) -> Any:
@@ -50,12 +46,7 @@ class SmallFamily(ABC):
 
     def build_model(self, config: Any) -> PreTrainedModel:
         """A float32 model in eval mode; always the same random weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = AutoModelForImageTextToText.from_config(
-                config, dtype=torch.float32, attn_implementation=self.attn_implementation
-            )
-        return model.eval()
+        return build_random_model(config, torch.float32, "sdpa", seed=0).eval()
 
     def finish(self, data_dir: Path, model: PreTrainedModel) -> None:
         """Give a model its generation config."""
@@ -67,6 +58,7 @@ class SmallFamily(ABC):
             in_tower = "attn" in name or "attention" in name
             is_last = name.rpartition(".")[2] in _LAST_OF_ATTENTION
             if in_tower and is_last and not name.startswith("language_model"):
+                module = getattr(module, "linear", module)  # one that clips what it is given
                 module.weight.zero_()
                 if module.bias is not None:
                     module.bias.zero_()

@@ -36,6 +36,9 @@ FAMILIES: dict[str, str] = {
     "glm4v": "glm4v:Glm4v",
     "glm4v_moe": "glm4v:Glm4v",
     "glm46v": "glm4v:Glm4v",
+    "gemma3": "gemma:Gemma3",
+    "gemma4": "gemma:Gemma4",
+    "paligemma": "paligemma:PaliGemma",
 }
 
 

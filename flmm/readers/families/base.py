@@ -75,6 +75,7 @@ class Family(ABC):
         max_pictures: that one conversation may hold; ``None``: any number.
         prompt_changes_image: a picture is read together with the prompt behind it, so that another
             question is another reading of the picture.
+        suffix_type: in the per-token inputs of :meth:`token_types` what text behind a prefill is.
         image_options: further arguments of the processor.
         image_processor: what makes pictures ready, of the processor, where that is quicker than the
             unified processor itself.
@@ -86,6 +87,7 @@ class Family(ABC):
     converses: bool = True
     max_pictures: ClassVar[int | None] = None
     prompt_changes_image: ClassVar[bool] = False
+    suffix_type: ClassVar[int] = 0
     image_options: ClassVar[Mapping[str, Any]] = {}
     image_processor: ClassVar[Any] = None
 
@@ -97,6 +99,11 @@ class Family(ABC):
     def placeholder(self) -> str:
         """What stands for a picture in a text, before it is expanded."""
         return self.processor.image_token
+
+    @property
+    def image_token_id(self) -> int:
+        """What the processor writes for a part of a picture, in place of the placeholder."""
+        return self.processor.image_token_id
 
     def check(self) -> None:
         """Refuse what is not read exactly.
@@ -110,10 +117,10 @@ class Family(ABC):
             raise ValueError(
                 f"model type {config.model_type!r} is not one of {', '.join(self.model_types)}"
             )
-        if config.image_token_id != self.processor.image_token_id:
+        if config.image_token_id != self.image_token_id:
             raise ValueError(
                 f"the model has image token id {config.image_token_id}, the processor "
-                f"{self.processor.image_token_id}: load both from the same folder"
+                f"{self.image_token_id}: load both from the same folder"
             )
         window = getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)
         if window and not getattr(text, "layer_types", None):
@@ -203,6 +210,11 @@ class Family(ABC):
         messages = [said if message is _ANSWER else message for message in messages]
         return self.processor.apply_chat_template(messages, tokenize=False, **options)
 
+    def write_for_processor(self, prompt: str) -> str:
+        """The text from which the processor makes the first turn, about one picture."""
+        before, after = self.render(1, is_first=True)
+        return before + prompt + after
+
     def locate(
         self, model: Any, input_ids: Sequence[int], images: Sequence[Mapping[str, Any]]
     ) -> Tensor:
@@ -223,8 +235,23 @@ class Family(ABC):
 
         Args:
             input_ids: ``[B, S]``.
+
+        Returns:
+            integers ``[B, S]`` by the name of the model's input.
         """
         return {}
+
+    def cut_picture(self, input_ids: Tensor) -> Tensor:
+        """The picture's own tokens, of all that the processor writes for the placeholder alone.
+
+        Text at either end, such as blank lines, is joined with the template's next to it.
+
+        Args:
+            input_ids: ``[n]``.
+        """
+        begin = self.processor.tokenizer("")["input_ids"]  # what stands before every text
+        starts = input_ids[: len(begin)].tolist() == begin
+        return input_ids[len(begin) :] if starts else input_ids
 
     def collate(self, images: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The model's picture inputs for several pictures in one pass, one behind the other.

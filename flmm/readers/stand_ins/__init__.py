@@ -35,6 +35,9 @@ STAND_INS: dict[str, str] = {
     "glm4v": "glm4v:Glm4vStandIn",
     "glm4v_moe": "glm4v:Glm4vStandIn",
     "cogvlm": "cogvlm:CogVLMStandIn",
+    "gemma3": "gemma:Gemma3StandIn",
+    "gemma4": "gemma:Gemma4StandIn",
+    "paligemma": "gemma:PaliGemmaStandIn",
 }
 
 
