@@ -151,6 +151,7 @@ class CogVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 _FIRST = {"rope_theta": 1e4, "image_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _SECOND = {
     "rope_theta": 5e5,
+    "rms_norm_eps": 1e-5,
     "image_token_id": 128002,
     "bos_token_id": 128000,
     "eos_token_id": 128001,
