@@ -1,18 +1,16 @@
 """Shared fixtures: real data (found through ``FLMM_TEST_DATA``); one thread per test process."""
 
 import gc
+import importlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
-import mmengine.config  # in pytest's first process: see below
 import pytest
 
+import tests.config_layouts  # noqa: F401
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores
-# yapf, which mmengine's configs import, writes a grammar file into the user's cache when there is
-# none and shows it to other processes before it is whole ("EOFError: Ran out of input"): the import
-# above makes it before pytest's workers, and the tests' own processes, start.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -28,12 +26,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fuzz-count", type=int, default=FUZZ_COUNT, help="inputs of each test")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: they are longest, and one worker has their fixtures.
+
+    Each worker begins with its half of the list; who has nothing left takes of the end of the
+    other's (pytest-xdist's ``worksteal``).
+    """
+    first = {item.path for item in items if item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in first)
+
+
 def pytest_collection_finish() -> None:
     """What was imported up to here stays: no collection need walk through it again.
 
-    mmengine collects for every data set that serializes its records, and what torch, transformers
-    and the tests have made is half a second of each such walk.
+    mmengine collects for every data set that serializes its records: Python's own collector does.
     """
+    base_dataset = importlib.import_module("mmengine.dataset.base_dataset")
+    base_dataset.gc = SimpleNamespace(collect=int)
     gc.collect()
     gc.freeze()
 
@@ -41,22 +51,6 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """All is cleared away at the end; extensions call what is not a leak."""
     gc.unfreeze()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def lay_configs_out_once() -> Iterator[None]:
-    """yapf lays the same config's text out six times in a run: half of a toy training's time."""
-    layouts: dict[str, Any] = {}
-    lay_out = mmengine.config.config.FormatCode
-
-    def lay_out_once(text: str, **kwargs: Any) -> Any:
-        if text not in layouts:
-            layouts[text] = lay_out(text, **kwargs)
-        return layouts[text]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.config, "FormatCode", lay_out_once)
-        yield
 
 
 @pytest.fixture(scope="session")

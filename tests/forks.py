@@ -22,13 +22,17 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = [
+    "tests.config_layouts",
     "torch.utils.tensorboard",
+    "matplotlib.figure",
+    "mmdet.datasets",
     "flmm.inferencer",
     "flmm.apps.demo",
     "flmm.data",
     "flmm.evaluation",
     "flmm.evaluation.evaluation_runs",
     "flmm.training.feature_caching",
+    "flmm.training.runner",
     "flmm.toy.reader_training",
     "flmm.toy.refiner_training",
     "flmm.apps.visual_cot",

@@ -7,6 +7,8 @@ from PIL import Image
 from flmm.toy.shape_sentences import render_samples
 from tests.forks import run_fork
 
+pytestmark = pytest.mark.process
+
 
 def run_demo(*arguments):
     return run_fork("tools/demo.py", "--device", "cpu", *arguments)

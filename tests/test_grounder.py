@@ -265,6 +265,7 @@ def test_bad_calls_are_told(grounder, batch):
         grounder(inputs, data_samples, mode="train")
 
 
+@pytest.mark.heavy  # its sister: test_real_processors_and_vit_b_give_masks_of_a_photograph
 def test_a_photograph_through_the_full_size_chain(data_dir):
     """Real processor files, shrunken random Qwen2.5-VL, a full-size random SAM ViT-B.
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.forks import run_fork
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()

@@ -8,6 +8,8 @@ import pytest
 from flmm.checkpoints.checkpoint import load_checkpoint
 from tests.forks import run_fork
 
+pytestmark = pytest.mark.process
+
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
 
 

@@ -65,28 +65,30 @@ def open_tiny(reader="tiny", **options):
     return GroundingInferencer.from_reader(reader, "tiny", device="cpu", **options)
 
 
-def test_real_processors_and_vit_b_give_masks_of_a_photograph(data_dir, tmp_path, cache, told):
+@pytest.mark.parametrize(
+    "family", [FAMILIES[0], *(pytest.param(name, marks=pytest.mark.heavy) for name in FAMILIES[1:])]
+)
+def test_real_processors_and_vit_b_give_masks_of_a_photograph(
+    family, data_dir, tmp_path, cache, told
+):
     photograph = Image.open(data_dir / "coco" / "000000039769.png").convert("RGB")
     phrases = ["the cat on the left", "a remote control"]
     refiner = {"type": "SAMRefiner", "model_name": "vit_b", "checkpoint": None}
-    sam = None
-    for family in FAMILIES:
-        folder = save_small_folder(data_dir, family, tmp_path / family)
-        given = refiner if sam is None else None  # of 90 million random weights, one is enough
-        grounder = GroundingInferencer.from_reader(folder, given, device="cpu")
-        grounder.model.sam = sam = grounder.model.sam or sam
-        assert sam.mask_prompt_size == (256, 256) and sam.embed_dim == 256
-        sam.sam.image_encoder.blocks = sam.sam.image_encoder.blocks[:1]  # twelve take half a minute
-        assert f"no heads were chosen for {family}, qwen" in told.text
-        result = grounder(photograph, phrases, return_maps=True)
-        assert result.masks.shape == (2, 480, 640) and result.phrases == phrases
-        assert np.ptp(result.coarse_mask_logits, axis=(1, 2)).min() > 0
-        (kept,) = cache.glob(f"{family}_4x4_*.json")
-        choice = json.loads(kept.read_text())
-        assert choice["method"] == "no labels" and "of 1 pictures" in choice["source"]
-        assert ": no labels, 2 phrases of 1 pictures" in told.text
-        assert f", kept in {kept}" in told.text
-        assert "few pictures to choose heads from (1): name 8 or more" in told.text
+    folder = save_small_folder(data_dir, family, tmp_path / family)
+    grounder = GroundingInferencer.from_reader(folder, refiner, device="cpu")
+    sam = grounder.model.sam
+    assert sam.mask_prompt_size == (256, 256) and sam.embed_dim == 256
+    sam.sam.image_encoder.blocks = sam.sam.image_encoder.blocks[:1]  # twelve take half a minute
+    assert f"no heads were chosen for {family}, qwen" in told.text
+    result = grounder(photograph, phrases, return_maps=True)
+    assert result.masks.shape == (2, 480, 640) and result.phrases == phrases
+    assert np.ptp(result.coarse_mask_logits, axis=(1, 2)).min() > 0
+    (kept,) = cache.glob(f"{family}_4x4_*.json")
+    choice = json.loads(kept.read_text())
+    assert choice["method"] == "no labels" and "of 1 pictures" in choice["source"]
+    assert ": no labels, 2 phrases of 1 pictures" in told.text
+    assert f", kept in {kept}" in told.text
+    assert "few pictures to choose heads from (1): name 8 or more" in told.text
 
 
 def test_a_choice_is_kept_until_other_pictures_are_named(stranger, scenes, cache, told):
@@ -251,6 +253,7 @@ def test_a_command_line_names_one_model(line, message, tmp_path, monkeypatch):
         open_inferencer(parser.parse_args(line.split()))
 
 
+@pytest.mark.process
 def test_the_demo_takes_a_reader_and_a_refiner(tmp_path):
     heads = ("--heads", CHOICE.save_json(tmp_path / "heads.json"))
     model = ("--reader", "tiny", "--refiner", "tiny", "--device", "cpu")

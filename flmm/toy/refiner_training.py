@@ -34,7 +34,11 @@ def train_refiner(out: Path, num_scenes: int, steps: int, seed: int, workers: in
     torch.manual_seed(seed)
     rng = random.Random(seed)
     # Scenes that no other stage has seen.
-    jobs = [(f"tiny refiner {seed} {index}", _BLOCK) for index in range(-(-num_scenes // _BLOCK))]
+    starts = range(0, num_scenes, _BLOCK)
+    jobs = [
+        (f"tiny refiner {seed} {index}", min(_BLOCK, num_scenes - start))
+        for index, start in enumerate(starts)
+    ]
     blocks = draw_in_processes(_draw_block, jobs, workers, "block")
     scenes = [scene for block in blocks for scene in block]
     sam = build_tiny_sam().train()

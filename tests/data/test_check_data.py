@@ -376,6 +376,7 @@ def run_tool(*arguments: str) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.process
 def test_the_tool_ends_with_one_line_and_a_code(shapes: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "tools/check_data.py", shapes, "--full"]  # its own imports
     done = subprocess.run(command, capture_output=True, text=True, check=False)

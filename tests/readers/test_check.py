@@ -20,6 +20,7 @@ def folder(data_dir, tmp_path_factory):
     return save_small_folder(data_dir, "qwen3_vl", tmp_path_factory.mktemp("vlm"))
 
 
+@pytest.mark.process
 def test_the_tool_says_ready(folder, data_dir, tmp_path):
     out = tmp_path / "report.json"
     picture = data_dir / "coco" / "000000000785.jpg"

@@ -20,6 +20,7 @@ SIZES = {
     "tiny": (9, 34),
     "huge": (600, 800),
 }
+HEAVY = ("tall", "huge")  # other sizes are the layouts' matter: test_layouts.py
 QUESTIONS = ["What is left of the lamp?", "它旁边的红色杯子呢？", "And what is it made of?"]
 ANSWERS = ["A red cup, 左边的杯子 and a tall man in white.", "It is blue."]
 
@@ -43,7 +44,13 @@ def assert_seen(seen, phrase, rows, prefix, attentions, hidden_states):
     assert relative_difference(seen.text_features[phrase], hidden_states[:, rows]) < 1e-5
 
 
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(size, id=name, marks=[pytest.mark.heavy] * (name in HEAVY))
+        for name, size in SIZES.items()
+    ],
+)
 def test_what_is_read_equals_one_eager_pass_for_each_continuation(vlm, eager, noise, size):
     image = noise(*size)
     prefix = vlm.prefill(image)

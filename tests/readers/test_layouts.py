@@ -40,6 +40,8 @@ WITHOUT_FILES = (
 ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
 SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]
 SIZES += [(int(height), int(width)) for height, width in ODD]
+# How many are looked at: the rest is more of the same.
+FEW_OR_ALL = [pytest.param(12, id="few"), pytest.param(None, id="all", marks=pytest.mark.heavy)]
 
 
 @pytest.fixture(scope="module", params=[*CONFIGS, *WITHOUT_FILES])
@@ -72,9 +74,9 @@ def see(family, size):
     return Seen(columns, size, inputs)
 
 
-def test_a_layout_takes_every_image_token_once(request, published):
-    is_stand_in = request.node.callspec.params["published"] in WITHOUT_FILES
-    for size in SIZES[::4] if is_stand_in else SIZES:
+@pytest.mark.parametrize("count", FEW_OR_ALL)
+def test_a_layout_takes_every_image_token_once(published, count):
+    for size in SIZES[:count]:
         seen = see(published, size)
         grids = published.layout(seen)
         taken = np.concatenate([grid.columns.flatten() for grid in grids]).tolist()
@@ -129,9 +131,14 @@ class Change(NamedTuple):
     smear: float
 
 
+@pytest.fixture(scope="module", params=FEW_OR_ALL)
+def count(request):
+    return request.param or 40
+
+
 @pytest.fixture(scope="module", params=ALL_FAMILIES)
-def changes(request, data_dir):
-    """Of a family: one change of each of 40 pictures of odd sizes."""
+def changes(request, data_dir, count):
+    """Of a family: one change of each of ``count`` pictures of odd sizes."""
     processor = load_processor(data_dir, request.param)
     model = build_small_model(data_dir, request.param)
     family = find_family(model.config)(model.config, processor)
@@ -139,7 +146,7 @@ def changes(request, data_dir):
         SMALL_FAMILIES[request.param].silence(model)
     random = np.random.default_rng(1)
     found = []
-    for _ in range(40):
+    for _ in range(count):
         height, width = (int(side) for side in random.integers(60, 230, 2))
         picture = random.integers(0, 256, (height, width, 3), np.uint8)
         y, x = random.integers(0, height - 30), random.integers(0, width - 30)
@@ -188,10 +195,10 @@ def fits(grids, change):
     return True
 
 
-def test_a_changed_rectangle_moves_the_tokens_of_its_cells_alone(changes):
+def test_a_changed_rectangle_moves_the_tokens_of_its_cells_alone(changes, count):
     family, found = changes
     wrong = [item.seen.size for item in found if not fits(family.layout(item.seen), item)]
-    assert len(found) == 40 and not wrong
+    assert len(found) == count and not wrong
 
 
 def shift(grid, cells):

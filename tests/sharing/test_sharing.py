@@ -31,6 +31,8 @@ from tests.forks import run_fork
 from tests.hub_stand_in import compute_commit, serve_hub
 from tests.small_models import save_small_folder
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs/tiny/tiny_unet_sam_shapes.py"
 SCENE = ROOT / "docs/images/scene.png"

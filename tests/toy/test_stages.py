@@ -1,7 +1,11 @@
 """Every stage of docs/tiny_model.md runs from its command, on a handful of scenes."""
 
+import pytest
+
 from flmm.readers import FrozenQwen
 from tests.forks import run_fork
+
+pytestmark = pytest.mark.process
 
 
 def run_stage(*arguments):
@@ -11,7 +15,7 @@ def run_stage(*arguments):
 
 
 def test_the_stages_follow_one_another(tmp_path):
-    short = ("--steps", 2, "--workers", 1, "--scenes", 170)
+    short = ("--steps", 1, "--workers", 1, "--scenes", 170)
     run_stage("vision", tmp_path / "vision", *short)
     text = run_stage("language", tmp_path / "reader", "--start", tmp_path / "vision", *short)
     assert "superlative" in text and "left" in text

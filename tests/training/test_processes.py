@@ -20,7 +20,7 @@ from flmm.config import load_config
 from flmm.registry import DATASETS, MODELS
 from flmm.toy.shape_files import write_dataset
 from flmm.training.runner import run_training
-from tests.forks import Fork, finish_ranks, start_ranks
+from tests.forks import Fork, finish_ranks, run_fork, start_ranks
 from tests.training.toy_training import CONFIG, CONFIGS, read_logs, train
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def whole(toy: Path) -> Path:
     """Work folder of a training by two processes."""
     work_dir = toy.parent / "whole"
     options = ["--work-dir", work_dir, "--cfg-options", *TOY_OPTIONS]
-    train_by_script(toy, 2, *options, TOY_TRACE=str(toy.parent / "trace"))
+    finish_ranks(train_in_ranks(toy, *options, TOY_TRACE=str(toy.parent / "trace")))
     return work_dir
 
 
@@ -99,6 +99,17 @@ def test_each_process_has_its_own_share(toy: Path, whole: Path) -> None:
         assert first | second == every
         assert len(first & second) == 1  # nine are made ten
     assert len(shares[0]) == len(shares[1]) == 14  # 3 + 3 + 2 batches
+
+
+@pytest.mark.process
+@pytest.mark.heavy  # its sister: test_what_the_scripts_start
+def test_the_script_trains_the_same(toy: Path, whole: Path) -> None:
+    """Processes that torchrun starts, each with its own imports."""
+    work_dir = toy.parent / "script"
+    train_by_script(toy, 2, "--work-dir", work_dir, "--cfg-options", *TOY_OPTIONS)
+    one, other = (load_checkpoint(folder / "iter_8.pth") for folder in (whole, work_dir))
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][key])
 
 
 @pytest.mark.process
@@ -141,14 +152,7 @@ def test_another_number_of_processes_goes_on_at_the_same_sample(
 def test_testing_by_two_processes_gives_the_same_figures(toy: Path, whole: Path) -> None:
     checkpoint, work_dir = str(whole / "iter_8.pth"), str(toy.parent / "test")
     alone, together = (toy.parent / f"{name}.json" for name in ("alone", "together"))
-    tool = [sys.executable, ROOT / "tools/test.py", toy, checkpoint]  # with its own imports
-    done = subprocess.run(
-        [*tool, "--out", alone, "--work-dir", work_dir],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
+    done = run_fork(ROOT / "tools/test.py", toy, checkpoint, "--out", alone, "--work-dir", work_dir)
     assert done.returncode == 0, done.stderr[-3000:]
     options = ["--launcher", "pytorch", "--out", together, "--work-dir", work_dir]
     finish_ranks(start_ranks(ROOT / "tools/test.py", toy, checkpoint, *options))
