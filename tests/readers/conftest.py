@@ -100,6 +100,11 @@ class EagerReference:
     @torch.no_grad()
     def see(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids ``[T]``, attentions ``[L*A, T, T]`` and hidden states ``[L, T, D]``."""
+        dtype = self.model.dtype  # not every vision tower casts its pictures
+        inputs = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
         output = self.model(
             **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
         )

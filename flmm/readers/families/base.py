@@ -77,6 +77,7 @@ class Family(ABC):
             question is another reading of the picture.
         suffix_type: in the per-token inputs of :meth:`token_types` what text behind a prefill is.
         image_options: further arguments of the processor.
+        template_options: what its chat template is told besides, where it asks.
         image_processor: what makes pictures ready, of the processor, where that is quicker than the
             unified processor itself.
     """
@@ -89,6 +90,7 @@ class Family(ABC):
     prompt_changes_image: ClassVar[bool] = False
     suffix_type: ClassVar[int] = 0
     image_options: ClassVar[Mapping[str, Any]] = {}
+    template_options: ClassVar[Mapping[str, Any]] = {}
     image_processor: ClassVar[Any] = None
 
     def __init__(self, config: Any, processor: Any) -> None:
@@ -202,6 +204,8 @@ class Family(ABC):
         return gap if gap.isspace() else ""
 
     def _apply_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        template = str(self.processor.chat_template)  # transformers warns of what it does not name
+        options |= {key: told for key, told in self.template_options.items() if key in template}
         rendered = self.processor.apply_chat_template(messages, tokenize=False, **options)
         if f"{ANSWER_SLOT}'}}]" not in rendered:
             return rendered

@@ -39,6 +39,8 @@ class Qwen(Family):
         *("qwen3_5", "qwen3_5_moe"),
     )
     image_processor: ClassVar[Any] = QwenImageProcessorWrapper
+    # Qwen3.5: a phrase would stand within a thought that was begun, and an answer behind it.
+    template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
     fences: ClassVar[tuple[str, str]] = ("vision_start_token_id", "vision_end_token_id")
 
     def check(self) -> None:

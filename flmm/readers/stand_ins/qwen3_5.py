@@ -26,8 +26,7 @@ class Qwen3_5StandIn(QwenStandIn):
     """Keeps the size of any picture up to 16 megapixels.
 
     The template is that of the models up to 2B, which answer without a thought unless asked for
-    one. As published it leaves the empty thought out of earlier answers; here it stays there, as in
-    a conversation whose tokens are read once.
+    one; larger ones think unless asked not to. Both leave the thoughts of earlier answers out.
     """
 
     def shrink(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,13 +48,10 @@ class Qwen3_5StandIn(QwenStandIn):
             "temporal_patch_size": vision["temporal_patch_size"],
         }
         pictures = Qwen2VLImageProcessor(**sizes, size=embedded.image_processor.size)
-        template = embedded.chat_template.replace(
-            "{{ message['role'] }}\n",
-            "{{ message['role'] }}\n{% if message['role'] == 'assistant' %}THOUGHT{% endif %}",
-        ).replace(_ANSWER, _ANSWER + "THOUGHT")
+        begun = f"{{% if enable_thinking is true %}}<think>\n{{% else %}}{_NO_THOUGHT}{{% endif %}}"
         return Qwen3VLProcessor(
             pictures,
             embedded.tokenizer,
             Qwen3VLVideoProcessor(**sizes),
-            chat_template=template.replace("THOUGHT", _NO_THOUGHT),
+            chat_template=embedded.chat_template.replace(_ANSWER, _ANSWER + begun),
         )
