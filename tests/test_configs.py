@@ -110,7 +110,6 @@ def test_there_is_a_config_of_each_flavour_for_every_published_size() -> None:
 
 def test_a_large_leaf_says_only_what_is_its_own() -> None:
     spread = "dict(model=dict(device_map='auto'))"
-    padded = "dict(model=dict(image_options=dict(do_pad=True)))"  # as F-LMM shows LLaVA pictures
     for path in LARGE:
         own = read_own(path)
         assert {"_base_", "reader"} <= set(own) <= {"_base_", "reader", "model"}
@@ -119,8 +118,7 @@ def test_a_large_leaf_says_only_what_is_its_own() -> None:
         )
         # Weights in bfloat16 that a GPU of 80 GB does not hold beside the rest.
         is_large = PUBLICATIONS[find_size(ast.literal_eval(own["reader"]))].parameters > 32e9
-        is_padded = path.stem.startswith("llava_1_5")
-        assert own.get("model") == (spread if is_large else padded if is_padded else None)
+        assert own.get("model") == (spread if is_large else None)
         docstring = ast.get_docstring(ast.parse(path.read_text()))
         assert docstring and ("device_map" in docstring) == is_large
         assert "Train:    " + ("python" if is_large else "torchrun --nproc_per_node=8") in docstring
@@ -351,7 +349,6 @@ def test_the_model_builds_with_shrunken_stand_ins(leaf: Path) -> None:
     if not any((ROOT / "flmm/assets").rglob("*.safetensors")):
         pytest.skip("the embedded tiny model is not there")
     config = load_config(leaf, {"reader": "tiny", "model.model.dtype": "float32"})
-    config.model.model.pop("image_options", None)  # of the leaf's own reader
     shrink_refiner(config)
     model = MODELS.build(config.model)
     trainable = {name for name, value in model.named_parameters() if value.requires_grad}

@@ -13,6 +13,3 @@ Expected: not measured yet
 _base_ = ["../_base_/recipes/any_reader_unet_sam_l_refcoco.py"]
 
 reader = "llava-hf/llava-1.5-13b-hf"
-
-# As F-LMM shows pictures; the published processor crops their centre.
-model = dict(model=dict(image_options=dict(do_pad=True)))

@@ -17,7 +17,7 @@ from mmengine.utils import import_modules_from_strings
 
 import flmm
 from flmm.config.checks import check_config, check_overrides
-from flmm.config.signatures import find_reader_argument, find_signature
+from flmm.config.signatures import find_reader_argument
 
 TINY = "tiny"
 TINY_CONFIG = "tiny_unet_sam_shapes"
@@ -126,8 +126,7 @@ def load_config(
         path: or bare name, see :func:`find_config`.
         cfg_options: dotted keys and values that are merged into the config; ``data_root`` also
             replaces the config's data root wherever a data set has it, ``reader`` the reader in
-            every model and image processor that names none, or the config's own; its
-            ``image_options`` go to these image processors.
+            every model and image processor that names none, or the config's own.
         work_dir: for logs and checkpoints; None: the config's own, else ``./work_dirs/<name>``.
         launcher: "none", "pytorch", "slurm" or "mpi".
 
@@ -137,32 +136,19 @@ def load_config(
     path = find_config(path)
     config = Config.fromfile(path, import_custom_modules=False)
     configured_root, configured_reader = config.get("data_root"), config.get("reader")
-    configured_options = _find_image_options(config)
     override(config, cfg_options)
     if config.get("custom_imports"):
         import_modules_from_strings(**config.custom_imports)
-    options = _find_image_options(config)
     for node in _walk(list(config.values())):
         kind = node.get("type")
         argument = find_reader_argument(kind) if isinstance(kind, str) else None
         if config.get("reader") and argument and node.get(argument) in (None, configured_reader):
             node[argument] = config.reader
-            signature = find_signature(kind)
-            if signature and "image_options" not in signature.names:  # an image processor
-                for name, value in options.items():
-                    if node.get(name) in (None, configured_options.get(name)):
-                        node[name] = value
         if "data_root" in node and node["data_root"] == configured_root:
             node["data_root"] = config.get("data_root")
     config.launcher = launcher
     config.work_dir = work_dir or config.get("work_dir") or f"./work_dirs/{Path(path).stem}"
     return config
-
-
-def _find_image_options(config: Config) -> dict[str, Any]:
-    """How the config's reader is shown pictures."""
-    found = (node.get("image_options") for node in _walk(list(config.values())))
-    return next((options for options in found if options), {})
 
 
 def override(config: Config, cfg_options: Mapping[str, Any] | None) -> None:

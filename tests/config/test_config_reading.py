@@ -30,20 +30,6 @@ def test_the_reader_goes_where_a_picture_is_read(tmp_path: Path, options, wanted
     assert unified.name_or_path == wanted and qwen.processor == wanted
 
 
-def test_image_processors_take_the_readers_image_options(tmp_path: Path) -> None:
-    """Also of a config that was written, and changed since; what a processor says itself stays."""
-    given = '"FrozenVLM", image_options=dict(do_pad=True, size=5)'
-    text = CONFIG.replace("KINDS", repr(KINDS[:1])).replace('"FrozenVLM"', given)
-    (tmp_path / "own.py").write_text(text.replace("type=kind", "type=kind, size=7"))
-    config = load_config(tmp_path / "own.py")
-    (encoder,) = config.eval_datasets.x.y.pipeline
-    assert (encoder.image_processor.do_pad, encoder.image_processor.size) == (True, 7)
-    config.dump(tmp_path / "dumped.py")
-    again = load_config(tmp_path / "dumped.py", {"model.model.image_options.do_pad": False})
-    (encoder,) = again.eval_datasets.x.y.pipeline
-    assert (encoder.image_processor.do_pad, encoder.image_processor.size) == (False, 7)
-
-
 def test_another_reader_that_the_config_names_stays(tmp_path: Path) -> None:
     text = CONFIG.replace("KINDS", repr(KINDS)).replace(
         '"FrozenVLM"', '"FrozenVLM", name_or_path="e"'

@@ -7,15 +7,17 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoTokenizer
 
 from flmm.readers import FrozenVLM
 from flmm.readers.families import find_family
 from flmm.readers.loading import load_config, load_model, load_processor
 from flmm.readers.own_models import OWN_MODELS
+from flmm.readers.own_models.qwen_vl_processor import CONTROL_TOKENS
+from flmm.readers.prompts import ContextFullError
 from tests.readers.test_reader_contract import relative_difference
-from tests.small_models import build_small_model, save_small_folder
-from tests.small_models import load_processor as load_small_processor
+
+BYTES = 256
 
 
 @pytest.fixture(scope="module")
@@ -105,18 +107,40 @@ def test_the_published_index_names_every_tensor_of_the_full_model_and_no_other(d
     assert saved.keys() == model.state_dict().keys() and len(names) == len(set(saved.values()))
 
 
-def test_a_saved_folder_is_read_again(data_dir, tmp_path, noise):
-    folder = save_small_folder(data_dir, "qwen_vl", tmp_path)
-    names = set(load_file(folder / "model.safetensors"))
+@pytest.fixture
+def small_folder(published, data_dir, tmp_path):
+    """As published, without weights: the tokenizer knows bytes and control tokens alone."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    values = json.loads((published / "config.json").read_text())
+    values["vocab_size"] = BYTES + len(CONTROL_TOKENS)
+    values["visual"]["image_start_id"] = BYTES + CONTROL_TOKENS.index("<img>")
+    (folder / "config.json").write_text(json.dumps(values))
+    ranks = (data_dir / "processors" / "qwen_vl_v1" / "qwen.tiktoken").read_text().splitlines()
+    (folder / "qwen.tiktoken").write_text("\n".join(ranks[:BYTES]))
+    return folder
+
+
+def test_a_saved_folder_is_read_again(small_folder, tmp_path, noise):
+    first = FrozenVLM(small_folder, dtype="float32", random_init=True)
+    assert first.max_tokens == 2048
+    first.model.save_pretrained(tmp_path / "saved")
+    first.processor.save_pretrained(tmp_path / "saved")
+    names = set(load_file(tmp_path / "saved" / "model.safetensors"))
     assert "transformer.h.0.attn.c_attn.weight" in names and "lm_head.weight" in names
-    again = FrozenVLM(folder, dtype="float32")
-    first = FrozenVLM.from_model(
-        build_small_model(data_dir, "qwen_vl"), load_small_processor(data_dir, "qwen_vl")
-    )
-    seen = [vlm.attend(vlm.prefill(noise(50, 80)), ["a cup"]).maps for vlm in (first, again)]
+    again = FrozenVLM(tmp_path / "saved", dtype="float32")
+    readings = [vlm.prefill(noise(50, 80)) for vlm in (first, again)]
+    assert readings[0].grid_hw == (16, 16)
+    seen = [vlm.attend(own, ["a cup"]).maps for vlm, own in zip((first, again), readings)]
     assert torch.equal(*seen)
     assert again.render_prompt("Hi") == first.render_prompt("Hi")
-    assert again.processor.image_seq_length == 16 and again.tokenizer.eos_token == "<|im_end|>"
+    assert again.tokenizer.eos_token == "<|im_end|>"
+
+
+def test_what_the_published_code_would_rescale_is_refused(small_folder, noise):
+    vlm = FrozenVLM(small_folder, dtype="float32", random_init=True)
+    with pytest.raises(ContextFullError, match="the picture holds 256, and the model reads 2048"):
+        vlm.prefill(noise(50, 80), "a " * 1000)
 
 
 def test_token_ids_are_those_of_the_next_generation(data_dir):
@@ -133,12 +157,9 @@ def test_token_ids_are_those_of_the_next_generation(data_dir):
     assert {name: own.convert_tokens_to_ids(name) for name in known} == known
 
 
-def test_the_model_that_was_not_tuned_to_chat_goes_on_with_the_text(data_dir, tmp_path):
-    folder = data_dir / "processors" / "qwen_vl_v1"
-    for name in ("config.json", "qwen.tiktoken"):
-        shutil.copy(folder / name, tmp_path)
-    (tmp_path / "generation_config.json").write_text('{"chat_format": "raw"}')
-    processor = load_processor(tmp_path)
+def test_the_model_that_was_not_tuned_to_chat_goes_on_with_the_text(small_folder):
+    (small_folder / "generation_config.json").write_text('{"chat_format": "raw"}')
+    processor = load_processor(small_folder)
     content = [{"type": "image"}, {"type": "text", "text": "Describe it:"}]
     messages = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -146,36 +167,22 @@ def test_the_model_that_was_not_tuned_to_chat_goes_on_with_the_text(data_dir, tm
     assert processor.tokenizer.eos_token == "<|endoftext|>"
 
 
-def test_what_is_not_converted_is_refused(data_dir, tmp_path):
-    folder = data_dir / "processors" / "qwen_vl_v1"
-    config = load_config(folder)
-    processor = load_processor(folder)
+def test_what_is_not_converted_is_refused(data_dir, small_folder):
+    quantised = load_config(data_dir / "processors" / "qwen_vl_v1")
+    processor = load_processor(small_folder)
+    quantised.image_token_id = processor.image_token_id
     with pytest.raises(ValueError, match=r"quantised to few bits.*give Qwen/Qwen-VL-Chat"):
-        find_family(config)(config, processor)
-    del config.quantization_config
+        find_family(quantised)(quantised, processor)
+    del quantised.quantization_config
     processor.image_seq_length = 4
     with pytest.raises(ValueError, match="makes 256 tokens of a picture, the processor writes 4"):
-        find_family(config)(config, processor)
-    values = json.loads((folder / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values))
+        find_family(quantised)(quantised, processor)
+    (small_folder / "qwen.tiktoken").unlink()
     with pytest.raises(OSError, match="no processor can be loaded") as caught:
-        load_processor(tmp_path)
+        load_processor(small_folder)
     assert "no qwen.tiktoken beside the config" in str(caught.value.__cause__)
+    values = json.loads((data_dir / "processors" / "qwen_vl_v1" / "config.json").read_text())
     del values["visual"]  # a text model
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    (small_folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(OSError, match="needs code of its own, which flmm does not run"):
-        load_config(tmp_path)
-
-
-def test_random_weights_are_wide_awake():
-    """Without real weights a dry run still sees something."""
-    (own,) = [own for own in OWN_MODELS if own.config_class.model_type == "qwen_vl"]
-    text = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2}
-    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 56, "output_dim": 128, "num_queries": 16}
-    model = AutoModelForImageTextToText.from_config(
-        own.config_class(text_config=text, vision_config=vision)
-    )
-    random = [weight for weight in model.parameters() if weight.ndim > 1]
-    assert all(weight.std() > 0 for weight in random)
+        load_config(small_folder)

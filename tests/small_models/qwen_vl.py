@@ -35,7 +35,6 @@ class SmallQwenVL(FolderFamily):
     def build_config(self, data_dir: Path, processor: Any, changes: dict[str, Any]) -> Any:
         """Qwen2 behind the tower."""
         text = build_text_values("qwen2", processor.tokenizer, changes)
-        text["num_key_value_heads"] = text["num_attention_heads"]
         vision = {
             **SMALL_VISION,
             "model_type": "qwen_vl_vision",

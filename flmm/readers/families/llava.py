@@ -22,7 +22,7 @@ class Llava(Family):
     """LLaVA with a CLIP or SigLIP tower."""
 
     model_types = ("llava",)
-    special = "one square: the picture's centre as published, or (`do_pad=True`) all of it, padded"
+    special = "one square: the centre of the picture, or the picture padded"
 
     @property
     def box_format(self) -> BoxFormat:

@@ -16,7 +16,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightTransform
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 FindFile = Callable[[str], Path | None]
 
@@ -40,7 +40,7 @@ class OwnModel:
     config_class: type[PreTrainedConfig]
     model_class: type[PreTrainedModel]
     processor_class: type[ProcessorMixin]
-    weights: list[WeightTransform]
+    weights: list[WeightConverter | WeightRenaming]
     recognises: Callable[[Mapping[str, Any]], bool]
     read_config: Callable[[Mapping[str, Any]], PreTrainedConfig]
     build_processor: Callable[[Mapping[str, Any], FindFile], ProcessorMixin]

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 from transformers import initialization as init
-from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
+from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from flmm.readers.own_models.base import OwnModel
 from flmm.readers.own_models.qwen_vl_processor import QwenVLProcessor, build_processor
@@ -53,8 +53,8 @@ class QwenVLConfig(PreTrainedConfig):
         "text_config": Qwen2Config,
         "vision_config": QwenVLVisionConfig,
     }
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None
+    vision_config: Any = None
     image_token_id: int = 151859
     tie_word_embeddings: bool = False
 
@@ -72,7 +72,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):
     config_class = QwenVLConfig
     base_model_prefix = "model"
     _supports_sdpa = _supports_flash_attn = True
-    _no_split_modules: ClassVar[list[str]] = ["Qwen2DecoderLayer", "VisionBlock", "Resampler"]
+    _no_split_modules = ["Qwen2DecoderLayer", "VisionBlock", "Resampler"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -133,9 +133,10 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
         output["logits"] = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
         return output
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """Pictures belong to the first pass alone."""
-        prepared = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        parent: Any = super()
+        prepared = parent.prepare_inputs_for_generation(*args, **kwargs)
         if not kwargs.get("is_first_iteration"):
             prepared["pixel_values"] = None
         return prepared
@@ -182,7 +183,7 @@ _OF_A_LAYER = {
     "mlp.w1": "mlp.up_proj",
     "mlp.c_proj": "mlp.down_proj",
 }
-WEIGHTS = [
+WEIGHTS: list[WeightConverter | WeightRenaming] = [
     WeightRenaming(r"^transformer\.visual\.", r"^model\.visual\."),
     WeightRenaming(r"^transformer\.wte\.", r"^model\.language_model\.embed_tokens\."),
     WeightRenaming(r"^transformer\.ln_f\.", r"^model\.language_model\.norm\."),
@@ -193,7 +194,7 @@ WEIGHTS = [
         for theirs, ours in _OF_A_LAYER.items()
     ),
     WeightConverter(
-        "attn.c_attn", [f"self_attn.{name}_proj" for name in "qkv"], operations=[Chunk(dim=0)]
+        "attn.c_attn", [f"self_attn.{name}_proj" for name in "qkv"], operations=[Split(dim=0)]
     ),
 ]
 QWEN_VL = OwnModel(

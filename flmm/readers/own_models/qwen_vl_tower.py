@@ -114,10 +114,25 @@ class VisionTower(nn.Module):
         tokens, _ = self.attn_pool(self.encode(pixel_values))
         return self.ln_post(tokens) @ self.proj
 
+    def look(self, pixel_values: Tensor) -> Tensor:
+        """How much each image token looks at each patch, ``[B, Q, N]``: rows sum to 1."""
+        _, weights = self.attn_pool(self.encode(pixel_values), need_weights=True)
+        return weights
+
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Pixels ``[B, 3, S, S]`` to patches ``[B, N, width]``."""
         states = self.conv1(pixel_values.to(self.conv1.weight)).flatten(2).transpose(1, 2)
         states = self.ln_pre(states + resize_table(self.positional_embedding, states.shape[1]))
-        for block in self.transformer["resblocks"]:
+        for block in self.transformer.get_submodule("resblocks").children():
             states = block(states)
         return states
+
+
+def spread_maps(maps: Tensor, weights: Tensor) -> Tensor:
+    """Maps ``[..., h, w]`` over image tokens as maps ``[..., H, W]`` over the patches.
+
+    Each token's share goes where it looked (:meth:`VisionTower.look`, ``[h*w, H*W]`` of a picture):
+    the sum of a map stays.
+    """
+    side = math.isqrt(weights.shape[-1])
+    return (maps.flatten(-2) @ weights).unflatten(-1, (side, side))

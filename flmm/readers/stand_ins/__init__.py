@@ -16,6 +16,7 @@ from flmm.readers.stand_ins.base import StandIn, build_byte_tokenizer
 
 # As ``FAMILIES``, of the same kinds -> "module:Class" below this package.
 STAND_INS: dict[str, str] = {
+    "qwen_vl": "qwen_vl:QwenVLStandIn",
     "qwen2_vl": "qwen:QwenStandIn",
     "qwen2_5_vl": "qwen:QwenStandIn",
     "qwen3_vl": "qwen:QwenStandIn",
