@@ -21,7 +21,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, help="how many to draw before the training")
     parser.add_argument("--start", type=Path, help="folder of the stage before")
     parser.add_argument(
-        "--family", default="qwen2_5_vl", choices=["qwen2_5_vl", "llava"], help="without --start"
+        "--family",
+        default="qwen2_5_vl",
+        choices=["qwen2_5_vl", "llava", "qwen_vl"],
+        help="without --start",
     )
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--seed", type=int, default=0)

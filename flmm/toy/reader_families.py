@@ -2,7 +2,8 @@
 
 ``qwen2_5_vl`` is the reader embedded in the package; ``llava`` has LLaVA-1.5's classes (CLIP tower,
 projector of two layers, LLaMA), other scenes and other numbers of layers and heads. It is made to
-be met by what was trained with the first, and is not shipped.
+be met by what was trained with the first, and is not shipped. ``qwen_vl`` is of Qwen-VL's first
+generation: its resampler is what ``resampler_maps`` looks at.
 """
 
 from __future__ import annotations
@@ -30,16 +31,23 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from flmm.readers.loading import TINY_FOLDER
+from flmm.readers.own_models.qwen_vl import QwenVLConfig
+from flmm.readers.own_models.qwen_vl_processor import (
+    IMAGE_TOKEN,
+    QwenVLProcessor,
+    build_image_processor,
+)
 
 TOKEN_SIDE_PX = 28
 # 56 to 80 image tokens, whatever the picture's size: objects keep their size in tokens.
 _MIN_PIXELS, _MAX_PIXELS = 56 * TOKEN_SIDE_PX**2, 80 * TOKEN_SIDE_PX**2
 _SQUARE_TOKENS = 8
+_SQUARE_PX = _SQUARE_TOKENS * TOKEN_SIDE_PX
 _ATTENTION = "eager"  # on a CPU the backward pass of bfloat16 SDPA takes twice the time
-_LLAVA_TEMPLATE = (
+_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}IMAGE\n"
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     "{% if message['role'] == 'assistant' %}<|im_end|>{% else %} {% endif %}{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -109,13 +117,13 @@ class TinyLlava(ReaderFamily):
     """LLaVA-1.5's classes: 4 layers of 8 heads, pictures resized to a square of 8 x 8 tokens."""
 
     scenes = "llava reader"
-    tower = ("model.vision_tower.", "model.multi_modal_projector.")
+    tower: ClassVar[tuple[str, ...]] = ("model.vision_tower.", "model.multi_modal_projector.")
     picture_inputs = ("pixel_values",)
 
     def build(self) -> tuple[Any, Any]:
         """Random weights; the embedded reader's vocabulary."""
         processor = _build_llava_processor()
-        tokenizer, side = processor.tokenizer, _SQUARE_TOKENS * TOKEN_SIDE_PX
+        tokenizer, side = processor.tokenizer, _SQUARE_PX
         vision = CLIPVisionConfig(
             hidden_size=128,
             intermediate_size=384,
@@ -125,20 +133,7 @@ class TinyLlava(ReaderFamily):
             patch_size=TOKEN_SIDE_PX,
             hidden_act="gelu",
         )
-        text = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            max_position_embeddings=2048,
-            rms_norm_eps=1e-5,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=True,
-        )
+        text = LlamaConfig(**_size_text(tokenizer), rms_norm_eps=1e-5)
         config = LlavaConfig(
             vision_config=vision,
             text_config=text,
@@ -163,7 +158,49 @@ class TinyLlava(ReaderFamily):
         return torch.cat(list(seen.pooler_output))
 
 
-FAMILIES: dict[str, ReaderFamily] = {"qwen2_5_vl": TinyQwen(), "llava": TinyLlava()}
+class TinyQwenVL(TinyLlava):
+    """The first generation's classes: 16 x 16 patches, a resampler of 8 x 8 queries."""
+
+    scenes = "resampler reader"
+    tower = ("model.visual.",)
+
+    def build(self) -> tuple[Any, Any]:
+        """Random weights; the embedded reader's vocabulary."""
+        tokenizer = _build_tokenizer(IMAGE_TOKEN)
+        processor = QwenVLProcessor(
+            build_image_processor(_SQUARE_PX),
+            tokenizer,
+            chat_template=_TEMPLATE.replace("IMAGE", IMAGE_TOKEN),
+            image_seq_length=_SQUARE_TOKENS**2,
+        )
+        text = _size_text(tokenizer)
+        vision = {
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "mlp_ratio": 2.0,
+            "image_size": _SQUARE_PX,
+            "patch_size": TOKEN_SIDE_PX // 2,
+            "num_queries": _SQUARE_TOKENS**2,
+            "output_dim": text["hidden_size"],
+        }
+        config = QwenVLConfig(
+            text_config=text, vision_config=vision, image_token_id=processor.image_token_id
+        )
+        model = _build_random(config)
+        _draw_to_its_place(model.model.visual.attn_pool)
+        return model, processor
+
+    def see(self, model: Any, pictures: Mapping[str, Tensor]) -> Tensor:
+        """What the resampler's queries saw."""
+        return model.model.visual(pictures["pixel_values"]).flatten(0, 1)
+
+
+FAMILIES: dict[str, ReaderFamily] = {
+    "qwen2_5_vl": TinyQwen(),
+    "llava": TinyLlava(),
+    "qwen_vl": TinyQwenVL(),
+}
 
 
 def find_family(model: Any) -> ReaderFamily:
@@ -186,23 +223,52 @@ def _build_random(config: Any) -> Any:
     )
 
 
-def _build_llava_processor() -> LlavaProcessor:
-    """A square, nothing cropped; the embedded tokenizer, its video token now ``<image>``."""
+@torch.no_grad()
+def _draw_to_its_place(resampler: Any) -> None:
+    """Let a query begin where it stands: thousands of steps would teach it no more than that."""
+    width = resampler.query.shape[1]
+    resampler.attn.in_proj_weight[: 2 * width] = 4 * torch.eye(width).repeat(2, 1)
+    resampler.ln_q.weight.fill_(0.1)
+    resampler.ln_kv.weight.fill_(0.1)
+
+
+def _size_text(tokenizer: Any) -> dict[str, Any]:
+    """Four layers of eight heads."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+
+
+def _build_tokenizer(image_token: str) -> Any:
+    """The embedded tokenizer, its video token now the family's placeholder."""
     state = json.loads((TINY_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
-    state["added_tokens"][-1]["content"] = "<image>"
-    tokenizer = PreTrainedTokenizerFast(
+    state["added_tokens"][-1]["content"] = image_token
+    return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=["<image>"],
+        extra_special_tokens=[image_token],
     )
-    side = _SQUARE_TOKENS * TOKEN_SIDE_PX
-    size = {"height": side, "width": side}
+
+
+def _build_llava_processor() -> LlavaProcessor:
+    """A square, nothing cropped."""
+    size = {"height": _SQUARE_PX, "width": _SQUARE_PX}
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False),
-        tokenizer=tokenizer,
+        tokenizer=_build_tokenizer("<image>"),
         patch_size=TOKEN_SIDE_PX,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_LLAVA_TEMPLATE,
+        chat_template=_TEMPLATE.replace("IMAGE", "<image>"),
     )
