@@ -79,7 +79,7 @@ class FrozenModel(nn.Module):
         self.token_merge = token_merge
         self._held = _Held(model.eval().requires_grad_(False))
         self.family = family
-        self.tokenizer = family.processor.tokenizer
+        self.tokenizer = family.tokenizer
         build_layer_masks(torch.zeros(1, 1, 1, 1), self.text_config)  # or a kind is refused here
         self.attention_layers = find_attention_layers(self.text_config)
         self.keeps_states = len(self.attention_layers) < len(list_kinds(self.text_config))

@@ -65,8 +65,13 @@ class ImageProcessorWrapper:
             return self._quicker.encode(image)
         picture, family = load_image(image), self.family
         made = family.processor(
-            images=[picture], text=[family.placeholder], return_tensors="pt", **self.options
+            images=[picture], text=[family.picture_text], return_tensors="pt", **self.options
         )
+        if "pixel_values" not in made:
+            raise ValueError(
+                f"{type(family.processor).__name__} gives {', '.join(made)} and no pixel_values: "
+                "the model would see no picture, leave image_options as the family has them"
+            )
         ids = made["input_ids"][0]
         columns = (ids == family.config.image_token_id).nonzero()[:, 0]
         if not len(columns):

@@ -82,7 +82,7 @@ def write_published_model(
     if is_small:
         values = find_stand_in(values).shrink(values)
     if layers is not None:
-        _cut_layers(values["text_config"], values["vision_config"], layers)
+        _cut_layers(values["text_config"], values.get("vision_config"), layers)
     if context is not None:
         values["text_config"]["max_position_embeddings"] = context
     stand_in = find_stand_in(values)
@@ -92,13 +92,15 @@ def write_published_model(
     return Path(folder)
 
 
-def _cut_layers(text: dict[str, Any], vision: dict[str, Any], layers: int) -> None:
+def _cut_layers(text: dict[str, Any], vision: dict[str, Any] | None, layers: int) -> None:
     if "layer_types" in text:
         text["layer_types"] = text["layer_types"][:layers]
     if "num_kv_shared_layers" in text:  # the last ones
         cut = text["num_hidden_layers"] - layers
         text["num_kv_shared_layers"] = max(0, text["num_kv_shared_layers"] - cut)
     text["num_hidden_layers"] = layers
+    if vision is None:
+        return
     key = "depth" if "depth" in vision else "num_hidden_layers"
     vision[key] = depth = min(vision[key], layers)
     for name in ("fullatt_block_indexes", "deepstack_visual_indexes"):

@@ -73,7 +73,10 @@ class EagerReference:
         return " " if spaced or begins else ""
 
     def _process(self, text: str, images: list[Any]) -> dict[str, Any]:
-        made = self.processor(text=[text], images=images, return_tensors="pt")
+        asked = {"text": [text], "images": images, "return_tensors": "pt"}
+        made = self.processor(**asked)
+        if "pixel_values" not in made:
+            made = self.processor(**asked, **self.family.image_options)
         return {name: value for name, value in made.items() if name != "labels"}
 
     def go_on(self, inputs: dict[str, Any], ids: list[int]) -> dict[str, Any]:

@@ -183,7 +183,8 @@ def test_a_conversation_of_three_turns_equals_one_eager_pass(vlm, eager, noise):
 def test_the_first_layers_alone_tell_what_a_full_reading_begins_with(vlm, noise):
     images = [noise(*SIZES[name]) for name in ("square", "tiny")]
     whole = vlm.prefill(images)
-    stack, norm = vlm.model.get_decoder().layers, vlm.model.get_decoder().norm
+    decoder = vlm.model.get_decoder()
+    stack, norm = decoder.layers, getattr(decoder, "norm", None) or decoder.final_layernorm
     asked = [[*PHRASES, CAPTION], PHRASES[:2]]
     full = vlm.attend(whole, asked)
     ran = []

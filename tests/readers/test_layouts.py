@@ -35,7 +35,7 @@ CONFIGS = {
 }
 WITHOUT_FILES = (
     *("DeepSeek-VL-1.3B", "DeepSeek-VL-7B", "Idefics3-8B", "SmolVLM2-2.2B"),
-    *("Pixtral-12B", "Mistral-Small-3.1-24B", "GLM-4.1V-9B"),
+    *("Pixtral-12B", "Mistral-Small-3.1-24B", "GLM-4.1V-9B", "Fuyu-8B"),
 )
 ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
 SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]
@@ -66,7 +66,7 @@ def see(family, size):
     options = {**family.image_options, "do_rescale": False, "do_normalize": False}
     inputs = family.processor(
         images=[np.zeros((*size, 3), np.uint8)],
-        text=[f"x {family.processor.image_token} y"],
+        text=[f"x {family.picture_text} y"],
         return_tensors="pt",
         **options,
     )
@@ -154,7 +154,12 @@ def changes(request, data_dir, count):
         changed = picture.copy()
         changed[y:y1, x:x1] = 255 - changed[y:y1, x:x1]
         before, after = (
-            processor(images=[item], text=[processor.image_token], return_tensors="pt")
+            processor(
+                images=[item],
+                text=[family.picture_text],
+                return_tensors="pt",
+                **family.image_options,
+            )
             for item in (picture, changed)
         )
         embeddings = embed(model, before)
@@ -286,6 +291,11 @@ def test_a_picture_that_is_not_split_has_its_thumbnail_alone(data_dir):
             "has image token id 3, the processor 259: load both from the same folder",
         ),
         (
+            "fuyu",
+            lambda config, _: setattr(config, "patch_size", 30),
+            "has patch size 30, the processor 10 x 10: load both from the same folder",
+        ),
+        (
             "glm4v",
             lambda config, _: setattr(config.vision_config, "spatial_merge_size", 4),
             "has merge size 4, the processor 2: load both from the same folder",
@@ -366,8 +376,8 @@ def test_a_picture_of_a_single_token_is_refused_where_transformers_fails(data_di
 
 
 def test_a_model_of_no_family_is_refused():
-    with pytest.raises(ValueError, match=r"'fuyu' is not supported: give one of .*llava_next"):
-        find_family(AutoConfig.for_model("fuyu"))
+    with pytest.raises(ValueError, match=r"'blip-2' is not supported: give one of .*llava_next"):
+        find_family(AutoConfig.for_model("blip-2"))
 
 
 def draw_ellipses(random, height, width):

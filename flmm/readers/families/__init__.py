@@ -36,6 +36,7 @@ FAMILIES: dict[str, str] = {
     "glm4v": "glm4v:Glm4v",
     "glm4v_moe": "glm4v:Glm4v",
     "glm46v": "glm4v:Glm4v",
+    "fuyu": "fuyu:Fuyu",
     "gemma3": "gemma:Gemma3",
     "gemma4": "gemma:Gemma4",
     "paligemma": "paligemma:PaliGemma",

@@ -103,6 +103,16 @@ class Family(ABC):
         return self.processor.image_token
 
     @property
+    def picture_text(self) -> str:
+        """The text beside which the processor makes a picture ready."""
+        return self.placeholder
+
+    @property
+    def tokenizer(self) -> Any:
+        """What makes tokens of templates and of plain text."""
+        return self.processor.tokenizer
+
+    @property
     def image_token_id(self) -> int:
         """What the processor writes for a part of a picture, in place of the placeholder."""
         return self.processor.image_token_id
