@@ -1,5 +1,6 @@
 """Rows of image tokens: what Pixtral, Mistral 3, GLM-4.xV and Fuyu alone owe."""
 
+import copy
 import json
 
 import pytest
@@ -7,10 +8,14 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, FuyuImageProcessor, FuyuProcessor
 
 from flmm.readers import FrozenVLM
+from flmm.readers.base import DEFAULT_PROMPT
 from flmm.readers.families import find_family
+from flmm.readers.loading import build_random_model
 from flmm.readers.published_sizes import PUBLISHED_SIZES
 from flmm.readers.stand_ins import find_stand_in
 from flmm.readers.stand_ins.fuyu import build_piece_tokenizer
+from tests.readers.conftest import EagerReference
+from tests.readers.test_reader_contract import relative_difference
 from tests.small_models import build_small_config, build_small_model, load_processor
 
 
@@ -52,6 +57,32 @@ def test_a_later_turn_begins_behind_the_answer_where_templates_take_strings(data
         "<|assistant|>\n",
     )
     assert family.render(0, is_first=False) == ("<|user|>\n", "<|assistant|>\n")
+
+
+def test_glm_of_the_other_class_is_read_as_in_one_eager_pass(noise):
+    """No size is known to be published under this type, whose parts are GLM-4.1V's."""
+    values = PUBLISHED_SIZES["GLM-4.1V-9B"] | {"model_type": "glm46v"}
+    stand_in = find_stand_in(values)
+    small = stand_in.shrink(values)
+    processor = stand_in.make_processor(small)
+    config = stand_in.build_config(small, processor)
+    model = build_random_model(config, torch.float32, "sdpa", seed=0).eval()
+    same = copy.deepcopy(model)
+    same.set_attn_implementation("eager")
+    vlm, image = FrozenVLM(model, processor=processor), noise(90, 150)
+    prefix = vlm.prefill(image)
+    seen = vlm.attend(prefix, "a red cup")
+    eager = EagerReference(same, processor)
+    ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, "a red cup")
+    rows = slice(len(prefix), len(ids))
+    expected = attentions[:, rows].mean(1)[:, prefix.grids[0].columns]
+    assert (type(model).__name__, type(processor).__name__) == (
+        "Glm46VForConditionalGeneration",
+        "Glm46VProcessor",
+    )
+    assert ids.tolist() == [*prefix.input_ids.tolist(), *seen.input_ids[0].tolist()]
+    assert relative_difference(seen.maps[0], expected) < 1e-5
+    assert relative_difference(seen.text_features[0], hidden_states[:, rows]) < 1e-5
 
 
 def test_fuyu_is_not_read_without_its_picture(data_dir, noise):

@@ -35,6 +35,7 @@ STAND_INS: dict[str, str] = {
     "mistral3": "pixtral:PixtralStandIn",
     "glm4v": "glm4v:Glm4vStandIn",
     "glm4v_moe": "glm4v:Glm4vStandIn",
+    "glm46v": "glm4v:Glm4vStandIn",
     "fuyu": "fuyu:FuyuStandIn",
     "cogvlm": "cogvlm:CogVLMStandIn",
     "gemma3": "gemma:Gemma3StandIn",

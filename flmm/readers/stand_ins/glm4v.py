@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from transformers import Glm4vImageProcessor, Glm4vProcessor, Glm4vVideoProcessor
+from transformers import (
+    Glm4vImageProcessor,
+    Glm4vProcessor,
+    Glm4vVideoProcessor,
+    Glm46VImageProcessor,
+    Glm46VProcessor,
+    Glm46VVideoProcessor,
+)
 
 from flmm.readers.stand_ins.base import SMALL_TEXT, StandIn, build_byte_tokenizer
 
+_OF_46V = (Glm46VProcessor, Glm46VImageProcessor, Glm46VVideoProcessor)
+_OF_OTHERS = (Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor)
 _CONTROLS = ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>")
 _FENCES = {"image_start_token_id": "<|begin_of_image|>", "image_end_token_id": "<|end_of_image|>"}
 _OF_VIDEOS = ("<|begin_of_video|>", "<|end_of_video|>")
@@ -61,10 +70,9 @@ class Glm4vStandIn(StandIn):
     def make_processor(self, values: Mapping[str, Any]) -> Any:
         """With the patches of these values."""
         vision = values["vision_config"]
-        return Glm4vProcessor(
-            Glm4vImageProcessor(
-                patch_size=vision["patch_size"], merge_size=vision["spatial_merge_size"]
-            ),
+        whole, pictures, videos = _OF_46V if values["model_type"] == "glm46v" else _OF_OTHERS
+        return whole(
+            pictures(patch_size=vision["patch_size"], merge_size=vision["spatial_merge_size"]),
             build_byte_tokenizer(
                 *_CONTROLS,
                 *_FENCES.values(),
@@ -72,7 +80,7 @@ class Glm4vStandIn(StandIn):
                 image_token="<|image|>",
                 video_token="<|video|>",
             ),
-            Glm4vVideoProcessor(),
+            videos(),
             chat_template=_TEMPLATE,
         )
 
