@@ -4,16 +4,19 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from flmm.readers import FrozenVLM
 from flmm.readers.families import find_family
 from flmm.readers.loading import load_config, load_model, load_processor
 from flmm.readers.own_models import OWN_MODELS
-from flmm.readers.own_models.qwen_vl_processor import CONTROL_TOKENS
+from flmm.readers.own_models.qwen_vl_processor import CONTROL_TOKENS, build_image_processor
 from flmm.readers.prompts import ContextFullError
 from tests.readers.test_reader_contract import relative_difference
 
@@ -186,3 +189,13 @@ def test_what_is_not_converted_is_refused(data_dir, small_folder):
     (small_folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(OSError, match="needs code of its own, which flmm does not run"):
         load_config(small_folder)
+
+
+def test_a_picture_is_squashed_as_the_published_code_does(noise):
+    """Which resizes with Pillow."""
+    picture, channels = Image.fromarray(noise(300, 500)), (1, 3, 1, 1)
+    mean, std = (torch.tensor(item).view(channels) for item in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    made = build_image_processor(448)([picture], return_tensors="pt")["pixel_values"]
+    squashed = np.array(picture.resize((448, 448), Image.Resampling.BICUBIC), np.float32)
+    expected = torch.from_numpy(squashed).permute(2, 0, 1)[None]
+    assert ((made * std + mean) * 255 - expected).abs().max() < 1.01  # one step of rounding
