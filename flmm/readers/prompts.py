@@ -235,10 +235,12 @@ class TurnEncoder:
         """
         before, after = self._family.render(len(images), is_first)
         pictures = [self._place_image(image) for image in images]
-        mark = self._family.placeholder
+        written = self._family.placeholder
+        mark = self._find_mark(written)
         around = iter([f"{item.before}{mark}{item.after}" for item in pictures])
         before, after = (
-            re.sub(re.escape(mark), lambda _: next(around, mark), text) for text in (before, after)
+            re.sub(re.escape(written), lambda _: next(around, mark), text)
+            for text in (before, after)
         )
         ids, words = self.tokenizer.encode_template(before, question, after, is_first)
         placeholder = self.tokenizer.control_ids[mark]
@@ -259,6 +261,12 @@ class TurnEncoder:
             columns.append(slice(start + picture.columns.start, start + picture.columns.stop))
             expanded += picture.input_ids
         return EncodedTurn(expanded, columns, [(moved[place], span) for place, span in words])
+
+    def _find_mark(self, written: str) -> str:
+        """The control token of a placeholder; where it is plain text, that of a picture's part."""
+        control = self.tokenizer.control_ids
+        names = (name for name, index in control.items() if index == self._family.image_token_id)
+        return written if written in control else next(names)
 
     def _place_image(self, image: ImageInput) -> _PlacedImage:
         """A picture's tokens, with the text at their ends apart."""

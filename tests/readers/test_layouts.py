@@ -35,7 +35,7 @@ CONFIGS = {
 }
 WITHOUT_FILES = (
     *("DeepSeek-VL-1.3B", "DeepSeek-VL-7B", "Idefics3-8B", "SmolVLM2-2.2B"),
-    *("Pixtral-12B", "Mistral-Small-3.1-24B", "GLM-4.1V-9B", "Fuyu-8B"),
+    *("Pixtral-12B", "Mistral-Small-3.1-24B", "GLM-4.1V-9B", "Fuyu-8B", "Aya-Vision-8B"),
 )
 ODD = np.random.default_rng(0).integers(30, 1400, (40, 2))
 SIZES = [(480, 640), (640, 480), (100, 1500), (1500, 100), (37, 37), (336, 336), (1080, 1920)]

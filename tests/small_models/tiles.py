@@ -155,4 +155,5 @@ FAMILIES = [
     SmallInternVL(),
     SmallIdefics3(),
     StandInFamily("smolvlm", "SmolVLM2-2.2B"),
+    StandInFamily("aya_vision", "Aya-Vision-8B"),
 ]

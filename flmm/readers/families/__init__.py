@@ -31,6 +31,7 @@ FAMILIES: dict[str, str] = {
     "deepseek_vl": "deepseek:DeepseekVL",
     "deepseek_vl_hybrid": "deepseek:DeepseekVL",
     "internvl": "internvl:InternVL",
+    "aya_vision": "aya_vision:AyaVision",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "idefics3:Idefics3",
     "glm4v": "glm4v:Glm4v",

@@ -23,15 +23,20 @@ class InternVL(Family):
     def check(self) -> None:
         """Also refuse tiles of other lengths than the processor's."""
         super().check()
-        height, width = self._tile_size
-        if height * width != self.processor.image_seq_length:
+        height, width = self.tile_size
+        if height * width != self.written:
             raise ValueError(
                 f"the model makes {height} x {width} tokens of a tile, the processor writes "
-                f"{self.processor.image_seq_length}: load both from the same folder"
+                f"{self.written}: load both from the same folder"
             )
 
     @property
-    def _tile_size(self) -> tuple[int, int]:
+    def written(self) -> int:
+        """Tokens that the processor writes for a tile."""
+        return self.processor.image_seq_length
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
         """(h, w) in tokens, after the pixel shuffle."""
         vision, ratio = self.config.vision_config, self.config.downsample_ratio
         height, width = (
@@ -50,7 +55,7 @@ class InternVL(Family):
 
     def layout(self, seen: Seen) -> list[Grid]:
         """All tiles as one grid, then the thumbnail; or a single tile."""
-        height, width = self._tile_size
+        height, width = self.tile_size
         cells = height * width
         if len(seen.columns) == cells:
             return [Grid(seen.columns.view(height, width), seen.whole)]

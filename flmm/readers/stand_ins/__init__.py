@@ -29,6 +29,7 @@ STAND_INS: dict[str, str] = {
     "deepseek_vl": "deepseek:DeepseekVLStandIn",
     "deepseek_vl_hybrid": "deepseek:DeepseekVLStandIn",
     "internvl": "internvl:InternVLStandIn",
+    "aya_vision": "aya_vision:AyaVisionStandIn",
     "idefics3": "idefics3:Idefics3StandIn",
     "smolvlm": "idefics3:Idefics3StandIn",
     "llava+pixtral": "pixtral:PixtralStandIn",
