@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from flmm.images import load_any_image
 from flmm.readers.base import FrozenVLM
-from flmm.readers.families.qwen import Qwen
+from flmm.readers.families.qwen import Qwen, Qwen3_5
 from flmm.readers.qwen_image_processor import find_picture
 from flmm.records import ImageInput
 from flmm.registry import MODELS
@@ -24,7 +24,7 @@ class FrozenQwen(FrozenVLM):
     ``min_pixels`` and ``max_pixels`` limit H'*W' of the input; ``None``: the processor's.
     """
 
-    model_types = Qwen.model_types
+    model_types = Qwen.model_types + Qwen3_5.model_types
 
     def __init__(
         self,

@@ -301,6 +301,11 @@ def test_a_picture_that_is_not_split_has_its_thumbnail_alone(data_dir):
             "has merge size 4, the processor 2: load both from the same folder",
         ),
         (
+            "qwen3_5_moe",
+            lambda config, _: setattr(config.vision_config, "patch_size", 14),
+            "has patch size 14, the processor 16: load both from the same folder",
+        ),
+        (
             "glm4v_moe",
             lambda config, _: setattr(config.vision_config, "patch_size", 16),
             "has patch size 16, the processor 14: load both from the same folder",

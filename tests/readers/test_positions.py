@@ -6,7 +6,7 @@ import torch
 from flmm.readers.families.qwen import compute_positions
 from tests.small_models import FAMILY_FOLDERS
 
-FAMILIES = tuple(FAMILY_FOLDERS)
+FAMILIES = (*FAMILY_FOLDERS, "qwen3_5")
 IMAGE = 7
 
 

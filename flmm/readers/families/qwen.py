@@ -28,19 +28,15 @@ _LOCATE_EVERY = (
 
 
 class Qwen(Family):
-    """The Qwen-VL models since the second generation, and Qwen3.5, which sees as Qwen3-VL does.
+    """The Qwen-VL models since the second generation.
 
     Attributes:
         fences: what a config calls the tokens before and behind a picture.
     """
 
-    model_types: ClassVar[tuple[str, ...]] = (
-        *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
-        *("qwen3_5", "qwen3_5_moe"),
-    )
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    special = "any aspect ratio; M-RoPE, compared with the published rule"
     image_processor: ClassVar[Any] = QwenImageProcessorWrapper
-    # Qwen3.5: a phrase would stand within a thought that was begun, and an answer behind it.
-    template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
     fences: ClassVar[tuple[str, str]] = ("vision_start_token_id", "vision_end_token_id")
 
     def check(self) -> None:
@@ -66,7 +62,8 @@ class Qwen(Family):
         Source: what the Qwen team says of its own RefCOCO evaluation. Qwen2-VL: arXiv 2409.12191,
         "Visual Grounding", the question in plain words from github.com/QwenLM/Qwen3-VL/issues/536
         (a user's; the team has published none). Qwen2.5-VL: issues 991 (question), 733 (JSON, no
-        box tokens), 782 (pixels). Qwen3-VL: issues 1721 (question), 1427 (0-1000).
+        box tokens), 782 (pixels). Qwen3-VL: issues 1721 (question), 1427 (0-1000); Qwen3.5 is asked
+        likewise, and counts to 1000 too: QwenLM/Qwen3.8-Flash-Next issue 4.
         """
         kind, vision = self.config.model_type, self.config.vision_config
         if kind == "qwen2_5_vl":
@@ -138,6 +135,15 @@ class Qwen(Family):
         merge = self.config.vision_config.spatial_merge_size
         _, height, width = image["image_grid_thw"][0].tolist()
         return height // merge, width // merge
+
+
+class Qwen3_5(Qwen):
+    """Qwen3.5, which sees as Qwen3-VL does; three of four of its layers keep a state."""
+
+    model_types = ("qwen3_5", "qwen3_5_moe")
+    special = "maps of every fourth layer, the others keep a state; answers without a thought"
+    # A phrase would stand within a thought that was begun, and an answer behind it.
+    template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
 
 
 def compute_positions(
