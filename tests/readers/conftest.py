@@ -108,7 +108,7 @@ class EagerReference:
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in inputs.items()
         }
-        output = self.model(
+        output = self.model.model(
             **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
         )
         text = self.model.config.get_text_config()

@@ -4,7 +4,7 @@ import torch
 
 from flmm.readers import FrozenVLM
 from flmm.readers.base import DEFAULT_PROMPT
-from tests.readers.conftest import EagerReference, ask
+from tests.readers.conftest import EagerReference
 from tests.readers.test_reader_contract import PHRASES, relative_difference
 from tests.small_models import build_small_model, load_processor
 
@@ -13,11 +13,7 @@ def read(model, processor, image, prefix):
     """The maps of every phrase on every grid, each phrase from one eager pass of a model."""
     eager, maps = EagerReference(model, processor), []
     for phrase in PHRASES:
-        inputs = {
-            name: value.to(model.dtype) if value.is_floating_point() else value
-            for name, value in eager.prepare([ask(DEFAULT_PROMPT)], [image], phrase).items()
-        }
-        _, attentions, _ = eager.see(inputs)
+        _, attentions, _ = eager.read(image, DEFAULT_PROMPT, phrase)
         rows = attentions[:, len(prefix) :].float().mean(1)
         maps += [rows[:, grid.columns].flatten() for grid in prefix.grids]
     return torch.cat(maps)
