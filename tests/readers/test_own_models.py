@@ -198,4 +198,4 @@ def test_a_picture_is_squashed_as_the_published_code_does(noise):
     made = build_image_processor(448)([picture], return_tensors="pt")["pixel_values"]
     squashed = np.array(picture.resize((448, 448), Image.Resampling.BICUBIC), np.float32)
     expected = torch.from_numpy(squashed).permute(2, 0, 1)[None]
-    assert ((made * std + mean) * 255 - expected).abs().max() < 1.01  # one step of rounding
+    assert ((made * std + mean) * 255 - expected).abs().max() < 2.01  # rounded in each direction
