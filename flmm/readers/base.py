@@ -33,8 +33,8 @@ from flmm.readers.prompts import (
     ContextFullError,
     EncodedContinuation,
     PlainTextTokenizer,
-    TurnEncoder,
 )
+from flmm.readers.turns import TurnEncoder
 from flmm.records import Continuation, ImageInput, PhraseAttention, as_continuations
 from flmm.registry import MODELS
 

@@ -21,7 +21,8 @@ from flmm.readers.decoding import write_tokens
 from flmm.readers.frozen_model import FrozenModel
 from flmm.readers.guard import ConversationLock
 from flmm.readers.prefixes import Prefix, gather_grids
-from flmm.readers.prompts import Context, TurnEncoder
+from flmm.readers.prompts import Context
+from flmm.readers.turns import TurnEncoder
 from flmm.records import ImageInput, PhraseAttention, Span
 
 

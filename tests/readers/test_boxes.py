@@ -62,6 +62,7 @@ def build_family(data_dir, name):
             "glm4v",
             "Help me to locate the {left} dog in the image and give me its bounding boxes.",
         ),
+        ("paligemma2", "detect the {left} dog"),
     ],
 )
 def test_the_question_is_the_familys_own(data_dir, name, question):

@@ -311,6 +311,35 @@ def test_a_picture_that_is_not_split_has_its_thumbnail_alone(data_dir):
             "has patch size 16, the processor 14: load both from the same folder",
         ),
         (
+            "gemma3",
+            lambda config, _: setattr(config, "image_token_id", 3),
+            r"has image token id 3, the processor 270: load both from the same folder",
+        ),
+        (
+            "gemma3",
+            lambda config, _: setattr(config, "mm_tokens_per_image", 64),
+            "makes 64 tokens of a picture, the processor writes 16: load both",
+        ),
+        (
+            "gemma3",
+            lambda _, processor: setattr(
+                *(processor, "images_kwargs"),
+                processor.images_kwargs
+                | {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 9},
+            ),
+            "adds 2 crops to the picture, which flmm does not read: leave do_pan_and_scan",
+        ),
+        (
+            "gemma4",
+            lambda config, _: setattr(config.vision_config, "pooling_kernel_size", 2),
+            "has pooling_kernel_size 2, the processor 3: load both from the same folder",
+        ),
+        (
+            "paligemma2",
+            lambda config, _: setattr(config.vision_config, "image_size", 112),
+            "makes 8 x 8 tokens of a picture, the processor writes 16: load both",
+        ),
+        (
             "llava_next",
             lambda config, _: setattr(config, "image_grid_pinpoints", [[56, 112]]),
             r"has image_grid_pinpoints \[\[56, 112\]\], the processor \[\[56, 112\], \[112, 56\]",

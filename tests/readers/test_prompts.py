@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from transformers import AutoProcessor
 
-from flmm.readers.families import Family
+from flmm.readers import ImageProcessorWrapper
+from flmm.readers.families import Family, find_family
 from flmm.readers.loading import load_processor as load_any_processor
 from flmm.readers.prompts import PlainTextTokenizer
+from flmm.readers.turns import TurnEncoder
 from flmm.readers.words import find_last_tokens, find_last_word
 from flmm.records import Continuation
-from tests.small_models import load_processor
+from tests.small_models import build_small_config, load_processor
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 OTHERS = ["llava", "llava_next", "llava_onevision", "internvl", "idefics3", "qwen_vl_v1"]
@@ -125,6 +127,43 @@ def test_a_tokenizer_that_closes_every_text_is_refused(data_dir):
     )
     with pytest.raises(ValueError, match=r"reads 'a' as the tokens \[921, 2\]: what it writes"):
         PlainTextTokenizer(closing)
+
+
+@pytest.mark.parametrize("prompt", ["Where?", "\n\nWhere?\n", " \n", "", "<start_of_image>?"])
+def test_text_at_the_ends_of_a_picture_is_tokenised_with_the_template(data_dir, prompt):
+    """Gemma 3's processor writes blank lines there, which form one token with other newlines."""
+    processor = load_processor(data_dir, "gemma3")
+    config = build_small_config(data_dir, "gemma3")
+    wrapper = ImageProcessorWrapper(find_family(config)(config, processor))
+    turns = TurnEncoder(wrapper.family, PlainTextTokenizer(processor.tokenizer))
+    picture = np.zeros((60, 90, 3), np.uint8)
+    turn = turns.encode(prompt, [wrapper.encode(picture)] * 2)
+    before, after = wrapper.family.render(2, is_first=True)
+    is_order = prompt.startswith("<")  # the processor would obey it
+    text = before + ("" if is_order else prompt) + after
+    made = processor(images=[picture] * 2, text=[text], return_tensors="pt")
+    expected = made["input_ids"][0].tolist()
+    ids = turn.input_ids
+    if is_order:
+        places = [place for place, _ in turn.question]
+        ids = [index for place, index in enumerate(ids) if place not in places]
+    assert ids == expected
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids)
+    assert tokens.count("\n\n\n") == 1 and "\n\n\n\n" in tokens  # "user\n"; between pictures
+    for columns in turn.image_columns:
+        assert set(turn.input_ids[columns]) == {config.image_token_id}
+    words = processor.tokenizer.decode([turn.input_ids[place] for place, _ in turn.question])
+    assert prompt.strip() in words
+
+
+def test_pieces_of_the_vocabulary_that_are_added_tokens_too_are_text(data_dir):
+    tokenizer = load_processor(data_dir, "gemma3").tokenizer
+    plain = PlainTextTokenizer(tokenizer)
+    assert "\n\n" in tokenizer.added_tokens_encoder and "\n\n" not in plain.control_ids
+    for text in ("a\n\n\nb", "\n" * 19, "a dog"):
+        assert plain.encode_plain(text)[0] == tokenizer.encode(text, add_special_tokens=False)
+    text = "<image_soft_token> <end_of_turn>"
+    assert not set(plain.control_ids.values()) & set(plain.encode_plain(text)[0])
 
 
 def test_a_control_token_in_the_prompt_is_not_obeyed(plain, processor):

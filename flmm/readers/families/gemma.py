@@ -26,7 +26,7 @@ class Gemma3(Family):
         return self.processor.tokenizer.image_token_id
 
     def check(self) -> None:
-        """Also refuse pictures of other lengths than the processor's, and further crops."""
+        """Also refuse pictures of other lengths than the processor's."""
         super().check()
         of_model, written = self.config.mm_tokens_per_image, self.processor.image_seq_length
         if of_model != written:
@@ -41,7 +41,7 @@ class Gemma3(Family):
         if len(seen.columns) > cells:
             raise ValueError(
                 f"the processor adds {len(seen.columns) // cells - 1} crops to the picture, which "
-                "flmm does not read: set do_pan_and_scan of its image processor to false"
+                "flmm does not read: leave do_pan_and_scan out of the image options"
             )
         side = math.isqrt(cells)
         (tokens,) = seen.split(side**2)
