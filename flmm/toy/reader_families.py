@@ -32,11 +32,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from flmm.readers.loading import TINY_FOLDER
 from flmm.readers.own_models.qwen_vl import QwenVLConfig
-from flmm.readers.own_models.qwen_vl_processor import (
-    IMAGE_TOKEN,
-    QwenVLProcessor,
-    build_image_processor,
-)
+from flmm.readers.own_models.qwen_vl_processor import IMAGE_TOKEN
+from flmm.readers.own_models.vision_language import SquareProcessor, build_image_processor
 
 TOKEN_SIDE_PX = 28
 # 56 to 80 image tokens, whatever the picture's size: objects keep their size in tokens.
@@ -167,10 +164,11 @@ class TinyQwenVL(TinyLlava):
     def build(self) -> tuple[Any, Any]:
         """Random weights; the embedded reader's vocabulary."""
         tokenizer = _build_tokenizer(IMAGE_TOKEN)
-        processor = QwenVLProcessor(
+        processor = SquareProcessor(
             build_image_processor(_SQUARE_PX),
             tokenizer,
             chat_template=_TEMPLATE.replace("IMAGE", IMAGE_TOKEN),
+            image_token=IMAGE_TOKEN,
             image_seq_length=_SQUARE_TOKENS**2,
         )
         text = _size_text(tokenizer)

@@ -16,7 +16,8 @@ from flmm.readers import FrozenVLM
 from flmm.readers.families import find_family
 from flmm.readers.loading import load_config, load_model, load_processor
 from flmm.readers.own_models import OWN_MODELS
-from flmm.readers.own_models.qwen_vl_processor import CONTROL_TOKENS, build_image_processor
+from flmm.readers.own_models.qwen_vl_processor import CONTROL_TOKENS
+from flmm.readers.own_models.vision_language import build_image_processor
 from flmm.readers.prompts import ContextFullError
 from tests.readers.test_reader_contract import relative_difference
 

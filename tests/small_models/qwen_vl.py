@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from flmm.readers.loading import load_processor
-from flmm.readers.own_models.qwen_vl_processor import build_image_processor
+from flmm.readers.own_models.vision_language import build_image_processor
 from flmm.readers.stand_ins.base import SMALL_TILE_PX, SMALL_VISION
 from tests.small_models.base import FolderFamily, build_config, build_text_values
 

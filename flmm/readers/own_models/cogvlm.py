@@ -12,22 +12,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationMixin, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedModel
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from flmm.readers.own_models.base import FindFile, OwnModel
 from flmm.readers.own_models.cogvlm_experts import ExpertLlama, choose_experts
-from flmm.readers.own_models.cogvlm_processor import (
-    CogVLMProcessor,
-    load_tokenizer,
-    make_processor,
-)
+from flmm.readers.own_models.cogvlm_processor import load_tokenizer, make_processor
 from flmm.readers.own_models.cogvlm_vision import CogVLMVision, CogVLMVisionConfig
+from flmm.readers.own_models.vision_language import (
+    SquareProcessor,
+    VisionLanguageConfig,
+    WithLanguageHead,
+)
 
 
-class CogVLMConfig(PreTrainedConfig):
+class CogVLMConfig(VisionLanguageConfig):
     """Of both generations; ``text_config.attention_bias`` is that of the vision experts.
 
     ``template_version`` is ``"chat"``, ``"vqa"`` or ``"base"``, as published.
@@ -35,18 +36,7 @@ class CogVLMConfig(PreTrainedConfig):
 
     model_type = "cogvlm"
     sub_configs = {"text_config": LlamaConfig, "vision_config": CogVLMVisionConfig}
-    text_config: Any = None
-    vision_config: Any = None
-    image_token_id: int = 0
     template_version: str = "chat"
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        for name, kind in self.sub_configs.items():
-            given = getattr(self, name)
-            if given is None or isinstance(given, dict):
-                setattr(self, name, kind(**(given or {})))
-        super().__post_init__(**kwargs)
 
 
 def locate_tokens(is_image: Tensor) -> Tensor:
@@ -70,10 +60,6 @@ class CogVLMModel(PreTrainedModel):
         self.vision = CogVLMVision(config.vision_config, text.hidden_size, text.intermediate_size)
         self.language_model = ExpertLlama(text)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Of the text."""
-        return self.language_model.get_input_embeddings()
 
     def forward(
         self,
@@ -100,46 +86,11 @@ class CogVLMModel(PreTrainedModel):
         return self.language_model(inputs_embeds=embeddings, position_ids=position_ids, **inputs)
 
 
-class CogVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class CogVLMForConditionalGeneration(WithLanguageHead):
     """With the language head."""
 
     config_class = CogVLMConfig
-    base_model_prefix = "model"
-    _supports_sdpa = _supports_flash_attn = True
-
-    def __init__(self, config: CogVLMConfig) -> None:
-        super().__init__(config)
-        text = config.text_config
-        self.model = CogVLMModel(config)
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
-
-    def get_decoder(self) -> nn.Module:
-        """Llama with experts."""
-        return self.model.language_model
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        logits_to_keep: int = 0,
-        **inputs: Any,
-    ) -> Any:
-        """As the model's, with ``logits`` ``[B, R or logits_to_keep, V]``."""
-        inputs |= {"attention_mask": attention_mask, "position_ids": position_ids}
-        output = self.model(input_ids, pixel_values, **inputs)
-        output["logits"] = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
-        return output
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """Pictures belong to the first pass alone."""
-        parent: Any = super()
-        prepared = parent.prepare_inputs_for_generation(*args, **kwargs)
-        if not kwargs.get("is_first_iteration"):
-            prepared["pixel_values"] = None
-        return prepared
+    model_class = CogVLMModel
 
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]
@@ -185,7 +136,7 @@ def read_config(values: Mapping[str, Any]) -> CogVLMConfig:
     )
 
 
-def build_processor(values: Mapping[str, Any], find_file: FindFile) -> CogVLMProcessor:
+def build_processor(values: Mapping[str, Any], find_file: FindFile) -> SquareProcessor:
     """The processor of a published folder."""
     config = read_config(values)
     tokenizer = load_tokenizer(config.text_config, find_file)
@@ -196,7 +147,7 @@ def build_processor(values: Mapping[str, Any], find_file: FindFile) -> CogVLMPro
 COGVLM = OwnModel(
     config_class=CogVLMConfig,
     model_class=CogVLMForConditionalGeneration,
-    processor_class=CogVLMProcessor,
+    processor_class=SquareProcessor,
     weights=[
         WeightRenaming(rf"^model\.{name}\.", rf"^model\.language_model\.{name}\.")
         for name in ("embed_tokens", "layers", "norm")

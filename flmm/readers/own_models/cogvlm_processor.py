@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CLIPImageProcessor, LlamaTokenizer, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from flmm.readers.own_models.base import FindFile
+from flmm.readers.own_models.vision_language import SquareProcessor, build_image_processor
 
 # By template_version; "base" goes on with the text as it is. SentencePiece's tokenizers mark the
 # beginning of a text as they mark a space, which here stands behind the picture's tokens.
@@ -44,37 +45,13 @@ def build_template(version: str, image_token: str, is_sentencepiece: bool) -> st
     return template.replace("ANSWER", _ANSWER.get(version, "")).replace("PICTURE", picture)
 
 
-class CogVLMProcessor(ProcessorMixin):
-    """Pictures and text for CogVLM; ``image_seq_length`` tokens stand for a picture."""
-
-    def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        chat_template: str | None = None,
-        image_seq_length: int = 1227,
-        image_token: str = "<unk>",
-        **kwargs: Any,
-    ) -> None:
-        self.image_seq_length = image_seq_length
-        self.image_token = image_token
-        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
-        """What a placeholder becomes."""
-        return self.image_token * self.image_seq_length
-
-
 def make_processor(
     tokenizer: Any, image_token: str, vision_config: Any, template_version: str
-) -> CogVLMProcessor:
+) -> SquareProcessor:
     """A processor for models of this vision tower."""
-    side = vision_config.image_size
-    size = {"height": side, "width": side}
     is_sentencepiece = tokenizer.tokenize("a")[0].startswith("▁")
-    return CogVLMProcessor(
-        CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False),
+    return SquareProcessor(
+        build_image_processor(vision_config.image_size),
         tokenizer,
         chat_template=build_template(template_version, image_token, is_sentencepiece),
         image_seq_length=vision_config.num_tokens,

@@ -10,23 +10,22 @@ published weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModel,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, Qwen2Config
 from transformers import initialization as init
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from flmm.readers.own_models.base import OwnModel
-from flmm.readers.own_models.qwen_vl_processor import QwenVLProcessor, build_processor
+from flmm.readers.own_models.qwen_vl_processor import build_processor
 from flmm.readers.own_models.qwen_vl_tower import Resampler, VisionTower, build_sine_table
+from flmm.readers.own_models.vision_language import (
+    SquareProcessor,
+    VisionLanguageConfig,
+    WithLanguageHead,
+)
 
 
 class QwenVLVisionConfig(PreTrainedConfig):
@@ -45,34 +44,26 @@ class QwenVLVisionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
 
-class QwenVLConfig(PreTrainedConfig):
+class QwenVLConfig(VisionLanguageConfig):
     """Tower and language model; ``image_token_id`` is ``<imgpad>``."""
 
     model_type = "qwen_vl"
-    sub_configs: ClassVar[dict[str, Any]] = {
-        "text_config": Qwen2Config,
-        "vision_config": QwenVLVisionConfig,
-    }
-    text_config: Any = None
-    vision_config: Any = None
+    sub_configs = {"text_config": Qwen2Config, "vision_config": QwenVLVisionConfig}
     image_token_id: int = 151859
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        for name, kind in self.sub_configs.items():
-            given = getattr(self, name)
-            if given is None or isinstance(given, dict):
-                setattr(self, name, kind(**(given or {})))
-        super().__post_init__(**kwargs)
 
 
-class QwenVLPreTrainedModel(PreTrainedModel):
-    """What tower and decoder share."""
+class QwenVLModel(PreTrainedModel):
+    """Tower and decoder, without the language head."""
 
     config_class = QwenVLConfig
-    base_model_prefix = "model"
     _supports_sdpa = _supports_flash_attn = True
     _no_split_modules = ["Qwen2DecoderLayer", "VisionBlock", "Resampler"]
+
+    def __init__(self, config: QwenVLConfig) -> None:
+        super().__init__(config)
+        self.visual = VisionTower(config.vision_config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -86,16 +77,6 @@ class QwenVLPreTrainedModel(PreTrainedModel):
             init.normal_(module.query, std=std)
             init.copy_(module.pos_embed, build_sine_table(int(queries**0.5), width))
 
-
-class QwenVLModel(QwenVLPreTrainedModel):
-    """Tower and decoder, without the language head."""
-
-    def __init__(self, config: QwenVLConfig) -> None:
-        super().__init__(config)
-        self.visual = VisionTower(config.vision_config)
-        self.language_model = AutoModel.from_config(config.text_config)
-        self.post_init()
-
     def forward(self, input_ids: Tensor, pixel_values: Tensor | None = None, **inputs: Any) -> Any:
         """Tokens ``[B, S]`` in which each picture of ``[N, 3, H, W]`` has its image tokens."""
         embeddings = self.get_input_embeddings()(input_ids)
@@ -106,40 +87,11 @@ class QwenVLModel(QwenVLPreTrainedModel):
         return self.language_model(inputs_embeds=embeddings, **inputs)
 
 
-class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
+class QwenVLForConditionalGeneration(WithLanguageHead):
     """Qwen-VL with its language head."""
 
-    def __init__(self, config: QwenVLConfig) -> None:
-        super().__init__(config)
-        self.model = QwenVLModel(config)
-        text = config.text_config
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
-
-    def get_decoder(self) -> Any:
-        """The language model."""
-        return self.model.language_model
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        logits_to_keep: int = 0,
-        **inputs: Any,
-    ) -> Any:
-        """As the model's, with ``logits`` ``[B, S or logits_to_keep, V]``."""
-        output = self.model(input_ids, pixel_values, attention_mask=attention_mask, **inputs)
-        output["logits"] = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
-        return output
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """Pictures belong to the first pass alone."""
-        parent: Any = super()
-        prepared = parent.prepare_inputs_for_generation(*args, **kwargs)
-        if not kwargs.get("is_first_iteration"):
-            prepared["pixel_values"] = None
-        return prepared
+    config_class = QwenVLConfig
+    model_class = QwenVLModel
 
 
 def read_config(values: Mapping[str, Any]) -> QwenVLConfig:
@@ -200,7 +152,7 @@ WEIGHTS: list[WeightConverter | WeightRenaming] = [
 QWEN_VL = OwnModel(
     config_class=QwenVLConfig,
     model_class=QwenVLForConditionalGeneration,
-    processor_class=QwenVLProcessor,
+    processor_class=SquareProcessor,
     weights=WEIGHTS,
     recognises=lambda values: values.get("model_type") == "qwen" and "visual" in values,
     read_config=read_config,

@@ -12,10 +12,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast, ProcessorMixin
+from transformers import PreTrainedTokenizerFast
 
 from flmm.readers.own_models.base import FindFile
 from flmm.readers.own_models.tiktoken_files import build_tokenizer
+from flmm.readers.own_models.vision_language import SquareProcessor, build_image_processor
 
 IMAGE_TOKEN = "<imgpad>"
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
@@ -45,36 +46,7 @@ CHAT_TEMPLATE = (
 RAW_TEMPLATE = "{% for message in messages %}" + _CONTENT + "{% endfor %}"
 
 
-class QwenVLProcessor(ProcessorMixin):
-    """Pictures and text for Qwen-VL; ``image_seq_length`` image tokens stand for a picture."""
-
-    def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        chat_template: str | None = None,
-        image_seq_length: int = 256,
-        **kwargs: Any,
-    ) -> None:
-        self.image_seq_length = image_seq_length
-        self.image_token = IMAGE_TOKEN
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
-        """What a placeholder becomes."""
-        return self.image_token * self.image_seq_length
-
-
-def build_image_processor(side: int) -> Any:
-    """Squashes a picture to ``side`` x ``side`` px."""
-    from transformers import CLIPImageProcessor  # half a second, which other readers need not wait
-
-    size = {"height": side, "width": side}
-    return CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
-
-
-def build_processor(values: Mapping[str, Any], find_file: FindFile) -> QwenVLProcessor:
+def build_processor(values: Mapping[str, Any], find_file: FindFile) -> SquareProcessor:
     """The processor of a published folder.
 
     Raises:
@@ -93,9 +65,10 @@ def build_processor(values: Mapping[str, Any], find_file: FindFile) -> QwenVLPro
         pad_token=END_OF_TEXT,
         model_max_length=values["seq_length"],
     )
-    return QwenVLProcessor(
+    return SquareProcessor(
         build_image_processor(values["visual"]["image_size"]),
         tokenizer,
         chat_template=CHAT_TEMPLATE if is_chat else RAW_TEMPLATE,
+        image_token=IMAGE_TOKEN,
         image_seq_length=values["visual"].get("n_queries", 256),
     )

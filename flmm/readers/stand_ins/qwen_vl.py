@@ -9,9 +9,8 @@ from flmm.readers.own_models.qwen_vl_processor import (
     CHAT_TEMPLATE,
     END_OF_TURN,
     IMAGE_TOKEN,
-    QwenVLProcessor,
-    build_image_processor,
 )
+from flmm.readers.own_models.vision_language import SquareProcessor, build_image_processor
 from flmm.readers.stand_ins.base import SMALL_TILE_PX, StandIn, build_byte_tokenizer
 
 
@@ -31,9 +30,10 @@ class QwenVLStandIn(StandIn):
         tokenizer = build_byte_tokenizer(*control)
         tokenizer.eos_token = END_OF_TURN
         vision = values["vision_config"]
-        return QwenVLProcessor(
+        return SquareProcessor(
             build_image_processor(vision["image_size"]),
             tokenizer,
             chat_template=CHAT_TEMPLATE,
+            image_token=IMAGE_TOKEN,
             image_seq_length=vision["num_queries"],
         )
