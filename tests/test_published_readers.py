@@ -9,8 +9,17 @@ from flmm.readers import FrozenVLM
 from flmm.readers.published_sizes import PUBLICATIONS, PUBLISHED_SIZES
 from flmm.readers.stand_ins import find_stand_in
 
+# The first of each type; further sizes are more of the same.
+FIRST = {PUBLISHED_SIZES[name]["model_type"]: name for name in reversed(list(PUBLICATIONS))}
 
-@pytest.mark.parametrize("name", PUBLICATIONS)
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.heavy] * (name not in FIRST.values()))
+        for name in PUBLICATIONS
+    ],
+)
 def test_a_published_size_builds_with_its_mask_head(name: str) -> None:
     """As many parameters as the hub counts, to what it rounds to three digits."""
     values = PUBLISHED_SIZES[name]

@@ -149,11 +149,21 @@ def find_vision_tower(vlm: Any) -> Any:
     return inner.visual if hasattr(inner, "visual") else inner.vision_tower
 
 
+def mark_heavy(value: str, is_heavy: bool) -> Any:
+    """A parameter, of its own name."""
+    return pytest.param(value, id=value, marks=[pytest.mark.heavy] * is_heavy)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests run for every family, or for those that their module names in ``FAMILIES``."""
+    """Tests run for every family, or for those that their module names in ``FAMILIES``.
+
+    Where it names some in ``LIGHT``, the others are heavy.
+    """
     if "family" in metafunc.fixturenames:
         families = getattr(metafunc.module, "FAMILIES", ALL_FAMILIES)
-        metafunc.parametrize("family", families, indirect=True, scope="session")
+        light = getattr(metafunc.module, "LIGHT", families)
+        chosen = [mark_heavy(name, name not in light) for name in families]
+        metafunc.parametrize("family", chosen, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,9 @@ import pytest
 
 from flmm.readers.check import run_check
 from flmm.readers.published_sizes import HUB_IDS, PUBLISHED_SIZES, find_size
+from tests.readers.conftest import mark_heavy
 
+LIGHT = ("qwen2_5_vl", "llava", "gemma3", "cogvlm")
 # model_type -> its first published size.
 FIRST: dict[str, str] = {}
 for name, values in PUBLISHED_SIZES.items():
@@ -18,7 +20,10 @@ def test_a_size_is_found_by_its_hub_id() -> None:
         find_size("Huge")
 
 
-@pytest.mark.parametrize("name", FIRST.values(), ids=FIRST)
+# The models of all types are those of test_family_contract.
+@pytest.mark.parametrize(
+    "name", [mark_heavy(name, kind not in LIGHT) for kind, name in FIRST.items()]
+)
 def test_a_dry_run_is_ready(name: str) -> None:
     lines: list[str] = []
     code = run_check(name, device="cpu", is_small=True, say=lines.append)

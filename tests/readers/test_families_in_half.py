@@ -8,6 +8,9 @@ from tests.readers.conftest import EagerReference
 from tests.readers.test_reader_contract import PHRASES, relative_difference
 from tests.small_models import build_small_model, load_processor
 
+# One of each kind: full attention, tiles, states, both directions, a decoder of our own.
+LIGHT = ("qwen2_5_vl", "llava_next", "qwen3_5", "gemma3", "paligemma", "cogvlm")
+
 
 def read(model, processor, image, prefix):
     """The maps of every phrase on every grid, each phrase from one eager pass of a model."""
