@@ -1,7 +1,7 @@
 """Whether maps over a resampler's patches are better than over its queries, on drawn truth.
 
-python tools/make_tiny_model.py vision WORK/vision --family qwen_vl --scenes 3000 --steps 520
-python tools/compare_resampler_maps.py WORK/vision
+python tools/make_tiny_model.py vision WORK/vision --family qwen_vl --scenes 1500 --steps 300
+python tools/compare_resampler_maps.py WORK/vision --scenes 150
 """
 
 import argparse
