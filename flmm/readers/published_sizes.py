@@ -22,7 +22,8 @@ class Publication(NamedTuple):
     Attributes:
         hub_ids: of the models that have it, which differ in weights alone; the first is meant where
             one is.
-        parameters: as many as the hub counts, which rounds to three digits.
+        parameters: as many as the hub counts, which rounds to three digits; without what is not
+            loaded (an audio tower, layers that predict further tokens): then our own count.
         paper: its number on arXiv; empty: none is known.
     """
 

@@ -3,14 +3,15 @@
 import pytest
 
 from flmm.readers.check import run_check
+from flmm.readers.overview import find_kind_of
 from flmm.readers.published_sizes import HUB_IDS, PUBLISHED_SIZES, find_size
 from tests.readers.conftest import mark_heavy
 
 LIGHT = ("qwen2_5_vl", "llava", "gemma3", "cogvlm")
-# model_type -> its first published size.
+# Kind of family -> its first published size.
 FIRST: dict[str, str] = {}
-for name, values in PUBLISHED_SIZES.items():
-    FIRST.setdefault(values["model_type"], name)
+for name in PUBLISHED_SIZES:
+    FIRST.setdefault(find_kind_of(name), name)
 
 
 def test_a_size_is_found_by_its_hub_id() -> None:

@@ -1,0 +1,15 @@
+r"""Gemma-4-E2B, frozen; U-Net mask head and SAM ViT-L trained on RefCOCO.
+
+Train:    torchrun --nproc_per_node=8 tools/train.py --launcher pytorch \
+            configs/gemma4/gemma_4_e2b_unet_sam_l_refcoco.py \
+            --cfg-options train_dataloader.batch_size=1
+Evaluate: python tools/eval_refcoco.py \
+            configs/gemma4/gemma_4_e2b_unet_sam_l_refcoco.py CHECKPOINT
+Hardware: 8 GPUs, one image each, as F-LMM's recipe; one GPU (python tools/train.py CONFIG)
+          takes the same 8 images a step; memory and time not measured yet
+Expected: not measured yet
+"""
+
+_base_ = ["../_base_/recipes/any_reader_unet_sam_l_refcoco.py"]
+
+reader = "google/gemma-4-E2B-it"
