@@ -23,8 +23,8 @@ def read(model, processor, image, prefix):
 
 
 def test_bfloat16_is_within_the_rounding_of_an_eager_pass(data_dir, family, noise):
-    """Both against the same weights in float32: 0.3 to 1.4 times; a mixture, whose tokens may go
-    to other experts, up to 1.8 times."""
+    """Both against the same weights in float32: 0.3 to 1.4 times. In a mixture a token that rounds
+    to other experts is a jump, in either pass: up to 3.2 times."""
     processor, image = load_processor(data_dir, family), noise(120, 150)
     model = build_small_model(data_dir, family).bfloat16()
     vlm = FrozenVLM.from_model(model, processor)
@@ -35,4 +35,6 @@ def test_bfloat16_is_within_the_rounding_of_an_eager_pass(data_dir, family, nois
     model.set_attn_implementation("eager")
     rounded = read(model, processor, image, prefix)
     exact = read(model.float(), processor, image, prefix)
-    assert relative_difference(own, exact) < 3 * relative_difference(rounded, exact) < 1
+    times = 6 if getattr(model.config.get_text_config(), "num_experts", None) else 3
+    assert relative_difference(own, exact) < times * relative_difference(rounded, exact)
+    assert relative_difference(rounded, exact) < 0.3
