@@ -7,7 +7,7 @@ flmm can be used without loading the others.
 from flmm.lazy_exports import export_lazily
 from flmm.moved import keep_old_paths
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 __all__ = [
     "Continuation",
     "FrozenQwen",

@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmengine.model import BaseModel
+from mmengine.registry import init_default_scope
 
 from flmm.config import load_config
 from flmm.data.published import REASON_FOLDER, REFER_DATASETS
@@ -402,6 +403,7 @@ def published_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_mixture_loads_from_the_published_layout(published_layout: Path) -> None:
     config = load_config(MIXED[0], {"data_root": f"{published_layout}/", "reader": "tiny"})
     config.train_dataloader.update(num_workers=0, persistent_workers=False, pin_memory=False)
+    init_default_scope(config.default_scope)
     loader = GroundingRunner.build_dataloader(config.train_dataloader, seed=0)
     dataset = loader.dataset
     assert isinstance(dataset, ConcatDataset)

@@ -53,8 +53,9 @@ says how its models are asked for boxes, which the box baseline needs.
 ## Published sizes
 *Maps*: attention layers x heads, of each grid. *Tokens*: of a photograph of {PICTURE_PX[1]} x
 {PICTURE_PX[0]} px, text between them left out. *Grids*: cells (h x w), the finest first; what lies
-between rows or tiles belongs to none. Parameters as the hub counts them, without what is not
-loaded (an audio tower, layers that predict further tokens). Each of them is ready in
+between rows or tiles belongs to none. Parameters as the hub counts them; *own count*: of the model
+as it is built here. Not every model's `config.json` was at hand; where a folder says otherwise, the
+folder is what is read. Each of them is ready in
 `python tools/check_vlm.py SIZE_OR_HUB_ID --small`.
 
 {{sizes}}
@@ -120,7 +121,7 @@ def describe_size(name: str, vlm: FrozenVLM | None = None) -> list[Any]:
     about, kind = PUBLICATIONS[name], vlm.model.config.model_type
     link = f"[{name}](https://huggingface.co/{about.hub_ids[0]})"
     maps = f"{vlm.num_layers} x {vlm.num_heads} = {vlm.num_maps}"
-    count = f"{about.parameters / 1e9:.3g} B"
+    count = f"{about.parameters / 1e9:.3g} B" + " (own count)" * about.counted_here
     return [link, kind, count, maps, tokens, grids, _link_configs(name)]
 
 

@@ -9,38 +9,46 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flmm.readers.loading import TINY_FOLDER, load_processor
 from flmm.readers.stand_ins import find_stand_in
 
 
-class Publication(NamedTuple):
+@dataclass(frozen=True)
+class Publication:
     """What is said of a size on the hub.
 
     Attributes:
         hub_ids: of the models that have it, which differ in weights alone; the first is meant where
             one is.
-        parameters: as many as the hub counts, which rounds to three digits; without what is not
-            loaded (an audio tower, layers that predict further tokens): then our own count.
+        parameters: as many as the hub counts, which rounds to three digits.
         paper: its number on arXiv; empty: none is known.
+        counted_here: the number of parameters is that of the model as built here: no published
+            count was at hand, or it counts what is not loaded (an audio tower, layers that predict
+            further tokens).
     """
 
     hub_ids: Sequence[str]
     parameters: int
     paper: str = ""
+    counted_here: bool = False
 
 
-# Source: config.json of each model on the hub. "width-1024" is no published model, but one that
-# fits a small machine; its vision tower takes the same share of the work as that of a 7B model.
+# Source: config.json of each model where it could be had, else its paper, its page or the defaults
+# and converters of transformers; the number of parameters backs them. "width-1024" is no published
+# model, but one that fits a small machine; its vision tower takes the same share of the work as
+# that of a 7B model.
 PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
     name: values
     for path in sorted((TINY_FOLDER.parent / "published_sizes").glob("*.json"))
     for name, values in json.loads(path.read_text(encoding="utf-8")).items()
 }
+_SAID = [field.name for field in fields(Publication)]
 PUBLICATIONS = {
-    name: Publication(values.pop("hub_ids"), values.pop("parameters"), values.pop("paper", ""))
+    name: Publication(**{key: values.pop(key) for key in _SAID if key in values})
     for name, values in PUBLISHED_SIZES.items()
     if "hub_ids" in values
 }
