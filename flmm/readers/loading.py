@@ -79,7 +79,7 @@ def _load(kinds: tuple[Any, Any], name: str | Path, what: str) -> Any:
     source, (own, auto) = resolve_source(name), kinds
     is_local = is_out_of_reach(source)
     try:
-        found = own.from_pretrained(source, local_files_only=is_local)
+        found = own.find(source, local_files_only=is_local)
         if found is not None:
             return found
         return auto.from_pretrained(source, trust_remote_code=False, local_files_only=is_local)

@@ -27,6 +27,9 @@ def make_judge(bad: int, action) -> harness.Judge:
     return judge
 
 
+HANGS = "it takes more than 2 s"
+
+
 def test_an_input_depends_on_seed_and_number_alone() -> None:
     few, many = Fuzz("name", 3, 5, 1), Fuzz("name", 3, 0, 9)
     assert make(few.draw(5)) == make(many.draw(5))
@@ -42,11 +45,12 @@ def test_an_input_depends_on_seed_and_number_alone() -> None:
         (lambda: np.ones(10**9, np.uint8), "it takes more memory than allowed"),
         (lambda: 1 / 0, r"ZeroDivisionError: division by zero"),
         (lambda: pytest.fail("wrong"), "Failed: wrong"),
-        (lambda: time.sleep(60), "it takes more than 0.5 s"),
+        (lambda: time.sleep(60), HANGS),
     ],
 )
 def test_the_input_that_breaks_a_child_is_named(action, message, monkeypatch) -> None:
-    monkeypatch.setattr(harness, "INPUT_SECONDS", 0.5)
+    if message == HANGS:  # the others are judged in whatever time a busy machine takes
+        monkeypatch.setattr(harness, "INPUT_SECONDS", 2)
     fuzz = Fuzz("name", 3, 0, 20)
     bad = make(fuzz.draw(7))
     way = re.escape("-k name -n 0 --fuzz-seed 3 --fuzz-first 7 --fuzz-count 1")

@@ -27,7 +27,7 @@ class PublishedConfig:
     """Configs of published folders; stands where ``AutoConfig`` does."""
 
     @staticmethod
-    def from_pretrained(source: str, **where: Any) -> Any | None:
+    def find(source: str, **where: Any) -> Any | None:
         """Our config; ``None``: the folder holds none of these models."""
         values, own = _find(source, where)
         return own and own.read_config(values)
@@ -37,7 +37,7 @@ class PublishedProcessor:
     """Processors of published folders; stands where ``AutoProcessor`` does."""
 
     @staticmethod
-    def from_pretrained(source: str, **where: Any) -> Any | None:
+    def find(source: str, **where: Any) -> Any | None:
         """Our processor; ``None``: the folder holds none of these models."""
         values, own = _find(source, where)
         return own and own.build_processor(values, lambda name: _find_file(source, name, where))

@@ -69,7 +69,7 @@ def load_tokenizer(text_config: Any, find_file: FindFile) -> Any:
     if file is not None:
         tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(file))
     elif (file := find_file("tokenizer.model")) is not None:
-        tokenizer = LlamaTokenizer.from_pretrained(file.parent)
+        tokenizer = LlamaTokenizer.from_pretrained(file.parent, trust_remote_code=False)
     else:
         raise OSError(
             "there is no tokenizer beside the config: CogVLM takes that of lmsys/vicuna-7b-v1.5, "

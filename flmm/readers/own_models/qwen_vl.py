@@ -62,7 +62,7 @@ class QwenVLModel(PreTrainedModel):
     def __init__(self, config: QwenVLConfig) -> None:
         super().__init__(config)
         self.visual = VisionTower(config.vision_config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = AutoModel.from_config(config.text_config, trust_remote_code=False)
         self.post_init()
 
     @torch.no_grad()
