@@ -39,7 +39,6 @@ from flmm.records import Continuation, ImageInput, PhraseAttention, as_continuat
 from flmm.registry import MODELS
 
 _PREFIX = "the picture with its prompt"
-DEFAULT_PROMPT = "Please give me a description of the image."  # F-LMM's
 Reader = TypeVar("Reader", bound="FrozenVLM")
 
 
@@ -56,7 +55,7 @@ class FrozenVLM(FrozenModel):
         token_merge: ``"mean"`` or ``"max"`` over the tokens of a phrase, or ``"last"``: the mean
             over those of its last word (``words.find_last_word``), which has seen the others and
             is most often what the phrase names.
-        prompt: the default prompt; ``None``: F-LMM's.
+        prompt: the default prompt; ``None``: the family's, which is F-LMM's where it names none.
         processor: unified processor, or a folder or hub id; ``None``: from ``name_or_path``.
         image_options: further arguments of the image processor.
         device_map: as in transformers, to spread a large model over devices.
@@ -124,7 +123,7 @@ class FrozenVLM(FrozenModel):
             if build is None
             else build(family.processor, **options)
         )
-        self.default_prompt = DEFAULT_PROMPT if prompt is None else prompt
+        self.default_prompt = family.prompt if prompt is None else prompt
         self.plain_text = PlainTextTokenizer(self.tokenizer, family.answer_gap)
         self.turns = TurnEncoder(family, self.plain_text)
 

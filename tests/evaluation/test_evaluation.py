@@ -21,7 +21,7 @@ from flmm.evaluation.evaluation_options import EvaluationOptions
 from flmm.evaluation.evaluation_runs import run_png_evaluation, run_refcoco_evaluation
 from flmm.geometry import resize_maps
 from flmm.head_choice import HeadChoice
-from flmm.readers.base import DEFAULT_PROMPT
+from flmm.readers.families.base import DEFAULT_PROMPT
 from flmm.readers.loading import TINY_FOLDER
 from flmm.records import GroundingSample, as_continuations
 from flmm.registry import DATASETS, MODELS

@@ -3,7 +3,6 @@
 import torch
 
 from flmm.readers import FrozenVLM
-from flmm.readers.base import DEFAULT_PROMPT
 from tests.readers.conftest import EagerReference
 from tests.readers.test_reader_contract import PHRASES, relative_difference
 from tests.small_models import build_small_model, load_processor
@@ -12,11 +11,11 @@ from tests.small_models import build_small_model, load_processor
 LIGHT = ("qwen2_5_vl", "llava_next", "qwen3_5", "gemma3", "paligemma", "cogvlm")
 
 
-def read(model, processor, image, prefix):
+def read(model, processor, image, prefix, prompt):
     """The maps of every phrase on every grid, each phrase from one eager pass of a model."""
     eager, maps = EagerReference(model, processor), []
     for phrase in PHRASES:
-        _, attentions, _ = eager.read(image, DEFAULT_PROMPT, phrase)
+        _, attentions, _ = eager.read(image, prompt, phrase)
         rows = attentions[:, len(prefix) :].float().mean(1)
         maps += [rows[:, grid.columns].flatten() for grid in prefix.grids]
     return torch.cat(maps)
@@ -33,8 +32,8 @@ def test_bfloat16_is_within_the_rounding_of_an_eager_pass(data_dir, family, nois
     assert all(maps.dtype == torch.float32 for maps in grid_maps)
     own = torch.cat([maps.flatten() for phrase in zip(*grid_maps) for maps in phrase])
     model.set_attn_implementation("eager")
-    rounded = read(model, processor, image, prefix)
-    exact = read(model.float(), processor, image, prefix)
+    rounded = read(model, processor, image, prefix, vlm.default_prompt)
+    exact = read(model.float(), processor, image, prefix, vlm.default_prompt)
     times = 6 if getattr(model.config.get_text_config(), "num_experts", None) else 3
     assert relative_difference(own, exact) < times * relative_difference(rounded, exact)
     assert relative_difference(rounded, exact) < 0.3

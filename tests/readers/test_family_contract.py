@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from flmm.readers import FrozenVLM
-from flmm.readers.base import DEFAULT_PROMPT
 from flmm.records import Continuation
 from tests.readers.conftest import EagerReference, ask
 from tests.readers.test_reader_contract import CAPTION, PHRASES, relative_difference
@@ -63,11 +62,11 @@ def test_what_is_read_equals_one_eager_pass_for_each_continuation(vlm, eager, no
     assert len(cells.unique()) == len(cells)
     texts = list(enumerate(PHRASES))
     for number, phrase in texts if size != SIZES["huge"] else texts[1:2]:
-        ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, phrase)
+        ids, attentions, hidden_states = eager.read(image, vlm.default_prompt, phrase)
         assert ids.tolist() == [*prefix.input_ids.tolist(), *many.input_ids[number].tolist()]
         rows = slice(len(prefix), len(ids))
         assert_seen(many, number, rows, prefix, attentions, hidden_states)
-    ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, CAPTION.text)
+    ids, attentions, hidden_states = eager.read(image, vlm.default_prompt, CAPTION.text)
     assert ids[len(prefix) :].equal(many.input_ids[-1])
     offsets = vlm.plain_text.encode_plain(CAPTION.text)[1]
     for number, (start, end) in enumerate(CAPTION.spans):
@@ -103,7 +102,7 @@ def test_answers_equal_transformers_own(vlm, eager, noise):
     prefix = vlm.prefill(image)
     before = vlm.attend(prefix, PHRASES[:2])
     answer = vlm.generate(prefix, max_new_tokens=12)
-    inputs = eager.prepare([ask(DEFAULT_PROMPT)], [image])
+    inputs = eager.prepare([ask(vlm.default_prompt)], [image])
     assert inputs["input_ids"][0].tolist() == prefix.input_ids.tolist()
     ids = eager.generate(inputs, 12)
     assert answer and answer == vlm.tokenizer.decode(ids, skip_special_tokens=True)
@@ -211,7 +210,7 @@ def test_sliding_windows_are_seen_through_as_in_one_eager_pass(data_dir, noise):
     prefix = vlm.prefill(image)
     seen = vlm.attend(prefix, PHRASES)
     for number, phrase in enumerate(PHRASES):
-        ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, phrase)
+        ids, attentions, hidden_states = eager.read(image, vlm.default_prompt, phrase)
         rows = slice(len(prefix), len(ids))
         columns = attentions[:, rows].mean(1)
         for maps, grid in zip(seen.grid_maps, prefix.grids, strict=True):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flmm.readers import attention, base
-from flmm.readers.base import DEFAULT_PROMPT
+from flmm.readers.families.base import DEFAULT_PROMPT
 from flmm.records import Continuation
 from tests.readers.conftest import FEW
 

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, FuyuImageProcessor, FuyuProcessor
 
 from flmm.readers import FrozenVLM
-from flmm.readers.base import DEFAULT_PROMPT
 from flmm.readers.families import find_family
 from flmm.readers.loading import build_random_model
 from flmm.readers.published_sizes import PUBLISHED_SIZES
@@ -73,7 +72,7 @@ def test_glm_of_the_other_class_is_read_as_in_one_eager_pass(noise):
     prefix = vlm.prefill(image)
     seen = vlm.attend(prefix, "a red cup")
     eager = EagerReference(same, processor)
-    ids, attentions, hidden_states = eager.read(image, DEFAULT_PROMPT, "a red cup")
+    ids, attentions, hidden_states = eager.read(image, vlm.default_prompt, "a red cup")
     rows = slice(len(prefix), len(ids))
     expected = attentions[:, rows].mean(1)[:, prefix.grids[0].columns]
     assert (type(model).__name__, type(processor).__name__) == (

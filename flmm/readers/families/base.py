@@ -22,6 +22,7 @@ from flmm.records import Box, Grid
 
 PROMPT_SLOT = "FLMM PROMPT SLOT"
 ANSWER_SLOT = "FLMM ANSWER SLOT"
+DEFAULT_PROMPT = "Please give me a description of the image."  # F-LMM's
 _ANSWER = {"role": "assistant", "content": [{"type": "text", "text": ANSWER_SLOT}]}
 
 
@@ -70,6 +71,7 @@ class Family(ABC):
         model_types: the ``config.model_type`` it reads.
         num_grids: grids whose maps a mask head is given: 2 where a thumbnail (the last grid) is
             seen beside the finest grid, else 1; the same for every picture.
+        prompt: the default one.
         special: what is special about reading it, half a sentence for the table of families.
         converses: whether a question may follow an answer.
         max_pictures: that one conversation may hold; ``None``: any number.
@@ -84,6 +86,7 @@ class Family(ABC):
 
     model_types: ClassVar[tuple[str, ...]]
     num_grids: ClassVar[int] = 1
+    prompt: ClassVar[str] = DEFAULT_PROMPT
     special: ClassVar[str] = ""
     converses: bool = True
     max_pictures: ClassVar[int | None] = None

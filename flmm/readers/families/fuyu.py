@@ -26,6 +26,7 @@ class Fuyu(Family):
     """Fuyu-8B; one picture and one question."""
 
     model_types = ("fuyu",)
+    prompt = "Generate a coco-style caption.\n"  # of the model's page
     special = "no vision tower; rows end in a token of their own"
     converses = False
     max_pictures = 1

@@ -21,6 +21,8 @@ class PaliGemma(Family):
     """PaliGemma, over Gemma or Gemma 2; a prompt begins with a task, as in ``caption en``."""
 
     model_types = ("paligemma",)
+    # Its models know tasks: ai.google.dev/gemma/docs/paligemma/prompt-system-instructions.
+    prompt = "caption en"
     special = "the prompt changes the picture's states: another question is another reading"
     converses = False
     max_pictures = 1
