@@ -146,6 +146,9 @@ class ImageInput:
             included; -1: the model's image token.
         grids: over the picture, finest first; columns count from the first image token.
         image: uint8 RGB ``[H, W, 3]``, the picture as given (what the refiner encodes).
+        over_patches: the grids' cells are finer than image tokens: see ``cell_weights``.
+        cell_weights: of a picture ``over_patches`` that was read, float32 ``[n, cells]``: the part
+            of what is on an image token that each cell of all grids, in order, is given.
     """
 
     pixel_values: Tensor
@@ -153,6 +156,8 @@ class ImageInput:
     token_ids: Tensor
     grids: list[Grid]
     image: np.ndarray
+    over_patches: bool = False
+    cell_weights: Tensor | None = None
 
     @property
     def original_size(self) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from flmm.benchmarks.harness import (
 from flmm.meters import LargestTensor, PeakMemory, synchronise, time_call
 from flmm.readers import FrozenVLM, Prefix
 from flmm.readers.check import build_model_inputs
+from flmm.readers.prefixes import gather_grids
 from flmm.records import Continuation, Span, as_continuations
 
 PARTS = ("vision", "layers", "head", "rest")
@@ -136,11 +137,12 @@ def read_with_eager(
     output = reader.model(
         **inputs, output_attentions=True, output_hidden_states=True, use_cache=False
     )
-    columns, maps = prefix.grids[0].columns.to(reader.device), []
+    maps = []
     for start, end in spans:
         rows = slice(len(prefix) + start, len(prefix) + end)
         layers = [layer[0, :, rows].float().mean(1) for layer in output.attentions]
-        maps.append(torch.cat(layers)[:, columns])
+        merged = torch.cat(layers)[:, prefix.image_columns]
+        maps.append(gather_grids(merged, prefix.image_input)[0])
     return torch.stack(maps)
 
 

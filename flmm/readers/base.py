@@ -7,6 +7,7 @@ or other questions (``answer``, ``converse``). What families differ in is said i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -219,7 +220,10 @@ class FrozenVLM(FrozenModel):
         masked = batch.is_padded and side == "left"
         images = [item.image_input for item in inputs]
         mask = batch.token_mask if masked else None
-        states = self.read(batch.cache, batch.input_ids, batch.positions, images, mask, layers)
+        states, seen = self.read(
+            batch.cache, batch.input_ids, batch.positions, images, mask, layers
+        )
+        inputs = [replace(item, image_input=image) for item, image in zip(inputs, seen)]
         return batch.split(inputs, states, layers)
 
     def complete(self, prefix: Prefix) -> Prefix:

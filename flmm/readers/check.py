@@ -17,7 +17,7 @@ from torch import Tensor
 from flmm.images import load_any_image
 from flmm.meters import PeakMemory, synchronise
 from flmm.readers.base import FrozenVLM
-from flmm.readers.prefixes import Prefix
+from flmm.readers.prefixes import Prefix, gather_grids
 from flmm.readers.published_sizes import write_published_model
 
 PHRASES = ["person", "the man in the white shirt on the left", "左边的红色杯子"]
@@ -169,7 +169,7 @@ def read_eagerly(vlm: FrozenVLM, prefix: Prefix, phrase_ids: Tensor) -> list[Ten
     layers = [layer[0, :, rows].float().to(vlm.device) for layer in output.attentions]
     is_max = vlm.token_merge == "max"
     merged = torch.cat([layer.amax(1) if is_max else layer.mean(1) for layer in layers])
-    return [merged[:, grid.columns.to(vlm.device)] for grid in prefix.grids]
+    return gather_grids(merged[:, prefix.image_columns], prefix.image_input)
 
 
 def build_model_inputs(vlm: FrozenVLM, image: Any, ids: Sequence[int]) -> dict[str, Tensor]:

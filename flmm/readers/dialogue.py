@@ -112,8 +112,7 @@ class Dialogue:
             DialogueImage(slice(offset + columns.start, offset + columns.stop), image)
             for columns, image in zip(turn.image_columns[len(read) :], images)
         ]
-        self._read(ids, shown)
-        self.images += shown
+        self.images += self._read(ids, shown)
         end = len(self)
         tokens = [(offset + place, span) for place, span in turn.question]
         self.turns.append(DialogueTurn(start, (start, end), tokens, (end, end)))
@@ -205,9 +204,7 @@ class Dialogue:
         features = [feature for _, feature in rows]
         ids = [torch.tensor(self.input_ids[slice(*span)]) for span in spans]
         return [
-            PhraseAttention(
-                gather_grids(torch.stack(list(maps)), image.image_input.grids), features, ids
-            )
+            PhraseAttention(gather_grids(torch.stack(list(maps)), image.image_input), features, ids)
             for image, maps in zip(self.images, zip(*(maps for maps, _ in rows)))
         ]
 
@@ -250,8 +247,11 @@ class Dialogue:
         self._append(ids)
         turn.answer = (turn.answer[0], len(self))
 
-    def _read(self, ids: list[int], images: Sequence[DialogueImage]) -> None:
-        """Feed what is pending and a turn; after an error the conversation is as it was."""
+    def _read(self, ids: list[int], images: list[DialogueImage]) -> list[DialogueImage]:
+        """Feed what is pending and a turn; after an error the conversation is as it was.
+
+        Gives the pictures as they were seen.
+        """
         tokens, positions, cache = len(self), self._positions, self._cache
         try:
             self._append(ids)
@@ -262,24 +262,28 @@ class Dialogue:
                 self._positions = self._model.locate(
                     self.input_ids, [item.image_input for item in shown]
                 )
-                self._read_pictures(images, kept)
+                images = self._read_pictures(images, kept)
             self._feed_pending()
         except BaseException:
             del self.input_ids[tokens:]
             self._positions, self._cache = positions, cache
             raise
+        return images
 
-    def _read_pictures(self, images: Sequence[DialogueImage], kept: set[int]) -> None:
+    def _read_pictures(self, images: list[DialogueImage], kept: set[int]) -> list[DialogueImage]:
         """Feed all that is pending, or (layers that keep a state) as far as the last picture."""
         pieces = [(len(self), images)]
         if self._model.keeps_states:  # each piece ends where a look may begin
             pieces = [(item.columns.stop, [item]) for item in images]
+        seen = []
         for end, shown in pieces:
             cache = self._view(self._fed)
             inputs = [item.image_input for item in shown]
-            read = self._model.read(cache, *self._get_rows(self._fed, end), inputs)
+            read, inputs = self._model.read(cache, *self._get_rows(self._fed, end), inputs)
             self._cache, self._last_hidden_state = cache, read[0, -1]
             keep_states(cache, kept)
+            seen += [replace(item, image_input=image) for item, image in zip(shown, inputs)]
+        return seen
 
     def _view(self, tokens: int) -> Any:
         """A cache of the first tokens that may grow: a pass that fails half-way is not heard of.

@@ -9,6 +9,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -179,7 +180,17 @@ class FrozenModel(nn.Module):
         return self.family.locate(self.model, input_ids, [list_inputs(item) for item in images])
 
     def collate(self, images: Sequence[ImageInput]) -> dict[str, Tensor]:
-        """The model's inputs for pictures that are read in one pass, on its device."""
+        """The model's inputs for pictures that are read in one pass, on its device.
+
+        Raises:
+            ValueError: one has another grid than this reader gives pictures.
+        """
+        if any(item.over_patches != self.family.over_patches for item in images):
+            own, other = ("patches", "tokens")[:: 1 if self.family.over_patches else -1]
+            raise ValueError(
+                f"a picture was made ready for maps over {other}, the reader gives maps over "
+                f"{own}: tell its image_options and the data's image_processor the same"
+            )
         moved = [
             {name: self._move(value) for name, value in list_inputs(item).items()}
             for item in images
@@ -201,7 +212,7 @@ class FrozenModel(nn.Module):
         images: Sequence[ImageInput],
         attention_mask: Tensor | None = None,
         layers: int | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[ImageInput]]:
         """Feed tokens ``[B, R]`` that hold pictures, through the model's own attention.
 
         Args:
@@ -213,10 +224,13 @@ class FrozenModel(nn.Module):
 
         Returns:
             ``[B, R, D]``, the output of the last layer that was run; of the very last one after
-            the final norm.
+            the final norm; and the pictures, those ``over_patches`` with their ``cell_weights``.
         """
         last = self.num_layers if layers is None else layers
         inputs: dict[str, Any] = self.collate(images)
+        weights: list[Tensor] = []
+        if self.family.over_patches:
+            inputs["cell_weights"] = weights
         fed = int(cache.get_seq_length())
         for name, types in self.family.token_types(input_ids).items():
             inputs[name] = pad(types, (fed, 0))  # they count from the beginning of the sequence
@@ -230,7 +244,9 @@ class FrozenModel(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        return output
+        weighed = zip(images, weights)
+        seen = [replace(item, cell_weights=own.to(self.device)) for item, own in weighed]
+        return output, seen or list(images)
 
     def _run(
         self, call: Callable[..., Any], layers: range, attention: str | None = None, **inputs: Any

@@ -40,7 +40,8 @@ class ImageProcessorWrapper:
             name_or_path = find_family(config)(config, processor)
         quicker = name_or_path.image_processor
         self.family = name_or_path.change_images({} if quicker else options)
-        self.options = {**self.family.image_options, **options}
+        given = {name: options[name] for name in options if name not in self.family.own_options}
+        self.options = {**self.family.image_options, **given}
         self._quicker = None if quicker is None else quicker(self.family.processor, **options)
 
     @staticmethod
@@ -92,4 +93,5 @@ class ImageProcessorWrapper:
             token_ids=family.cut_picture(ids),
             grids=[grid.shift(-first) for grid in family.layout(seen)],
             image=np.array(picture),
+            over_patches=family.over_patches,
         )

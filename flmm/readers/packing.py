@@ -75,7 +75,7 @@ def attend_packs(
     is_whole = len(layers) == model.num_layers
     return [
         PhraseAttention(
-            grid_maps=gather_grids(maps, prefix.image_input.grids),
+            grid_maps=gather_grids(maps, prefix.image_input),
             text_features=[features[:, row, start:end] for start, end in own_spans],
             input_ids=list(input_ids[row, : sum(own)].split(own)),
             # Views, like the text features: they cost no memory of their own.

@@ -187,10 +187,14 @@ def plan_batches(
         yield batch
 
 
-def gather_grids(maps: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+def gather_grids(maps: Tensor, image: ImageInput) -> list[Tensor]:
     """Per grid ``[..., h, w]`` of maps ``[..., n]``, from the first image token to the last."""
+    if image.cell_weights is not None:
+        sizes = [grid.columns.numel() for grid in image.grids]
+        parts = (maps @ image.cell_weights.to(maps)).split(sizes, -1)
+        return [part.unflatten(-1, grid.size) for part, grid in zip(parts, image.grids)]
     gathered = []
-    for grid in grids:
+    for grid in image.grids:
         columns = grid.columns.flatten()
         if torch.equal(columns, torch.arange(maps.shape[-1])):  # row by row: a view will do
             gathered.append(maps.unflatten(-1, grid.size))

@@ -10,6 +10,7 @@ attention of a language model; cells and pictures are the same.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flmm.geometry import resize_maps
-from flmm.readers.own_models.qwen_vl_tower import spread_maps
 from flmm.toy.reader_data import encode_prefixes, label_cells
 from flmm.toy.reader_families import find_family, load_reader
 from flmm.toy.shapes import COLORS, SHAPES, Scene, ShapeObject, render_scene
@@ -70,6 +70,15 @@ def compare_maps(folder: Path, count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def spread_maps(maps: Tensor, weights: Tensor) -> Tensor:
+    """Maps ``[..., h, w]`` over image tokens as maps ``[..., H, W]`` over the patches.
+
+    Each token's share goes where it looked (``[h*w, H*W]`` of a picture): the sum of a map stays.
+    """
+    side = math.isqrt(weights.shape[-1])
+    return (maps.flatten(-2) @ weights).unflatten(-1, (side, side))
+
+
 def _double(maps: Tensor) -> Tensor:
     """Twice as many cells, each of four with its parent's value."""
     return maps.repeat_interleave(2, -1).repeat_interleave(2, -2)
@@ -83,7 +92,8 @@ def see_scenes(model: Any, processor: Any, scenes: list[Scene]) -> list[SeenScen
     for start in range(0, len(scenes), _BATCH):
         own = scenes[start : start + _BATCH]
         pixels = encode_prefixes(processor, [item.image for item in own])["pixel_values"]
-        seen += map(SeenScene, own, tower(pixels), tower.look(pixels))
+        weights: list[Tensor] = []
+        seen += map(SeenScene, own, tower(pixels, weights), weights)
     return seen
 
 

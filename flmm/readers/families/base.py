@@ -79,6 +79,8 @@ class Family(ABC):
             question is another reading of the picture.
         suffix_type: in the per-token inputs of :meth:`token_types` what text behind a prefill is.
         image_options: further arguments of the processor.
+        own_options: names of image options that are the family's own, no arguments of the
+            processor: settings of its image processor, read there by the family.
         template_options: what its chat template is told besides, where it asks.
         image_processor: what makes pictures ready, of the processor, where that is quicker than the
             unified processor itself.
@@ -93,6 +95,7 @@ class Family(ABC):
     prompt_changes_image: ClassVar[bool] = False
     suffix_type: ClassVar[int] = 0
     image_options: ClassVar[Mapping[str, Any]] = {}
+    own_options: ClassVar[tuple[str, ...]] = ()
     template_options: ClassVar[Mapping[str, Any]] = {}
     image_processor: ClassVar[Any] = None
 
@@ -176,6 +179,16 @@ class Family(ABC):
     @abstractmethod
     def layout(self, seen: Seen) -> list[Grid]:
         """The grids over one picture, finest first, coarsest last."""
+
+    @property
+    def over_patches(self) -> bool:
+        """Whether a layout's cells are finer than image tokens.
+
+        A cell's column is then that of the token in whose place it lies. To a list that it takes
+        as ``cell_weights`` the model adds, for each picture, how much each token looked at each
+        cell: see ``ImageInput.cell_weights``.
+        """
+        return False
 
     def render(self, images: int, is_first: bool) -> tuple[str, str]:
         """The chat template's text before and after the question of a user turn.

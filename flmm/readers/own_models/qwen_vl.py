@@ -77,12 +77,21 @@ class QwenVLModel(PreTrainedModel):
             init.normal_(module.query, std=std)
             init.copy_(module.pos_embed, build_sine_table(int(queries**0.5), width))
 
-    def forward(self, input_ids: Tensor, pixel_values: Tensor | None = None, **inputs: Any) -> Any:
-        """Tokens ``[B, S]`` in which each picture of ``[N, 3, H, W]`` has its image tokens."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        cell_weights: list[Tensor] | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Tokens ``[B, S]`` in which each picture of ``[N, 3, H, W]`` has its image tokens.
+
+        ``cell_weights`` as in :class:`VisionTower`.
+        """
         embeddings = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             places = (input_ids == self.config.image_token_id)[..., None].expand_as(embeddings)
-            seen = self.visual(pixel_values).to(embeddings)
+            seen = self.visual(pixel_values, cell_weights).to(embeddings)
             embeddings = embeddings.masked_scatter(places, seen)
         return self.language_model(inputs_embeds=embeddings, **inputs)
 

@@ -109,15 +109,17 @@ class VisionTower(nn.Module):
         self.attn_pool = Resampler(config.num_queries, out, width)
         self.proj = nn.Parameter(torch.zeros(out, out))
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Pixels ``[B, 3, S, S]`` to image tokens ``[B, Q, D]``."""
-        tokens, _ = self.attn_pool(self.encode(pixel_values))
-        return self.ln_post(tokens) @ self.proj
+    def forward(self, pixel_values: Tensor, cell_weights: list[Tensor] | None = None) -> Tensor:
+        """Pixels ``[B, 3, S, S]`` to image tokens ``[B, Q, D]``.
 
-    def look(self, pixel_values: Tensor) -> Tensor:
-        """How much each image token looks at each patch, ``[B, Q, N]``: rows sum to 1."""
-        _, weights = self.attn_pool(self.encode(pixel_values), need_weights=True)
-        return weights
+        To ``cell_weights`` it adds, per picture, how much each token looks at each patch: float32
+        ``[Q, N]``, whose rows sum to 1.
+        """
+        asked = cell_weights is not None
+        tokens, weights = self.attn_pool(self.encode(pixel_values), need_weights=asked)
+        if cell_weights is not None:
+            cell_weights += weights.float().unbind()
+        return self.ln_post(tokens) @ self.proj
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Pixels ``[B, 3, S, S]`` to patches ``[B, N, width]``."""
@@ -126,13 +128,3 @@ class VisionTower(nn.Module):
         for block in self.transformer.get_submodule("resblocks").children():
             states = block(states)
         return states
-
-
-def spread_maps(maps: Tensor, weights: Tensor) -> Tensor:
-    """Maps ``[..., h, w]`` over image tokens as maps ``[..., H, W]`` over the patches.
-
-    Each token's share goes where it looked (:meth:`VisionTower.look`, ``[h*w, H*W]`` of a picture):
-    the sum of a map stays.
-    """
-    side = math.isqrt(weights.shape[-1])
-    return (maps.flatten(-2) @ weights).unflatten(-1, (side, side))
