@@ -14,7 +14,7 @@ from flmm.registry import MODELS
 from flmm.toy.shape_sentences import render_samples
 
 TINY = "configs/tiny/tiny_unet_sam_shapes.py"
-HALVES = [torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.heavy)]
 PICTURES = 4
 
 

@@ -99,7 +99,7 @@ def plain(config: Path) -> Path:
 @pytest.mark.parametrize(
     # Rounding grows from step to step, as the weights part.
     ("dtype", "first_step", "last_step"),
-    [("float32", 1e-6, 1e-6), ("float16", 3e-4, 3e-2)],
+    [("float32", 1e-6, 1e-6), pytest.param("float16", 3e-4, 3e-2, marks=pytest.mark.heavy)],
 )
 def test_a_second_epoch_asks_no_frozen_model(
     config, plain, calls, dtype, first_step, last_step, tmp_path
@@ -132,6 +132,7 @@ def test_epochs_that_draw_anew_are_warned_of(config, tmp_path):
     assert "takes nothing more: it has reached max_gb=1e-06" in log
 
 
+@pytest.mark.heavy
 def test_an_interrupted_training_keeps_what_it_has_computed(config, calls, tmp_path):
     options = {"feature_cache": {"dir": str(tmp_path)}, "custom_hooks": [{"type": "StopHook"}]}
     with pytest.raises(KeyboardInterrupt):

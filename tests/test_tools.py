@@ -33,6 +33,7 @@ def build_options(folder, iterations):
     return [f"data_root={folder / 'shapes'}", *loaders, persistent, *length, *small]
 
 
+@pytest.mark.heavy
 def test_from_scenes_to_figures(folder):
     code, text = run_tool("make_shapes", folder / "shapes", "--images", 8, "--seed", 3)
     assert code == 0 and "8 images" in text

@@ -63,6 +63,7 @@ def test_forked_workers_write_each_record_once_into_the_log_file(tmp_path: Path)
     assert dataset.count_unusable() == {"unusable": 3, "with_empty_masks": 0}
 
 
+@pytest.mark.heavy
 def test_spawned_workers_tell_too(capfd: pytest.CaptureFixture[str]) -> None:
     dataset = build_dataset(bad_records="skip")
     assert load_epochs(dataset, "spawn", 1, num_workers=1) == [[0, 2, 2, 4, 4, 0]]

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,9 +376,7 @@ def run_tool(*arguments: str) -> tuple[int, list[str]]:
 
 @pytest.mark.process
 def test_the_tool_ends_with_one_line_and_a_code(shapes: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "tools/check_data.py", shapes, "--full"]  # its own imports
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    code, lines = done.returncode, done.stdout.splitlines()
+    code, lines = run_tool(str(shapes), "--full")
     assert (code, lines[-1].startswith("ready: shapes/refs(unc).p, shapes/png_")) == (0, True)
     assert sum(line.startswith(("ready", "not ready")) for line in lines) == 1
     code, lines = run_tool(str(tmp_path), "--png")

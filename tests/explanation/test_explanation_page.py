@@ -23,7 +23,14 @@ READ_CELLS = """(canvas, [rows, columns]) => {
 }"""
 
 SIZES = {"laptop": (1280, 800), "phone": (390, 844)}
-on_both = pytest.mark.parametrize("page", list(SIZES.values()), ids=list(SIZES), indirect=True)
+on_both = pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(SIZES["laptop"], id="laptop"),
+        pytest.param(SIZES["phone"], id="phone", marks=pytest.mark.heavy),
+    ],
+    indirect=True,
+)
 
 
 @pytest.fixture(scope="module")

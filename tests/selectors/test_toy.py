@@ -92,10 +92,10 @@ def test_the_reader_is_asked_aside_and_forgets_it(inferencer, scenes):
 
 def test_the_benchmark_counts_what_the_toy_reaches():
     brackets, keywords, nouns = measure_pointing(
-        BenchmarkSettings(), scenes=8, selectors=("brackets", "keywords", "noun_chunks")
+        BenchmarkSettings(), scenes=4, selectors=("brackets", "keywords", "noun_chunks")
     )
     for row in (brackets, keywords):
-        assert row["scenes"] == 8 and row["phrases"] > 15
+        assert row["scenes"] == 4 and row["phrases"] > 7
         parts = ("name_one", "name_nothing", "name_several", "no_name")
         assert sum(row[part] for part in parts) == row["phrases"]
         assert row["hit_fraction"] == row["hit"] / row["name_one"] > 0.6

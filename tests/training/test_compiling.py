@@ -76,6 +76,7 @@ def test_the_head_is_saved_and_copied_as_if_it_were_plain(
     assert all(module._compiled_call_impl is None for module in average.modules())
 
 
+@pytest.mark.heavy
 def test_in_half_precision_too(pair: tuple[HeadAlone, HeadAlone]) -> None:
     plain, compiled = pair
     maps = draw_maps(2, 6, 8)

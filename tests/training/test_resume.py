@@ -127,7 +127,7 @@ def test_iterations_go_on_as_if_nothing_had_happened(toy_config: Path) -> None:
     assert len(kept[0]) == 3  # the last two and the best
 
 
-@pytest.mark.parametrize("by_epoch", [False, True])
+@pytest.mark.parametrize("by_epoch", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_epochs_go_on_where_they_stood(toy_config: Path, by_epoch: bool) -> None:
     options = {**EPOCHS, "default_hooks.checkpoint.by_epoch": by_epoch}
     options["default_hooks.checkpoint.interval"] = 1 if by_epoch else 2

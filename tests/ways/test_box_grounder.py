@@ -26,7 +26,13 @@ PHRASES = ["the red circle", "the small blue square", "the red circle"]
 one_family = pytest.mark.parametrize("grounder", ["qwen2_5_vl"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILY_FOLDERS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.heavy] * (name != "qwen2_5_vl"))
+        for name in sorted(FAMILY_FOLDERS)
+    ],
+)
 def grounder(request, data_dir):
     reader = FrozenQwen.from_model(
         build_small_model(data_dir, request.param), load_processor(data_dir, request.param)

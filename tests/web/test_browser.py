@@ -382,6 +382,7 @@ UPLOADS = ("empty", "markup", "truncated JPEG", "PNG bomb", "large file", "movin
 NAMED = ("path", "markup as name", "long name")
 
 
+@pytest.mark.heavy
 def test_bad_uploads_are_answered_and_the_page_goes_on(visits: Any) -> None:
     """Some of each kind; tests/web/test_pictures.py has all."""
     visit = visits()
