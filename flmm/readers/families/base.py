@@ -1,9 +1,10 @@
-"""What a family of vision-language models says of itself; at most six things, four with defaults.
+"""What a family of vision-language models says of itself.
 
-1. ``model_types`` and, in ``check``, what it refuses; 2. ``layout``: which image tokens form which
-grids over the picture; 3. ``render``: its template; 4. ``locate`` and ``token_types``; 5.
-``collate``: pixels of several pictures in one pass; 6. ``image_options`` and ``box_format``.
-Not its duty: passes through the model, tokenising, masks.
+Always ``model_types`` and ``layout``: which image tokens form which grids over the picture. The
+rest has defaults that serve most models: ``check``, what it refuses; its template and what a
+processor writes beside a picture; positions and token types; ``collate``, pixels of several
+pictures in one pass; what its conversations can do; ``box_format``. Not its duty: passes,
+tokenising, masks.
 """
 
 from __future__ import annotations
