@@ -171,6 +171,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(model, folder, result, tmp_
     assert again.scores == result.scores and again.computed == 0
 
 
+@pytest.mark.heavy
 def test_one_by_one_gives_the_same_figures(model, folder, result, tmp_path):
     slow = evaluate(model, folder, tmp_path, save_predictions=True, one_by_one=True)
     assert slow.scores == result.scores

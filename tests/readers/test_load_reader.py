@@ -11,10 +11,11 @@ from flmm import load_reader
 from flmm.readers import FrozenQwen, FrozenVLM, ImageProcessorWrapper
 from flmm.readers.check import check_reader
 from flmm.registry import IMAGE_PROCESSORS, MODELS
+from tests.readers.conftest import mark_heavy
 from tests.small_models import build_small_model, load_processor, save_small_folder
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "llava_next", "internvl"])
+@pytest.fixture(scope="module", params=["qwen3_vl", "llava_next", mark_heavy("internvl", True)])
 def folder(request, data_dir, tmp_path_factory):
     return save_small_folder(data_dir, request.param, tmp_path_factory.mktemp(request.param))
 

@@ -5,7 +5,7 @@ import pytest
 from flmm.readers import FrozenQwen
 from tests.forks import run_fork
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 
 def run_stage(*arguments):
